@@ -1,0 +1,38 @@
+"""The contract of a learner."""
+
+from abc import ABC, abstractmethod
+
+from torch import Generator, nn
+
+from metarl.rollout import Rollout, State
+
+
+class Algorithm(nn.Module, ABC):
+    """An agent (see ``metarl.rollout.Agent``) that owns its networks and optimisers."""
+
+    rollouts: tuple[int, ...]
+
+    @abstractmethod
+    def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
+        """Learn from one trial per lane.
+
+        Args:
+            trial: the rollouts of ``collect_trial``.
+            progress: share of the training steps done before this update, 0 to 1; schedules depend on it alone.
+            generator: source of all randomness of the update, on the CPU.
+
+        Returns:
+            Diagnostics to log.
+        """
+
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        """Agents that learn by memory alone carry their state on unchanged."""
+        return state
+
+    @abstractmethod
+    def training_state(self) -> dict:
+        """All that a resumed run needs beside the weights: optimisers and the like, tensors and numbers only."""
+
+    @abstractmethod
+    def load_training_state(self, state: dict) -> None:
+        """Restore ``training_state``."""

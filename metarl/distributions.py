@@ -1,0 +1,92 @@
+"""Action distributions as plain functions of a head's outputs.
+
+``torch.distributions`` costs more per acting step than the policy's own arithmetic; these agree with it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+
+class ActionDistribution(ABC):
+    """A family of distributions over actions ``[..., *action_shape]``, given parameters ``[..., num_parameters]``."""
+
+    num_parameters: int
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """One action per row."""
+
+    @abstractmethod
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most likely action of each row."""
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        """Log-probability (density) of the actions, ``[...]``."""
+
+    @abstractmethod
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Entropy in nats, ``[...]``."""
+
+
+class Categorical(ActionDistribution):
+    """One of n actions, by logits."""
+
+    def __init__(self, num_actions: int):
+        self.num_parameters = num_actions
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        # Exponential race: the first of n independent clocks with rates exp(logit) is a categorical draw.
+        clocks = torch.empty_like(parameters).exponential_(generator=generator)
+        return (parameters - clocks.log_()).argmax(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1)
+
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        return parameters.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        log_probs = parameters.log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+
+class DiagonalGaussian(ActionDistribution):
+    """Independent normals; parameters are means, then log standard deviations."""
+
+    def __init__(self, action_dim: int):
+        self.num_parameters = 2 * action_dim
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        mean, log_std = parameters.chunk(2, -1)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return torch.addcmul(mean, log_std.exp(), noise)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.chunk(2, -1)[0]
+
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = parameters.chunk(2, -1)
+        standardized = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * standardized.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        log_std = parameters.chunk(2, -1)[1]
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def action_distribution(space: spaces.Space) -> ActionDistribution:
+    """The family that fits an action space.
+
+    Raises:
+        TypeError: the space is neither Discrete nor a flat Box.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Categorical(int(space.n))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return DiagonalGaussian(space.shape[0])
+    raise TypeError(f"no action distribution for {space}; use Discrete or a one-dimensional Box")

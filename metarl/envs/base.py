@@ -1,0 +1,130 @@
+"""The environment contract: many lanes, each with a task that lasts until new tasks are given."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.seeding import make_generator
+
+
+class Step(NamedTuple):
+    """What all lanes answer to one action. Every tensor is ``[B, ...]``, B lanes."""
+
+    observation: Tensor  # first observation of the next episode where this step ended one
+    reward: Tensor  # float32 [B]
+    terminated: Tensor  # bool [B], the MDP itself ended
+    truncated: Tensor  # bool [B], the horizon was reached
+    success: Tensor | None  # bool [B], or None where the environment knows no success
+    final_observation: Tensor  # the observation this step led to, before any reset
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """N tasks: named parameters, each ``[N, ...]``."""
+
+    parameters: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return next(iter(self.parameters.values())).shape[0]
+
+    @property
+    def description(self) -> Tensor:
+        """All parameters side by side, ``[N, task_dim]``: what oracles and task inference may see."""
+        return torch.cat([value.flatten(1).float() for value in self.parameters.values()], dim=1)
+
+    def select(self, index: Tensor | slice) -> "Tasks":
+        """The tasks at ``index``."""
+        return Tasks({name: value[index] for name, value in self.parameters.items()})
+
+    def repeat(self, times: int) -> "Tasks":
+        """Each task ``times`` times in a row."""
+        return Tasks({name: value.repeat_interleave(times, 0) for name, value in self.parameters.items()})
+
+
+class MetaEnv(ABC):
+    """Lanes of one task distribution, stepped together.
+
+    Lane ``i`` plays task ``i // lanes_per_task``. A task persists over episodes and changes only by
+    ``sample_tasks`` or ``set_tasks``. ``reset`` starts a fresh episode in every lane; a lane whose episode
+    ends starts its next one by itself, and that ``Step.observation`` already belongs to the next episode.
+
+    Args:
+        num_tasks: tasks met side by side (the meta-batch).
+        lanes_per_task: lanes that share each task.
+        num_episodes: episodes of a trial.
+        horizon: most steps of an episode.
+        seed: of all randomness of this environment.
+        device: where its tensors live.
+    """
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    task_dim: int
+    fixed_length = True  # every episode lasts ``horizon`` steps
+    task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
+
+    def __init__(
+        self,
+        *,
+        num_tasks: int,
+        num_episodes: int,
+        horizon: int,
+        seed: int,
+        lanes_per_task: int = 1,
+        device: str | torch.device = "cpu",
+    ):
+        self.num_tasks = num_tasks
+        self.lanes_per_task = lanes_per_task
+        self.num_lanes = num_tasks * lanes_per_task
+        self.num_episodes = num_episodes
+        self.horizon = horizon
+        self.device = torch.device(device)
+        self.generator = make_generator(seed, device)
+        self.tasks: Tasks | None = None  # one row per lane
+        self._false = torch.zeros(self.num_lanes, dtype=torch.bool, device=self.device)
+        self._true = torch.ones(self.num_lanes, dtype=torch.bool, device=self.device)
+
+    @abstractmethod
+    def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
+        """``num_tasks`` new tasks of a set. Where tasks have a density, a fresh draw is held out already."""
+
+    @abstractmethod
+    def reset(self) -> Tensor:
+        """First observation ``[B, ...]`` of a fresh episode in every lane, on the same tasks."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance every lane by one action ``[B, ...]``."""
+
+    def sample_tasks(self, task_set: str = "train") -> Tasks:
+        """Give every group of lanes a new task and return them, one row per lane.
+
+        Raises:
+            ValueError: the environment has no such task set.
+        """
+        if task_set not in self.task_sets:
+            raise ValueError(f"task_set={task_set!r}: {type(self).__name__} has {', '.join(self.task_sets)}")
+        return self.set_tasks(self.draw_tasks(self.num_tasks, task_set))
+
+    def set_tasks(self, tasks: Tasks) -> Tasks:
+        """Play these tasks, ``num_tasks`` rows; returns them, one row per lane.
+
+        Raises:
+            ValueError: the number of tasks differs from ``num_tasks``.
+        """
+        if len(tasks) != self.num_tasks:
+            raise ValueError(f"set_tasks was given {len(tasks)} tasks; this environment plays {self.num_tasks}")
+        self.tasks = tasks.repeat(self.lanes_per_task) if self.lanes_per_task > 1 else tasks
+        return self.tasks
+
+    def state_dict(self) -> dict:
+        """What an exact resume needs between two trials: the random generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue the random stream of ``state_dict``."""
+        self.generator.set_state(state["generator"].cpu())

@@ -1,0 +1,31 @@
+"""The memory contract."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+Carry = Any  # a pytree of tensors, lanes on axis 0
+
+
+class SequenceModel(nn.Module, ABC):
+    """A causal map of sequences, with its memory in the open.
+
+    Memory law: feeding a sequence in pieces, handing the carry on, gives what feeding it whole gives,
+    forward and in gradients; lanes do not interact.
+    """
+
+    output_dim: int
+
+    @abstractmethod
+    def initial_carry(self, batch_size: int) -> Carry:
+        """The empty memory of ``batch_size`` lanes."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """``[T, B, input_dim]`` to ``[T, B, output_dim]``, and the memory after the last step."""
+
+    def step(self, x: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """One step, ``[B, input_dim]`` to ``[B, output_dim]``: ``forward`` on length one, or the same faster."""
+        y, carry = self.forward(x.unsqueeze(0), carry)
+        return y.squeeze(0), carry

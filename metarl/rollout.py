@@ -1,0 +1,136 @@
+"""The contract between agents and environments, and the one function that brings them together.
+
+Shapes are time-major: T steps, B lanes. A trial is all an agent experiences of one task: one or more
+rollouts, with ``Agent.adapt`` between them.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from metarl.envs.base import MetaEnv, Tasks
+
+State = Any  # what an agent carries through a trial: a pytree of tensors, lanes on axis 0
+
+
+class Timestep(NamedTuple):
+    """What an agent sees before it acts, ``[B, ...]`` or ``[T, B, ...]``."""
+
+    observation: Tensor
+    previous_action: Tensor  # -1 (discrete) or 0 (continuous) at the start of a trial
+    previous_reward: Tensor  # float32, 0 at the start of a trial
+    first: Tensor  # bool, this step starts an episode
+
+
+class Decision(NamedTuple):
+    """What an agent answers, ``[B, ...]`` or ``[T, B, ...]``."""
+
+    action: Tensor
+    log_prob: Tensor  # of the action under the policy that acted
+    value: Tensor  # expected return, in units of reward
+
+
+class Rollout(NamedTuple):
+    """Consecutive steps of all lanes, every tensor ``[T, B, ...]``."""
+
+    timestep: Timestep
+    decision: Decision
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    success: Tensor | None
+    mask: Tensor  # bool, False after a lane has finished its episodes
+    tasks: Tasks  # one row per lane
+
+
+class Agent(Protocol):
+    """Anything that can live through a trial: a learner, or a classical solver."""
+
+    @property
+    def rollouts(self) -> tuple[int, ...]:
+        """Episodes of each rollout of a trial; ``adapt`` runs between rollouts."""
+
+    def initial_state(self, tasks: Tasks) -> State:
+        """Knowing nothing: the state at the start of a trial. Only oracles may look at ``tasks``."""
+
+    def act(
+        self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, State]:
+        """Choose actions for all lanes; ``greedy`` takes the most likely action instead of a sample."""
+
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        """The state after learning from a support rollout."""
+
+
+def first_timestep(env: MetaEnv) -> Timestep:
+    """Reset every lane; the timestep at the start of a trial."""
+    observation = env.reset()
+    lanes, action_space = env.num_lanes, env.action_space
+    if action_space.shape == () and hasattr(action_space, "n"):
+        action = torch.full((lanes,), -1, dtype=torch.long, device=env.device)
+    else:
+        action = torch.zeros(lanes, *action_space.shape, device=env.device)
+    reward = torch.zeros(lanes, device=env.device)
+    return Timestep(observation, action, reward, torch.ones(lanes, dtype=torch.bool, device=env.device))
+
+
+@torch.no_grad()
+def collect(
+    env: MetaEnv, agent: Agent, state: State, episodes: int, generator: Generator, greedy: bool = False
+) -> tuple[Rollout, State]:
+    """Play ``episodes`` episodes in every lane on its present task.
+
+    A lane that is done waits, masked, until all are. Returns the rollout and the agent's state after it.
+    """
+    timestep = first_timestep(env)
+    remaining = torch.full((env.num_lanes,), episodes, device=env.device)
+    rows = []
+    for _ in range(episodes * env.horizon):
+        mask = remaining > 0
+        decision, state = agent.act(timestep, state, generator, greedy)
+        step = env.step(decision.action)
+        rows.append((timestep, decision, step.reward, step.terminated, step.truncated, step.success, mask))
+        done = step.terminated | step.truncated
+        remaining = remaining - done.long()
+        timestep = Timestep(step.observation, decision.action, step.reward, done)
+        if not env.fixed_length and not (remaining > 0).any():
+            break
+    return Rollout(*_stack(rows), tasks=env.tasks), state
+
+
+def _stack(rows: list[tuple]) -> list:
+    """Rows of equal structure, stacked over time leaf by leaf."""
+    columns = []
+    for column in zip(*rows, strict=True):
+        if column[0] is None:
+            columns.append(None)
+        elif isinstance(column[0], tuple):
+            columns.append(type(column[0])(*_stack(column)))
+        else:
+            columns.append(torch.stack(column))
+    return columns
+
+
+def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> list[Rollout]:
+    """One whole trial in every lane, on the tasks the environment now holds.
+
+    Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support.
+    """
+    with torch.no_grad():
+        state = agent.initial_state(env.tasks)
+    trial: list[Rollout] = []
+    for episodes in agent.rollouts:
+        if trial:
+            with torch.no_grad():
+                state = agent.adapt(state, trial[-1])
+        rollout, state = collect(env, agent, state, episodes, generator, greedy)
+        trial.append(rollout)
+    return trial
+
+
+def episode_returns(rollout: Rollout, episodes: int) -> Tensor:
+    """Undiscounted return of each episode, ``[episodes, B]``."""
+    index = (rollout.timestep.first.long().cumsum(0) - 1).clamp(max=episodes - 1)
+    returns = torch.zeros(episodes, rollout.reward.shape[1], device=rollout.reward.device)
+    return returns.scatter_add_(0, index, rollout.reward * rollout.mask)

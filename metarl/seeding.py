@@ -1,0 +1,27 @@
+"""Every random stream of a run comes from one seed.
+
+Streams are named, so adding one never shifts another: training tasks, acting noise, minibatch order and
+evaluation stay the same numbers when something else starts to draw.
+"""
+
+import numpy as np
+import torch
+
+STREAMS = ("weights", "environment", "acting", "update", "evaluation", "final_evaluation", "baselines", "reserve")
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """63-bit seed of one named stream.
+
+    Raises:
+        ValueError: the stream has no place in ``STREAMS``.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream),))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A torch generator on ``device`` that starts from ``seed``."""
+    generator = torch.Generator(device)
+    generator.manual_seed(seed)
+    return generator
