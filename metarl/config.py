@@ -1,0 +1,233 @@
+"""The edge between YAML and code: checks a configuration against the constructors it names, then builds.
+
+Nothing below this file knows Hydra. The constructor is the schema: its type hints say what a key may hold.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from metarl.algorithms.base import Algorithm
+from metarl.compose import unknown_key
+from metarl.errors import ConfigError
+from metarl.evaluation import MakeEnv
+from metarl.logging import Loggers
+from metarl.run_directory import RunDirectory
+from metarl.seeding import make_generator, stream_seed
+from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
+
+LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})  # what build() gives an environment
+GROUPS = ("env", "model", "algorithm", "training", "eval", "logger", "wandb", "choices", "group")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The keys at the top of a configuration.
+
+    Args:
+        seed: of everything.
+        device: a torch device such as ``cpu``, ``cuda`` or ``cuda:1``.
+        meta_batch_size: tasks met side by side in one iteration.
+        lanes_per_task: trials played at once on each task.
+        num_threads: of torch on the CPU; null takes all cores.
+    """
+
+    seed: NonNegativeInt
+    device: str
+    meta_batch_size: PositiveInt
+    lanes_per_task: PositiveInt
+    num_threads: PositiveInt | None
+
+
+def check(node: Mapping, target: Callable, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The values of ``node``, which must be arguments of ``target`` and of the types it declares.
+
+    Args:
+        node: keys and values, without ``_target_`` and the like.
+        target: what will be called with them.
+        path: of the node in the configuration, for messages.
+        supplied: arguments that the program gives and a user may not.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that is not allowed.
+    """
+    parameters = _parameters(target, node)
+    allowed = [name for name in parameters if name not in supplied]
+    values = {}
+    for name, value in node.items():
+        key = f"{path}.{name}" if path else str(name)
+        if name not in allowed:
+            raise ConfigError(unknown_key(key, value, allowed))
+        values[str(name)] = _checked_value(parameters[name], value, key)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in values and name in node:
+            raise ConfigError(f"{path}.{name} is missing")
+    return values
+
+
+def check_target(node: Mapping, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """``check`` of a node against its own ``_target_``; returns a node ready to instantiate."""
+    try:
+        target = get_object(node["_target_"])
+    except Exception:
+        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported") from None
+    special = {name: value for name, value in node.items() if name.startswith("_")}
+    values = {name: value for name, value in node.items() if name not in special}
+    return special | check(values, target, path, supplied)
+
+
+def _parameters(target: Callable, node: Mapping) -> dict[str, inspect.Parameter]:
+    """Named parameters of ``target``, annotations resolved.
+
+    ``**x_options`` stands for the parameters of whatever the argument ``x`` names, any other ``**`` for those
+    of the constructor of the parent class.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    layers: list[Callable] = [target]
+    if inspect.isclass(target):
+        layers = [cls.__init__ for cls in target.__mro__ if "__init__" in vars(cls) and cls is not object]
+    for layer in layers:
+        hints = typing.get_type_hints(layer, include_extras=True)
+        more = False
+        for name, parameter in inspect.signature(layer).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD and name.endswith("_options"):
+                inner = node.get(name.removesuffix("_options"))
+                chosen = instantiate(inner) if isinstance(inner, Mapping) else inner
+                found = _parameters(chosen, node) | found if callable(chosen) else found
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                more = True
+            elif name not in ("self", *found):
+                found[name] = parameter.replace(annotation=hints.get(name, Any))
+        if not more:
+            break
+    return found
+
+
+def _checked_value(parameter: inspect.Parameter, value: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return check_target(value, key)
+    annotation = parameter.annotation
+    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    try:
+        adapter = TypeAdapter(annotation, config=strict)
+    except Exception:  # a dataclass or model carries its own configuration
+        adapter = TypeAdapter(annotation)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        if isinstance(value, float) and value.is_integer():  # YAML reads 1e6 as a float
+            return _checked_value(parameter, int(value), key)
+        wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise ConfigError(f"{key}={value!r}: must be {wanted}") from None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, before anything runs."""
+
+    settings: RunSettings
+    make_env: MakeEnv
+    make_algorithm: Callable[..., Algorithm]
+    training: TrainingPlan
+    evaluation: EvaluationPlan
+    loggers: Loggers
+
+
+def parts(config: dict) -> Parts:
+    """Check a whole configuration.
+
+    Raises:
+        ConfigError: naming the first key that is wrong.
+    """
+    settings = RunSettings(
+        **check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, "")
+    )
+    _check_device(settings.device)
+    env = instantiate(check_target(config["env"], "env", LANES), _convert_="all")
+    model = instantiate(check_target(config["model"], "model", frozenset()), _convert_="all")
+    algorithm = instantiate(check_target(config["algorithm"], "algorithm", frozenset({"env", "model"})), _convert_="all")
+    loggers = {
+        name: instantiate(check_target(node, f"logger.{name}"), _convert_="all")
+        for name, node in (config.get("logger") or {}).items()
+    }
+
+    def make_env(num_tasks: int, seed: int):
+        return env(
+            num_tasks=num_tasks, lanes_per_task=settings.lanes_per_task, seed=seed, device=settings.device
+        )
+
+    def make_algorithm(on):
+        return algorithm(env=on, model=model).to(settings.device)
+
+    return Parts(
+        settings,
+        make_env,
+        make_algorithm,
+        TrainingPlan(**check(config["training"], TrainingPlan, "training")),
+        EvaluationPlan(**check(config["eval"], EvaluationPlan, "eval")),
+        Loggers(loggers),
+    )
+
+
+def build(config: dict, run_dir: Path) -> Trainer:
+    """A trainer, ready to run or to resume; nothing is written yet.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        RunDirectoryError: ``run_dir`` cannot hold this run.
+        CheckpointError: the checkpoint there cannot be used.
+    """
+    built = parts(config)
+    directory = RunDirectory(run_dir, built.training.keep_checkpoints)
+    directory.check(config)
+    seed, device = built.settings.seed, built.settings.device
+    if built.settings.num_threads is not None:
+        torch.set_num_threads(built.settings.num_threads)
+    env, algorithm = _construct(built)
+    trainer = Trainer(
+        algorithm,
+        env,
+        built.make_env,
+        built.training,
+        built.evaluation,
+        directory,
+        built.loggers,
+        {
+            "acting": make_generator(stream_seed(seed, "acting"), device),
+            "update": make_generator(stream_seed(seed, "update")),
+        },
+        stream_seed(seed, "evaluation"),
+    )
+    trainer.resume()
+    return trainer
+
+
+def build_algorithm(config: dict) -> tuple[Algorithm, Parts]:
+    """The untrained agent of a configuration, and the parts to evaluate it with."""
+    built = parts(config)
+    return _construct(built)[1], built
+
+
+def _construct(built: Parts):
+    seed = built.settings.seed
+    torch.manual_seed(stream_seed(seed, "weights"))
+    try:
+        env = built.make_env(built.settings.meta_batch_size, stream_seed(seed, "environment"))
+        return env, built.make_algorithm(env)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        found = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise ConfigError(f"device={device!r}: this machine has {', '.join(found)}") from None

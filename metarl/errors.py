@@ -1,0 +1,37 @@
+"""Errors a user can mend, told in one message; everything else keeps its traceback. Imports nothing heavy."""
+
+import sys
+from collections.abc import Sequence
+
+
+class MetarlError(Exception):
+    """A mistake outside the code: its message names what is wrong, and the remedy."""
+
+
+class ConfigError(MetarlError):
+    """A configuration that cannot be run; the message names the key, the value and what is allowed."""
+
+
+class RunDirectoryError(MetarlError):
+    """A directory that cannot hold, or does not hold, a run."""
+
+
+class CheckpointError(MetarlError):
+    """A checkpoint that cannot be used."""
+
+
+def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
+    """Tell the user; False if the error is not theirs."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from metarl.compose import explain
+
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        message = explain(error, overrides)
+    elif isinstance(error, (MetarlError, OSError)):
+        message = str(error)
+    else:
+        return False
+    print(f"error: {message}", file=sys.stderr)
+    return True

@@ -1,0 +1,143 @@
+"""A run from start to finish: train, then the final evaluation beside the baselines, table and report."""
+
+import logging
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from metarl.evaluation import evaluate
+from metarl.preemption import StopRequest
+from metarl.seeding import stream_seed
+from metarl.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
+    """Train, evaluate and report; a run that is finished already only shows its results again.
+
+    Stops after the present iteration when asked by a signal, ready to be resumed by the same command.
+
+    Args:
+        trainer: as built, resumed where it had stopped.
+        config: resolved, for the run directory and the loggers.
+        sweep: name of the sweep this run belongs to.
+    """
+    directory = trainer.run_dir
+    directory.open(config)
+    handler = _log_to(directory.path / "run.log")
+    try:
+        with StopRequest() as stop:
+            finished = _train(trainer, config, sweep, stop)
+            if not finished:
+                log.info("stopped by signal %d; the same command with hydra.run.dir=%s resumes", stop.signal, directory.path)
+                stop.pass_on()
+                raise SystemExit(0)  # also ends a sweep, which an ordinary return would not
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        directory.close()
+
+
+def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest) -> bool:
+    directory = trainer.run_dir
+    directory.resume_metrics(trainer.progress.iteration)
+    if directory.summary() is None or not trainer.finished:
+        trainer.loggers.start(directory.path, config, sweep)
+        try:
+            if not trainer.train(stop):
+                trainer.loggers.finish(None, {})
+                return False
+            summary = final_summary(trainer, config)
+        except BaseException:
+            trainer.loggers.finish(None, {})
+            raise
+        directory.write_summary(summary)
+        trainer.loggers.finish(summary, _figures(directory.path) if trainer.loggers.active else {})
+    _show(directory.path)
+    return True
+
+
+def final_summary(trainer: Trainer, config: dict) -> dict:
+    """Latest weights on ``final_num_tasks`` held-out tasks no evaluation has met before, beside the baselines."""
+    plan, settings = trainer.eval_plan, config
+    seed = stream_seed(settings["seed"], "final_evaluation")
+    log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
+
+    def held_out(agent, greedy: bool = False) -> dict:
+        return evaluate(
+            agent,
+            trainer.make_env,
+            num_tasks=plan.final_num_tasks,
+            seed=seed,
+            greedy=greedy,
+            tasks_at_once=plan.tasks_at_once,
+        ).as_dict()
+
+    baselines = trainer.env.baselines() if plan.baselines else {}
+    return {
+        "env": config["choices"]["env"],
+        "model": config["choices"]["model"],
+        "algorithm": config["choices"]["algorithm"],
+        "seed": config["seed"],
+        **vars(trainer.progress),
+        "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
+        **provenance(config),
+        "num_tasks": plan.final_num_tasks,
+        "evaluation_seed": seed,
+        "evaluation": {
+            "sampled": held_out(trainer.algorithm),
+            "greedy": held_out(trainer.algorithm, greedy=True),
+        },
+        "baselines": {name: held_out(agent) for name, agent in baselines.items()},
+        "bounds": trainer.env.bounds() if plan.baselines else {},
+    }
+
+
+def provenance(config: dict) -> dict[str, str]:
+    """What made a result: hardware, versions, commit and command."""
+    repository = Path(__file__).resolve().parent.parent
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=repository, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        revision = ""
+    device = config["device"]
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{platform.machine()} CPU"
+    return {
+        "hardware": f"{name}, {torch.get_num_threads()} threads",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "commit": revision or "unknown",
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def _figures(run_dir: Path) -> dict:
+    from metarl.analysis.figures import run_figures
+    from metarl.analysis.runs import load_run
+
+    return run_figures(load_run(run_dir))
+
+
+def _show(run_dir: Path) -> None:
+    """Write the report, print the table."""
+    from metarl.analysis.report import write_report
+    from metarl.analysis.runs import load_run
+    from metarl.analysis.tables import final_table, format_table
+
+    summary = load_run(run_dir).summary
+    report = run_dir / "report.html"
+    write_report([run_dir], report)
+    print(format_table(final_table(summary), "text"))
+    print(f"{summary['num_tasks']} held-out tasks; report: {report}")
+
+
+def _log_to(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler

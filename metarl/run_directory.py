@@ -1,0 +1,115 @@
+"""The one place where a run directory is written.
+
+    config.yaml      resolved configuration
+    metrics.jsonl    one row per iteration
+    checkpoints/     latest few and best
+    summary.json     final evaluation, once the run is finished
+    report.html      the same, to look at
+    run.log          what the console showed
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import yaml
+
+from metarl.checkpoint import Checkpoints
+from metarl.errors import RunDirectoryError
+
+# Keys whose change leaves a resumed run the same experiment.
+FREE_TO_CHANGE = ("training", "eval", "logger", "wandb", "num_threads", "choices")
+
+
+class RunDirectory:
+    """Files of one run. Nothing is written before ``open``."""
+
+    def __init__(self, path: str | Path, keep_checkpoints: int = 2):
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.summary_path = self.path / "summary.json"
+        self.config_path = self.path / "config.yaml"
+
+    def check(self, config: dict) -> None:
+        """Refuse a directory that holds another experiment.
+
+        Raises:
+            RunDirectoryError: a key differs from the run that is there, or the directory cannot be written.
+        """
+        existing = self.path
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise RunDirectoryError(f"hydra.run.dir={self.path}: {existing} is not a directory one can write to")
+        if not self.config_path.exists():
+            return
+        before = yaml.safe_load(self.config_path.read_text())
+        for name in sorted(set(before) | set(config)):
+            old, new = before.get(name), config.get(name)
+            if name not in FREE_TO_CHANGE and old != new:
+                key, old, new = _first_difference(name, old, new)
+                raise RunDirectoryError(
+                    f"{key}={new} but the run in {self.path} has {key}={old}; "
+                    "resume with the same configuration or choose another hydra.run.dir"
+                )
+
+    def open(self, config: dict) -> None:
+        """Create or claim the directory and write the configuration.
+
+        Raises:
+            RunDirectoryError: another process is writing here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunDirectoryError(f"{self.path} is in use by another run; wait for it or choose another") from None
+        self._replace(self.config_path, yaml.safe_dump(config, sort_keys=False))
+
+    def close(self) -> None:
+        """Let others in."""
+        self._lock.close()
+
+    def resume_metrics(self, iteration: int) -> None:
+        """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same."""
+        if self.metrics_path.exists():
+            self._replace(self.metrics_path, "".join(_rows_until(self.metrics_path, iteration)))
+
+    def append_metrics(self, row: dict) -> None:
+        """Add one row, at once."""
+        with open(self.metrics_path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_summary(self, summary: dict) -> None:
+        """Write ``summary.json``: the run is finished."""
+        self._replace(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict | None:
+        """The summary, once there is one."""
+        return json.loads(self.summary_path.read_text()) if self.summary_path.exists() else None
+
+    @staticmethod
+    def _replace(path: Path, text: str) -> None:
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+def _rows_until(path: Path, iteration: int) -> list[str]:
+    rows = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
+            break
+        rows.append(line)
+    return rows
+
+
+def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name):
+                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
+    return key, old, new

@@ -1,0 +1,203 @@
+"""The loop: meet new tasks, live through a trial, learn; evaluate on held-out tasks; never lose a run."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Generator
+from tqdm import tqdm
+
+from metarl.algorithms.base import Algorithm
+from metarl.checkpoint import load
+from metarl.envs.base import MetaEnv
+from metarl.evaluation import MakeEnv, evaluate
+from metarl.logging import Loggers
+from metarl.preemption import StopRequest
+from metarl.rollout import Rollout, collect_trial
+from metarl.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long to train, and how often to look and to save.
+
+    Args:
+        total_steps: environment steps, support included; the last iteration may pass it.
+        eval_every: iterations between evaluations; 0 evaluates only at the end.
+        checkpoint_every: iterations between checkpoints.
+        keep_checkpoints: how many of the latest stay.
+    """
+
+    total_steps: PositiveInt
+    eval_every: NonNegativeInt
+    checkpoint_every: PositiveInt
+    keep_checkpoints: PositiveInt
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How to evaluate.
+
+    Args:
+        num_tasks: held-out tasks of an evaluation while training.
+        final_num_tasks: held-out tasks of the evaluation at the end, which meets other tasks.
+        tasks_at_once: lanes of evaluation; a matter of memory and speed.
+        baselines: play the environment's classical baselines at the end too.
+    """
+
+    num_tasks: PositiveInt
+    final_num_tasks: PositiveInt
+    tasks_at_once: PositiveInt
+    baselines: bool
+
+
+@dataclass
+class Progress:
+    """Counters of a run; saved with every checkpoint."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    wall_time: float = 0.0  # seconds of training, over all resumes
+    best_return: float = float("-inf")
+
+
+@dataclass
+class Trainer:
+    """Trains an algorithm on an environment.
+
+    Args:
+        generators: random streams by name: ``acting`` on the environment's device, ``update`` on the CPU.
+        evaluation_seed: of the held-out tasks met while training.
+    """
+
+    algorithm: Algorithm
+    env: MetaEnv
+    make_env: MakeEnv
+    plan: TrainingPlan
+    eval_plan: EvaluationPlan
+    run_dir: RunDirectory
+    loggers: Loggers
+    generators: dict[str, Generator]
+    evaluation_seed: int
+    progress: Progress = field(default_factory=Progress)
+
+    def train(self, stop: StopRequest) -> bool:
+        """Train until ``total_steps`` or a stop request; whether it is finished."""
+        with self._bar() as bar:
+            while not self.finished and not stop:
+                row = self._iterate()
+                self.run_dir.append_metrics(row)
+                self.loggers.log(row)
+                if self._due(self.plan.checkpoint_every) or self.finished or stop:
+                    self.run_dir.checkpoints.save_latest(self.state_dict(), self.progress.iteration)
+                bar.update(self.progress.env_steps - bar.n)
+                bar.set_postfix_str(f"return {row['train/return']:.3f}")
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done."""
+        return self.progress.env_steps >= self.plan.total_steps
+
+    def resume(self) -> None:
+        """Continue from the latest checkpoint of the run directory, if it has one.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or does not fit.
+        """
+        checkpoints = self.run_dir.checkpoints
+        if checkpoints.numbered():
+            path = checkpoints.path("latest")
+            self.load_state_dict(load(path, self.env.device))
+            log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
+
+    def _iterate(self) -> dict:
+        started = time.perf_counter()
+        self.env.sample_tasks()
+        trial = collect_trial(self.env, self.algorithm, self.generators["acting"])
+        collected = time.perf_counter()
+        share = self.progress.env_steps / self.plan.total_steps
+        diagnostics = self.algorithm.update(trial, share, self.generators["update"])
+        updated = time.perf_counter()
+        self._count(trial, updated - started)
+        row = {
+            "iteration": self.progress.iteration,
+            "env_steps": self.progress.env_steps,
+            "wall_time": self.progress.wall_time,
+            "train/return": sum((r.reward * r.mask).sum().item() for r in trial) / self.env.num_lanes,
+            "train/steps_per_second": self._steps(trial) / (updated - started),
+            "time/collect": collected - started,
+            "time/update": updated - collected,
+            **{f"update/{name}": value for name, value in diagnostics.items()},
+        }
+        if self._due(self.plan.eval_every):
+            row |= self._evaluate()
+        return row
+
+    def _evaluate(self) -> dict:
+        """Held-out metrics; keeps the weights if they are the best so far."""
+        started = time.perf_counter()
+        row = {}
+        for actions in ("sampled", "greedy"):
+            result = evaluate(
+                self.algorithm,
+                self.make_env,
+                num_tasks=self.eval_plan.num_tasks,
+                seed=self.evaluation_seed,
+                greedy=actions == "greedy",
+                tasks_at_once=self.eval_plan.tasks_at_once,
+            )
+            row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
+        if row["eval/sampled/return_mean"] > self.progress.best_return:
+            self.progress.best_return = row["eval/sampled/return_mean"]
+            self.run_dir.checkpoints.save_best(self.state_dict())
+        elapsed = time.perf_counter() - started
+        self.progress.wall_time += elapsed
+        return row | {"time/evaluate": elapsed, "wall_time": self.progress.wall_time}
+
+    def _count(self, trial: list[Rollout], seconds: float) -> None:
+        self.progress.iteration += 1
+        self.progress.env_steps += self._steps(trial)
+        self.progress.wall_time += seconds
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.progress.iteration % every == 0
+
+    @staticmethod
+    def _steps(trial: list[Rollout]) -> int:
+        return sum(int(rollout.mask.sum().item()) for rollout in trial)
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.plan.total_steps,
+            initial=self.progress.env_steps,
+            unit="step",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+
+    def state_dict(self) -> dict:
+        """Everything that decides what happens next."""
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "training": self.algorithm.training_state(),
+            "env": self.env.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "torch_generator": torch.get_rng_state(),
+            "progress": vars(self.progress).copy(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue exactly where ``state_dict`` was taken."""
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.algorithm.load_training_state(state["training"])
+        self.env.load_state_dict(state["env"])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name].cpu())
+        torch.set_rng_state(state["torch_generator"].cpu())
+        self.progress = Progress(**state["progress"])
