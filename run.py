@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metarl.errors import MetarlError, report
@@ -14,9 +15,9 @@ from metarl.errors import MetarlError, report
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     config["choices"] = {name: choice for name, choice in job.runtime.choices.items() if "hydra/" not in name}
-    sweep = Path(job.sweep.dir).name if job.mode.name == "MULTIRUN" else None
+    sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     run_dir = Path(job.runtime.output_dir)
 
     from metarl.config import build  # torch only once there is something to train

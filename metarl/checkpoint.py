@@ -11,7 +11,7 @@ FORMAT = 1
 
 
 def save(state: dict, path: Path) -> None:
-    """Write ``state`` (tensors, numbers, strings and containers of them) so that a crash leaves old or new, never half."""
+    """Write ``state`` (tensors, numbers, strings, containers of them); a crash leaves old or new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
@@ -33,13 +33,26 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict:
         raise CheckpointError(f"no checkpoint at {path}; give the directory of a run that has saved one") from None
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise CheckpointError(
-            f"{path} is damaged or no metarl checkpoint ({type(error).__name__}); delete it to continue from an older one"
+            f"{path} is damaged or no metarl checkpoint ({type(error).__name__}); "
+            "delete it to continue from an older one"
         ) from None
     if not isinstance(content, dict) or "format" not in content or "state" not in content:
         raise CheckpointError(f"{path} is no metarl checkpoint; delete it to continue from an older one")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {content['format']}; this metarl reads format {FORMAT}")
     return content["state"]
+
+
+def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
+    """Give ``algorithm`` the weights saved at ``path``.
+
+    Raises:
+        CheckpointError: the file cannot be used, or belongs to another architecture.
+    """
+    try:
+        algorithm.load_state_dict(load(path, device)["algorithm"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit this configuration: {' '.join(str(error).split())[:300]}") from None
 
 
 class Checkpoints:

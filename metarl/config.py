@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _parameters(target: Callable, node: Mapping) -> dict[str, inspect.Parameter]
     found: dict[str, inspect.Parameter] = {}
     layers: list[Callable] = [target]
     if inspect.isclass(target):
-        layers = [cls.__init__ for cls in target.__mro__ if "__init__" in vars(cls) and cls is not object]
+        layers = [vars(cls)["__init__"] for cls in target.__mro__ if "__init__" in vars(cls) and cls is not object]
     for layer in layers:
         hints = typing.get_type_hints(layer, include_extras=True)
         more = False
@@ -146,29 +147,22 @@ def parts(config: dict) -> Parts:
     Raises:
         ConfigError: naming the first key that is wrong.
     """
-    settings = RunSettings(
-        **check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, "")
-    )
-    _check_device(settings.device)
-    env = instantiate(check_target(config["env"], "env", LANES), _convert_="all")
+    settings = _settings(config)
     model = instantiate(check_target(config["model"], "model", frozenset()), _convert_="all")
-    algorithm = instantiate(check_target(config["algorithm"], "algorithm", frozenset({"env", "model"})), _convert_="all")
+    algorithm = instantiate(
+        check_target(config["algorithm"], "algorithm", frozenset({"env", "model"})), _convert_="all"
+    )
     loggers = {
         name: instantiate(check_target(node, f"logger.{name}"), _convert_="all")
         for name, node in (config.get("logger") or {}).items()
     }
-
-    def make_env(num_tasks: int, seed: int):
-        return env(
-            num_tasks=num_tasks, lanes_per_task=settings.lanes_per_task, seed=seed, device=settings.device
-        )
 
     def make_algorithm(on):
         return algorithm(env=on, model=model).to(settings.device)
 
     return Parts(
         settings,
-        make_env,
+        _env_factory(config["env"], settings),
         make_algorithm,
         TrainingPlan(**check(config["training"], TrainingPlan, "training")),
         EvaluationPlan(**check(config["eval"], EvaluationPlan, "eval")),
@@ -209,6 +203,27 @@ def build(config: dict, run_dir: Path) -> Trainer:
     return trainer
 
 
+def build_env_factory(config: Mapping, device: str | None = None) -> MakeEnv:
+    """Makes the environment of a configuration; ``device`` replaces the configured one.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    settings = _settings(dict(config) | ({"device": device} if device else {}))
+    return _env_factory(config["env"], settings)
+
+
+def _settings(config: Mapping) -> RunSettings:
+    settings = RunSettings(**check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, ""))
+    _check_device(settings.device)
+    return settings
+
+
+def _env_factory(node: Mapping, settings: RunSettings) -> MakeEnv:
+    make = instantiate(check_target(node, "env", LANES), _convert_="all")
+    return partial(make, lanes_per_task=settings.lanes_per_task, device=settings.device)
+
+
 def build_algorithm(config: dict) -> tuple[Algorithm, Parts]:
     """The untrained agent of a configuration, and the parts to evaluate it with."""
     built = parts(config)
@@ -219,7 +234,7 @@ def _construct(built: Parts):
     seed = built.settings.seed
     torch.manual_seed(stream_seed(seed, "weights"))
     try:
-        env = built.make_env(built.settings.meta_batch_size, stream_seed(seed, "environment"))
+        env = built.make_env(num_tasks=built.settings.meta_batch_size, seed=stream_seed(seed, "environment"))
         return env, built.make_algorithm(env)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error

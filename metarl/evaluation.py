@@ -1,8 +1,8 @@
 """Held-out evaluation: the adaptation curve of any agent, seeded and apart from all training randomness."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 
@@ -10,7 +10,11 @@ from metarl.envs.base import MetaEnv
 from metarl.rollout import Agent, collect_trial, episode_returns
 from metarl.seeding import make_generator
 
-MakeEnv = Callable[[int, int], MetaEnv]  # number of tasks, seed
+
+class MakeEnv(Protocol):
+    """Makes an environment of one configured kind."""
+
+    def __call__(self, *, num_tasks: int, seed: int) -> MetaEnv: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def evaluate(
     The same seed and ``tasks_at_once`` meet the same tasks, whoever plays. Lanes that share a task are averaged first,
     so that the standard error is over independent tasks.
     """
-    env = make_env(min(tasks_at_once, num_tasks), seed)
+    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=seed)
     generator = make_generator(seed, env.device)
     returns, successes = [], []
     for _ in range(math.ceil(num_tasks / env.num_tasks)):

@@ -33,7 +33,11 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
         with StopRequest() as stop:
             finished = _train(trainer, config, sweep, stop)
             if not finished:
-                log.info("stopped by signal %d; the same command with hydra.run.dir=%s resumes", stop.signal, directory.path)
+                log.info(
+                    "stopped by signal %d; the same command with hydra.run.dir=%s resumes",
+                    stop.signal,
+                    directory.path,
+                )
                 stop.pass_on()
                 raise SystemExit(0)  # also ends a sweep, which an ordinary return would not
     finally:
@@ -102,7 +106,11 @@ def provenance(config: dict) -> dict[str, str]:
     repository = Path(__file__).resolve().parent.parent
     try:
         revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=repository, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         revision = ""

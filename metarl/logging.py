@@ -131,7 +131,7 @@ class Loggers:
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
     """The plain numbers of a row; an adaptation curve becomes its first and last episode."""
-    flat = {}
+    flat: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, list):
             flat |= {f"{name}/first": value[0], f"{name}/last": value[-1]}

@@ -20,6 +20,9 @@ class ValueHead(nn.Linear):
         nn.init.orthogonal_(self.weight)
         nn.init.zeros_(self.bias)
         self.decay = decay
+        self.mean: Tensor
+        self.mean_square: Tensor
+        self.batches: Tensor
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("mean_square", torch.ones(()))
         self.register_buffer("batches", torch.zeros(()))

@@ -4,9 +4,11 @@ Shapes are time-major: T steps, B lanes. A trial is all an agent experiences of 
 rollouts, with ``Agent.adapt`` between them.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from gymnasium import spaces
 from torch import Generator, Tensor
 
 from metarl.envs.base import MetaEnv, Tasks
@@ -18,6 +20,7 @@ class Timestep(NamedTuple):
     """What an agent sees before it acts, ``[B, ...]`` or ``[T, B, ...]``."""
 
     observation: Tensor
+    previous_observation: Tensor  # the one the previous action answered; as for it at the start of a trial
     previous_action: Tensor  # -1 (discrete) or 0 (continuous) at the start of a trial
     previous_reward: Tensor  # float32, 0 at the start of a trial
     first: Tensor  # bool, this step starts an episode
@@ -65,14 +68,20 @@ class Agent(Protocol):
 
 def first_timestep(env: MetaEnv) -> Timestep:
     """Reset every lane; the timestep at the start of a trial."""
-    observation = env.reset()
-    lanes, action_space = env.num_lanes, env.action_space
-    if action_space.shape == () and hasattr(action_space, "n"):
-        action = torch.full((lanes,), -1, dtype=torch.long, device=env.device)
-    else:
-        action = torch.zeros(lanes, *action_space.shape, device=env.device)
-    reward = torch.zeros(lanes, device=env.device)
-    return Timestep(observation, action, reward, torch.ones(lanes, dtype=torch.bool, device=env.device))
+    return Timestep(
+        env.reset(),
+        _nothing(env.observation_space, env),
+        _nothing(env.action_space, env),
+        previous_reward=torch.zeros(env.num_lanes, device=env.device),
+        first=torch.ones(env.num_lanes, dtype=torch.bool, device=env.device),
+    )
+
+
+def _nothing(space: spaces.Space, env: MetaEnv) -> Tensor:
+    """Stands for an element of the space where there was none yet, ``[B, ...]``."""
+    if isinstance(space, spaces.Discrete):
+        return torch.full((env.num_lanes,), -1, dtype=torch.long, device=env.device)
+    return torch.zeros(env.num_lanes, *(space.shape or ()), device=env.device)
 
 
 @torch.no_grad()
@@ -93,15 +102,17 @@ def collect(
         rows.append((timestep, decision, step.reward, step.terminated, step.truncated, step.success, mask))
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
-        timestep = Timestep(step.observation, decision.action, step.reward, done)
+        timestep = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
         if not env.fixed_length and not (remaining > 0).any():
             break
-    return Rollout(*_stack(rows), tasks=env.tasks), state
+    timestep, decision, *columns = _stack(rows)
+    reward, terminated, truncated, success, mask = columns
+    return Rollout(timestep, decision, reward, terminated, truncated, success, mask, env.tasks), state
 
 
-def _stack(rows: list[tuple]) -> list:
+def _stack(rows: Sequence[tuple]) -> list[Any]:
     """Rows of equal structure, stacked over time leaf by leaf."""
-    columns = []
+    columns: list[Any] = []
     for column in zip(*rows, strict=True):
         if column[0] is None:
             columns.append(None)

@@ -1,11 +1,11 @@
 """The one place where a run directory is written.
 
-    config.yaml      resolved configuration
-    metrics.jsonl    one row per iteration
-    checkpoints/     latest few and best
-    summary.json     final evaluation, once the run is finished
-    report.html      the same, to look at
-    run.log          what the console showed
+config.yaml      resolved configuration
+metrics.jsonl    one row per iteration
+checkpoints/     latest few and best
+summary.json     final evaluation, once the run is finished
+report.html      the same, to look at
+run.log          what the console showed
 """
 
 import fcntl
@@ -32,6 +32,16 @@ class RunDirectory:
         self.summary_path = self.path / "summary.json"
         self.config_path = self.path / "config.yaml"
 
+    def config(self) -> dict:
+        """The configuration of the run that is here.
+
+        Raises:
+            RunDirectoryError: there is none.
+        """
+        if not self.config_path.is_file():
+            raise RunDirectoryError(f"{self.path} is no run directory: it has no config.yaml")
+        return yaml.safe_load(self.config_path.read_text())
+
     def check(self, config: dict) -> None:
         """Refuse a directory that holds another experiment.
 
@@ -45,7 +55,7 @@ class RunDirectory:
             raise RunDirectoryError(f"hydra.run.dir={self.path}: {existing} is not a directory one can write to")
         if not self.config_path.exists():
             return
-        before = yaml.safe_load(self.config_path.read_text())
+        before = self.config()
         for name in sorted(set(before) | set(config)):
             old, new = before.get(name), config.get(name)
             if name not in FREE_TO_CHANGE and old != new:
@@ -62,7 +72,7 @@ class RunDirectory:
             RunDirectoryError: another process is writing here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 -- held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

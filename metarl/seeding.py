@@ -7,7 +7,7 @@ evaluation stay the same numbers when something else starts to draw.
 import numpy as np
 import torch
 
-STREAMS = ("weights", "environment", "acting", "update", "evaluation", "final_evaluation", "baselines", "reserve")
+STREAMS = ("weights", "environment", "acting", "update", "evaluation", "final_evaluation", "command_line")
 
 
 def stream_seed(seed: int, stream: str) -> int:

@@ -10,7 +10,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from metarl.algorithms.base import Algorithm
-from metarl.checkpoint import load
+from metarl.checkpoint import load, load_weights
 from metarl.envs.base import MetaEnv
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.logging import Loggers
@@ -112,6 +112,7 @@ class Trainer:
         checkpoints = self.run_dir.checkpoints
         if checkpoints.numbered():
             path = checkpoints.path("latest")
+            load_weights(self.algorithm, path, self.env.device)
             self.load_state_dict(load(path, self.env.device))
             log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
 
@@ -141,7 +142,7 @@ class Trainer:
     def _evaluate(self) -> dict:
         """Held-out metrics; keeps the weights if they are the best so far."""
         started = time.perf_counter()
-        row = {}
+        row: dict = {}
         for actions in ("sampled", "greedy"):
             result = evaluate(
                 self.algorithm,

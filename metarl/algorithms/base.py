@@ -4,13 +4,24 @@ from abc import ABC, abstractmethod
 
 from torch import Generator, nn
 
-from metarl.rollout import Rollout, State
+from metarl.envs.base import Tasks
+from metarl.rollout import Decision, Rollout, State, Timestep
 
 
 class Algorithm(nn.Module, ABC):
     """An agent (see ``metarl.rollout.Agent``) that owns its networks and optimisers."""
 
     rollouts: tuple[int, ...]
+
+    @abstractmethod
+    def initial_state(self, tasks: Tasks) -> State:
+        """See ``Agent``."""
+
+    @abstractmethod
+    def act(
+        self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, State]:
+        """See ``Agent``."""
 
     @abstractmethod
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:

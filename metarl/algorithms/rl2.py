@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
@@ -38,7 +37,7 @@ class RL2(Algorithm):
     entropy_coefficient, final_entropy_coefficient: linear in progress.
     clip: range of the probability ratio.
     num_epochs, num_minibatches: passes over the trials, and parts of whole trials per pass.
-    value_loss: ``huber`` or ``squared``.
+    value_loss: half the ``squared`` error, or ``huber``: linear beyond one standard deviation (unit) of the returns.
     value_coefficient: weight of the value loss.
     standardize_advantages: to zero mean and unit variance over the batch.
     normalize_returns: learn values on standardised returns (PopArt).
@@ -60,8 +59,8 @@ class RL2(Algorithm):
         clip: PositiveFloat = 0.2,
         num_epochs: PositiveInt = 4,
         num_minibatches: PositiveInt = 4,
-        value_loss: Literal["huber", "squared"] = "squared",
-        value_coefficient: NonNegativeFloat = 0.5,
+        value_loss: Literal["squared", "huber"] = "squared",
+        value_coefficient: NonNegativeFloat = 1.0,
         standardize_advantages: bool = True,
         normalize_returns: bool = True,
         max_gradient_norm: PositiveFloat | None = 0.5,
@@ -79,7 +78,7 @@ class RL2(Algorithm):
         self.learning_rate = (learning_rate, final_learning_rate)
         self.entropy_coefficient = (entropy_coefficient, final_entropy_coefficient)
         self.clip, self.num_epochs, self.num_minibatches = clip, num_epochs, num_minibatches
-        self.value_loss = {"huber": F.huber_loss, "squared": F.mse_loss}[value_loss]
+        self.huber = value_loss == "huber"
         self.value_coefficient = value_coefficient
         self.standardize_advantages, self.normalize_returns = standardize_advantages, normalize_returns
         self.max_gradient_norm, self.target_kl = max_gradient_norm, target_kl
@@ -93,9 +92,7 @@ class RL2(Algorithm):
     ) -> tuple[Decision, RL2State]:
         output, carry = self.policy.step(timestep, state.carry, state.task)
         distribution = self.policy.distribution
-        action = (
-            distribution.mode(output.parameters) if greedy else distribution.sample(output.parameters, generator)
-        )
+        action = distribution.mode(output.parameters) if greedy else distribution.sample(output.parameters, generator)
         log_prob = distribution.log_prob(output.parameters, action)
         return Decision(action, log_prob, output.value), RL2State(carry, state.task)
 
@@ -128,7 +125,13 @@ class RL2(Algorithm):
             advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std() + 1e-8)
         description = rollout.tasks.description
         return Batch(
-            rollout.timestep, rollout.decision.action, rollout.decision.log_prob, advantages, returns, mask, description
+            rollout.timestep,
+            rollout.decision.action,
+            rollout.decision.log_prob,
+            advantages,
+            returns,
+            mask,
+            description,
         )
 
     def losses(self, batch: "Batch") -> dict[str, Tensor]:
@@ -140,9 +143,8 @@ class RL2(Algorithm):
         ratio = log_ratio.exp()
         surrogate = ratio * batch.advantage
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * batch.advantage
-        value_error = self.value_loss(
-            head.normalize(output.value), head.normalize(batch.returns), reduction="none"
-        )
+        error = head.normalize(output.value) - head.normalize(batch.returns)
+        value_error = _huber(error) if self.huber else 0.5 * error.square()
         mean = _masked_mean(batch.mask)
         return {
             "policy_loss": -mean(torch.minimum(surrogate, clipped)),
@@ -183,12 +185,22 @@ class Batch(NamedTuple):
 
     def select(self, lanes: Tensor) -> "Batch":
         """The trials of some lanes."""
-        steps = [part.index_select(1, lanes) for part in self[1:-1]]
-        return Batch(Timestep(*(part.index_select(1, lanes) for part in self.timestep)), *steps, self.task[lanes])
+
+        def of(part: Tensor) -> Tensor:
+            return part.index_select(1, lanes)
+
+        action, log_prob, advantage, returns, mask = map(of, self[1:-1])
+        return Batch(Timestep(*map(of, self.timestep)), action, log_prob, advantage, returns, mask, self.task[lanes])
 
 
 def _linear(ends: tuple[float, float], progress: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * min(max(progress, 0.0), 1.0)
+
+
+def _huber(error: Tensor) -> Tensor:
+    """Half the square within one unit, linear beyond."""
+    size = error.abs()
+    return torch.where(size < 1, 0.5 * size.square(), size - 0.5)
 
 
 def _masked_mean(mask: Tensor) -> Callable[[Tensor], Tensor]:

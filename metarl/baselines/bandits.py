@@ -3,7 +3,6 @@
 All but Random are index policies: they score every arm from its own statistics and pull the best, ties at random.
 """
 
-import math
 from abc import abstractmethod
 from functools import cached_property
 
@@ -121,7 +120,7 @@ class Gittins(IndexPolicy):
 
     def __init__(self, num_arms: int, num_episodes: int, num_charges: int | None = None):
         super().__init__(BetaBelief(), num_arms, num_episodes)
-        self.num_charges = num_charges or max(128, min(2048, math.ceil(1e5 / num_episodes)))
+        self.num_charges = num_charges or max(128, min(2048, 200_000 // num_episodes))
 
     @cached_property
     def table(self) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl.baselines.arm_beliefs import ArmStatistics
 
-CHARGES_AT_ONCE = 16  # keeps the values of all states in the processor's cache
+CHARGES_AT_ONCE = 64  # a block of charges: memory stays small and the values near the processor
 
 
 def gittins_table(num_pulls: int, num_charges: int) -> Tensor:

@@ -51,9 +51,7 @@ class BernoulliBandit(Bandit):
 class GaussianBandit(Bandit):
     """Reward is the arm's mean plus normal noise of standard deviation ``reward_std``."""
 
-    def __init__(
-        self, num_arms: PositiveInt, num_episodes: PositiveInt, reward_std: PositiveFloat = 1.0, **lanes
-    ):
+    def __init__(self, num_arms: PositiveInt, num_episodes: PositiveInt, reward_std: PositiveFloat = 1.0, **lanes):
         super().__init__(num_arms, num_episodes, **lanes)
         self.reward_std = reward_std
 

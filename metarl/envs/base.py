@@ -64,6 +64,7 @@ class MetaEnv(ABC):
     observation_space: spaces.Space
     action_space: spaces.Space
     task_dim: int
+    tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
 
@@ -84,7 +85,6 @@ class MetaEnv(ABC):
         self.horizon = horizon
         self.device = torch.device(device)
         self.generator = make_generator(seed, device)
-        self.tasks: Tasks | None = None  # one row per lane
         self._false = torch.zeros(self.num_lanes, dtype=torch.bool, device=self.device)
         self._true = torch.ones(self.num_lanes, dtype=torch.bool, device=self.device)
 

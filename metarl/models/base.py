@@ -29,3 +29,14 @@ class SequenceModel(nn.Module, ABC):
         """One step, ``[B, input_dim]`` to ``[B, output_dim]``: ``forward`` on length one, or the same faster."""
         y, carry = self.forward(x.unsqueeze(0), carry)
         return y.squeeze(0), carry
+
+
+def initialize_recurrent(cells: nn.RNNBase) -> None:
+    """Each gate of a single layer: Xavier input weights, orthogonal recurrent weights, zero biases."""
+    input_weight, hidden_weight, *biases = cells.all_weights[0]
+    for rows in input_weight.data.split(cells.hidden_size):
+        nn.init.xavier_uniform_(rows)
+    for rows in hidden_weight.data.split(cells.hidden_size):
+        nn.init.orthogonal_(rows)
+    for bias in biases:
+        nn.init.zeros_(bias)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.base import SequenceModel
+from metarl.models.base import SequenceModel, initialize_recurrent
 
 
 class GRU(SequenceModel):
@@ -23,18 +23,13 @@ class GRU(SequenceModel):
         self.output_dim = self.hidden_size = hidden_size
         self.layer_norm = layer_norm
         self.gru = nn.GRU(input_dim, hidden_size)
-        for block in range(3):
-            rows = slice(block * hidden_size, (block + 1) * hidden_size)
-            nn.init.xavier_uniform_(self.gru.weight_ih_l0.data[rows])
-            nn.init.orthogonal_(self.gru.weight_hh_l0.data[rows])
-        nn.init.zeros_(self.gru.bias_ih_l0)
-        nn.init.zeros_(self.gru.bias_hh_l0)
+        initialize_recurrent(self.gru)
         if layer_norm:
             self.input_norm = nn.ModuleList([nn.LayerNorm(2 * hidden_size), nn.LayerNorm(hidden_size)])
             self.hidden_norm = nn.ModuleList([nn.LayerNorm(2 * hidden_size), nn.LayerNorm(hidden_size)])
 
     def initial_carry(self, batch_size: int) -> Tensor:
-        return self.gru.weight_hh_l0.new_zeros(batch_size, self.hidden_size)
+        return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
 
     def forward(self, x: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         if self.layer_norm:
@@ -44,27 +39,27 @@ class GRU(SequenceModel):
 
     def step(self, x: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         if self.layer_norm:
-            y, carry = self._normalised(x.unsqueeze(0), carry)
+            _, carry = self._normalised(x.unsqueeze(0), carry)
             return carry, carry
-        gru = self.gru
-        weights = gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
-        carry = torch.gru_cell(x, carry, *weights)
+        carry = torch.gru_cell(x, carry, *self.gru.all_weights[0])
         return carry, carry
 
     def _normalised(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        size, gru = self.hidden_size, self.gru
-        # All that does not depend on the recurrence, for all time at once.
-        gate_inputs = self.input_norm[0](F.linear(x, gru.weight_ih_l0[: 2 * size], gru.bias_ih_l0[: 2 * size]))
-        candidate_inputs = self.input_norm[1](F.linear(x, gru.weight_ih_l0[2 * size :], gru.bias_ih_l0[2 * size :]))
-        # Separate products, because a slice of one product would be copied before it is normalised.
-        gate_weight, candidate_weight = gru.weight_hh_l0[: 2 * size], gru.weight_hh_l0[2 * size :]
-        gate_bias, candidate_bias = gru.bias_hh_l0[: 2 * size], gru.bias_hh_l0[2 * size :]
+        gates = slice(0, 2 * self.hidden_size)
+        candidate = slice(2 * self.hidden_size, None)
+        input_weight, hidden_weight, input_bias, hidden_bias = self.gru.all_weights[0]
+        # All that does not depend on the recurrence, for all time at once. Separate products for gates and
+        # candidate, because a slice of one product would be copied before it is normalised.
+        gate_inputs = self.input_norm[0](F.linear(x, input_weight[gates], input_bias[gates]))
+        candidate_inputs = self.input_norm[1](F.linear(x, input_weight[candidate], input_bias[candidate]))
+        gate_weight, gate_bias = hidden_weight[gates], hidden_bias[gates]
+        candidate_weight, candidate_bias = hidden_weight[candidate], hidden_bias[candidate]
         outputs = []
         for gate_input, candidate_input in zip(gate_inputs.unbind(0), candidate_inputs.unbind(0), strict=True):
-            gates = torch.sigmoid(gate_input + self.hidden_norm[0](F.linear(hidden, gate_weight, gate_bias)))
-            reset, keep = gates.chunk(2, dim=-1)
+            open_gates = torch.sigmoid(gate_input + self.hidden_norm[0](F.linear(hidden, gate_weight, gate_bias)))
+            reset, keep = open_gates.chunk(2, dim=-1)
             recurrent = self.hidden_norm[1](F.linear(hidden, candidate_weight, candidate_bias))
-            candidate = torch.tanh(torch.addcmul(candidate_input, reset, recurrent))
-            hidden = torch.lerp(candidate, hidden, keep)
+            proposed = torch.tanh(torch.addcmul(candidate_input, reset, recurrent))
+            hidden = torch.lerp(proposed, hidden, keep)
             outputs.append(hidden)
         return torch.stack(outputs), hidden

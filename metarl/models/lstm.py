@@ -4,7 +4,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.base import SequenceModel
+from metarl.models.base import SequenceModel, initialize_recurrent
 
 
 class LSTM(SequenceModel):
@@ -19,16 +19,12 @@ class LSTM(SequenceModel):
         super().__init__()
         self.output_dim = self.hidden_size = hidden_size
         self.lstm = nn.LSTM(input_dim, hidden_size)
-        for block in range(4):
-            rows = slice(block * hidden_size, (block + 1) * hidden_size)
-            nn.init.xavier_uniform_(self.lstm.weight_ih_l0.data[rows])
-            nn.init.orthogonal_(self.lstm.weight_hh_l0.data[rows])
-        nn.init.zeros_(self.lstm.bias_ih_l0)
-        nn.init.zeros_(self.lstm.bias_hh_l0)
-        self.lstm.bias_ih_l0.data[hidden_size : 2 * hidden_size] = 1.0  # gates lie in the order i, f, g, o
+        initialize_recurrent(self.lstm)
+        input_bias = self.lstm.all_weights[0][2]
+        input_bias.data[hidden_size : 2 * hidden_size] = 1.0  # gates lie in the order i, f, g, o
 
     def initial_carry(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        zeros = self.lstm.weight_hh_l0.new_zeros(batch_size, self.hidden_size)
+        zeros = next(self.parameters()).new_zeros(batch_size, self.hidden_size)
         return zeros, zeros
 
     def forward(self, x: Tensor, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -37,7 +33,5 @@ class LSTM(SequenceModel):
         return y, (hidden.squeeze(0), cell.squeeze(0))
 
     def step(self, x: Tensor, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        lstm = self.lstm
-        weights = lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0
-        carry = torch.lstm_cell(x, carry, *weights)
+        carry = torch.lstm_cell(x, carry, *self.lstm.all_weights[0])
         return carry[0], carry

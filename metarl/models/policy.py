@@ -1,9 +1,11 @@
 """From what an agent sees to actions and values: features, a memory, two heads."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from metarl.distributions import action_distribution
@@ -16,44 +18,63 @@ class Features(nn.Module):
     """Observation, previous action, previous reward and the start-of-episode flag, side by side.
 
     Discrete observations and actions are one-hot; a space of one element carries nothing and is left out.
+
+    Args:
+        observation_space, action_space: of the environment.
+        previous_observation: add it, which makes the whole last transition visible at once.
+        encoder_size: units of a rectified layer on top; None passes the features on.
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        previous_observation: bool = False,
+        encoder_size: int | None = None,
+    ):
         super().__init__()
-        self.register_buffer("_observations", self._classes(observation_space), persistent=False)
-        self.register_buffer("_actions", self._classes(action_space), persistent=False)
-        self.output_dim = self._width(observation_space) + self._width(action_space) + 2
-
-    @staticmethod
-    def _classes(space: spaces.Space) -> Tensor | None:
-        if not isinstance(space, spaces.Discrete):
-            return None
-        return torch.arange(int(space.n) if space.n > 1 else 0)
-
-    @staticmethod
-    def _width(space: spaces.Space) -> int:
-        if isinstance(space, spaces.Discrete):
-            return int(space.n) if space.n > 1 else 0
-        return int(torch.Size(space.shape).numel())
+        self.previous_observation = previous_observation
+        self.observation, self.action = OneHot(observation_space), OneHot(action_space)
+        width = self.observation.output_dim * (1 + previous_observation) + self.action.output_dim + 2
+        self.output_dim = encoder_size or width
+        self.encoder = nn.Linear(width, encoder_size) if encoder_size else None
+        if self.encoder is not None:
+            nn.init.orthogonal_(self.encoder.weight, gain=nn.init.calculate_gain("relu"))
+            nn.init.zeros_(self.encoder.bias)
 
     def forward(self, timestep: Timestep) -> Tensor:
         """``[..., output_dim]``, for any leading shape."""
-        lead = timestep.first.shape
-        return torch.cat(
-            [
-                self._encode(timestep.observation, self._observations, lead),
-                self._encode(timestep.previous_action, self._actions, lead),
-                timestep.previous_reward.unsqueeze(-1),
-                timestep.first.unsqueeze(-1).float(),
-            ],
-            dim=-1,
-        )
+        parts = [
+            self.observation(timestep.observation),
+            self.action(timestep.previous_action),
+            timestep.previous_reward.unsqueeze(-1),
+            timestep.first.unsqueeze(-1).float(),
+        ]
+        if self.previous_observation:
+            parts.append(self.observation(timestep.previous_observation))
+        x = torch.cat(parts, dim=-1)
+        return x if self.encoder is None else torch.relu(self.encoder(x))
 
-    @staticmethod
-    def _encode(value: Tensor, classes: Tensor | None, lead: torch.Size) -> Tensor:
-        if classes is None:
-            return value.reshape(*lead, -1).float()
-        return (value.unsqueeze(-1) == classes).float()
+
+class OneHot(nn.Module):
+    """Elements of a space as vectors: one-hot where it is discrete (-1 gives zeros), else as they are."""
+
+    def __init__(self, space: spaces.Space):
+        super().__init__()
+        self.classes: Tensor | None
+        if isinstance(space, spaces.Discrete):
+            self.output_dim = int(space.n) if space.n > 1 else 0
+            self.register_buffer("classes", torch.arange(self.output_dim), persistent=False)
+        else:
+            self.output_dim = math.prod(space.shape or ())
+            self.classes = None
+            self.rank = len(space.shape or ())
+
+    def forward(self, elements: Tensor) -> Tensor:
+        """``[..., *shape]`` to ``[..., output_dim]``."""
+        if self.classes is None:
+            return elements.flatten(elements.ndim - self.rank).float()
+        return (elements.unsqueeze(-1) == self.classes).float()
 
 
 class PolicyOutput(NamedTuple):
@@ -73,6 +94,7 @@ class Policy(nn.Module):
         critic: ``shared`` reads the actor's memory; ``separate`` has a memory of its own; ``privileged``
             reads the actor's memory and the task's description, which only training ever needs
             (asymmetric actor-critic, Pinto et al. 2018).
+        previous_observation, encoder_size: see ``Features``.
         memory_options: constructor arguments of the memory.
     """
 
@@ -84,10 +106,12 @@ class Policy(nn.Module):
         *,
         memory: type[SequenceModel],
         critic: Literal["shared", "separate", "privileged"] = "shared",
+        previous_observation: bool = False,
+        encoder_size: PositiveInt | None = None,
         **memory_options,
     ):
         super().__init__()
-        self.features = Features(observation_space, action_space)
+        self.features = Features(observation_space, action_space, previous_observation, encoder_size)
         self.distribution = action_distribution(action_space)
         self.memory = memory(self.features.output_dim, **memory_options)
         self.critic_memory = memory(self.features.output_dim, **memory_options) if critic == "separate" else None

@@ -1,0 +1,262 @@
+"""Runs as they lie on disk, and how to name and group them."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+
+from metarl.errors import RunDirectoryError
+
+Actions = Literal["sampled", "greedy"]
+ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
+
+# Keys that may differ between runs of one method: they change where and how it ran, not what was learnt.
+IRRELEVANT = frozenset(
+    "seed device num_threads eval logger wandb group cluster hydra choices "
+    "training.eval_every training.checkpoint_every training.keep_checkpoints".split()
+)
+
+
+class Curve(NamedTuple):
+    """Held-out return while training, arrays ``[evaluations]``."""
+
+    env_steps: np.ndarray
+    mean: np.ndarray
+    standard_error: np.ndarray  # over held-out tasks
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory.
+
+    Attributes:
+        path: the directory.
+        config: resolved configuration.
+        history: rows of ``metrics.jsonl``, in order, one per iteration.
+        summary: ``summary.json``; None while the run is unfinished.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+
+    @property
+    def environment(self) -> str:
+        """Chosen option of the group ``env``."""
+        return str(self.config["choices"]["env"])
+
+    @property
+    def method(self) -> str:
+        """Chosen model and algorithm, as in ``gru/rl2``."""
+        choices = self.config["choices"]
+        return "/".join(str(choices[group]) for group in ("model", "algorithm") if choices.get(group))
+
+    @property
+    def seed(self) -> int:
+        """Of everything in the run."""
+        return self.config["seed"]
+
+    @property
+    def finished(self) -> bool:
+        """Trained to the end and evaluated."""
+        return self.summary is not None
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Held-out evaluation by kind of actions: the final one, or else the latest while training."""
+        if self.summary is not None:
+            return self.summary["evaluation"]
+        latest = next((row for row in reversed(self.history) if "eval/sampled/return_mean" in row), {})
+        found = {actions: _under(latest, f"eval/{actions}/") for actions in ACTIONS}
+        return {actions: evaluation for actions, evaluation in found.items() if evaluation}
+
+    @property
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """Evaluation of each classical baseline; empty while the run is unfinished."""
+        return (self.summary or {}).get("baselines") or {}
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Upper bounds on the return of a trial; empty while the run is unfinished."""
+        return (self.summary or {}).get("bounds") or {}
+
+    def curve(self, actions: Actions = "sampled") -> Curve:
+        """Held-out return while training; of length 0 without evaluations."""
+        prefix = f"eval/{actions}/return_"
+        rows = [row for row in self.history if f"{prefix}mean" in row]
+        columns = [[row["env_steps"] for row in rows]]
+        columns += [[row.get(f"{prefix}{name}", math.nan) for row in rows] for name in ("mean", "se")]
+        return Curve(*(np.array(column, dtype=float) for column in columns))
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Environment steps and the values of a metric, both ``[rows]``; rows without a finite value are left out."""
+        points = [(row["env_steps"], row[key]) for row in self.history if _is_finite(row.get(key))]
+        steps, values = np.array(points, dtype=float).reshape(-1, 2).T
+        return steps, values
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run directory, finished or not.
+
+    Raises:
+        RunDirectoryError: it is not a run directory, or a file of it is damaged.
+    """
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise RunDirectoryError(f"{path} is not a run directory (no config.yaml); give the folder that training wrote")
+    return Run(path, _read_config(path / "config.yaml"), _read_history(path / "metrics.jsonl"), _read_summary(path))
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Read several run directories, in the order given; a directory given twice counts once.
+
+    Raises:
+        RunDirectoryError: none is given, or one of them cannot be read.
+    """
+    unique = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    if not unique:
+        raise RunDirectoryError("no run directory given; name at least one")
+    return [load_run(path) for path in unique]
+
+
+def require_finished(run: Run) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        RunDirectoryError: the run has none yet.
+    """
+    if run.summary is None:
+        raise RunDirectoryError(f"{run.path} is unfinished (no summary.json); the command that started it resumes it")
+    return run.summary
+
+
+class RunName(NamedTuple):
+    """What tells a run from the others it is shown with, the seed aside."""
+
+    environment: str
+    method: str
+    label: str
+
+
+def name_runs(runs: Sequence[Run]) -> list[RunName]:
+    """A name for each run: its choices, and those settings that differ among runs of the same choices.
+
+    Runs that get the same name differ at most in the seed and in keys that change nothing learnt.
+    """
+    settings = [_settings(run.config) for run in runs]
+    in_environment = _varying(settings, [run.environment for run in runs])
+    # A method's setting counts where it varies within one environment: environments may each need their own.
+    in_choices = _varying(settings, [(run.environment, run.method) for run in runs])
+    names = []
+    for run, setting in zip(runs, settings, strict=True):
+        env_keys = {key for key in in_environment[run.environment] if key.startswith("env.")}
+        keys = set().union(*(keys for (_, method), keys in in_choices.items() if method == run.method))
+        of_env, of_method = _show(env_keys, setting), _show({k for k in keys if not k.startswith("env.")}, setting)
+        label = " ".join([f"{run.environment}/{run.method}", *of_env, *of_method])
+        names.append(RunName(" ".join([run.environment, *of_env]), " ".join([run.method, *of_method]), label))
+    return names
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that are equal but for the seed, by label, in order of first appearance."""
+    groups: dict[str, list[Run]] = {}
+    for run, name in zip(runs, name_runs(runs), strict=True):
+        groups.setdefault(name.label, []).append(run)
+    return groups
+
+
+def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Dotted keys that matter, and their values as shown."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        key = f"{path}{name}"
+        if key in IRRELEVANT:
+            continue
+        if isinstance(value, dict):
+            flat |= _settings(value, f"{key}.")
+        else:
+            flat[key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _varying(settings: Sequence[dict[str, str]], groups: Sequence[Hashable]) -> dict[Any, set[str]]:
+    """The keys that have more than one value within each group."""
+    members: dict[Hashable, list[dict[str, str]]] = {}
+    for setting, group in zip(settings, groups, strict=True):
+        members.setdefault(group, []).append(setting)
+    return {
+        group: {key for key in set().union(*those) if len({setting.get(key) for setting in those}) > 1}
+        for group, those in members.items()
+    }
+
+
+def _show(keys: set[str], setting: dict[str, str]) -> list[str]:
+    """``key=value`` with the last part of the key, or all of it where that is ambiguous."""
+    leaves = Counter(key.rpartition(".")[2] for key in keys)
+    shown = []
+    for key in sorted(keys):
+        leaf = key.rpartition(".")[2]
+        shown.append(f"{leaf if leaves[leaf] == 1 else key}={setting.get(key, 'absent')}")
+    return shown
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{path} is not readable as YAML ({_first_line(error)})") from None
+    choices = config.get("choices") if isinstance(config, dict) else None
+    if not isinstance(choices, dict) or not {"env", "algorithm"} <= set(choices) or "seed" not in config:
+        raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
+    return config
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    """One row per iteration; a row written again after a resume replaces the first."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    rows: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows[row["iteration"]] = rows.get(row["iteration"], {}) | row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if number == len(lines):  # cut off by a crash, or being written now
+                break
+            raise RunDirectoryError(f"{path}, line {number}: not a row of metrics ({_first_line(error)})") from None
+    return [rows[iteration] for iteration in sorted(rows)]
+
+
+def _read_summary(path: Path) -> dict[str, Any] | None:
+    file = path / "summary.json"
+    if not file.exists():
+        return None
+    try:
+        summary = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(
+            f"{file} is damaged ({_first_line(error)}); delete it and run the training command again to rewrite it"
+        ) from None
+    if not isinstance(summary, dict) or "sampled" not in summary.get("evaluation", {}):
+        raise RunDirectoryError(f"{file} holds no evaluation; delete it and run the training command again")
+    return summary
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _under(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

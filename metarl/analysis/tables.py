@@ -1,0 +1,150 @@
+"""Tables: rows of plain numbers, shown for people or handed on for machines."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from tabulate import tabulate
+
+Row = dict[str, Any]
+Format = Literal["text", "markdown", "csv", "json"]
+FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
+
+PERCENT = frozenset({"share_of_bound", "success_rate"})
+PROBABILITY = frozenset({"probability_of_improvement"})
+IN_UNITS_OF_RETURN = frozenset({"return", "standard_error", "regret", "iqm"})
+HEADERS = {"iqm": "IQM", "probability_of_improvement": "P(better)", "share_of_bound": "share of bound"}
+
+
+class Cells(NamedTuple):
+    """A table as shown; ``numeric`` says which columns align right."""
+
+    header: list[str]
+    body: list[list[str]]
+    numeric: list[bool]
+
+
+def final_table(summary: dict[str, Any]) -> list[Row]:
+    """The agent beside baselines and bounds, best first.
+
+    Args:
+        summary: ``summary.json``; without baselines or bounds their rows and columns are left out.
+
+    Returns:
+        Rows of name, kind (agent, baseline, bound), return of a trial, standard_error over held-out tasks; where there
+        is an upper bound, share_of_bound (null for a bound that is not positive) and regret to the tightest; where the
+        environment knows success, success_rate.
+    """
+    method = "/".join(str(summary[name]) for name in ("model", "algorithm") if summary.get(name))
+    agents = [_row(f"{method} ({name})", "agent", e) for name, e in summary["evaluation"].items()]
+    baselines = [_row(name, "baseline", e) for name, e in (summary.get("baselines") or {}).items()]
+    bounds = summary.get("bounds") or {}
+    rows = agents + baselines + [{"name": n, "kind": "bound", "return": v} for n, v in bounds.items()]
+    if bounds:
+        tightest = min(bounds.values())
+        for row in rows:
+            row["share_of_bound"] = row["return"] / tightest if tightest > 0 else None
+            row["regret"] = tightest - row["return"]
+    for row in rows:
+        if "success_rate" in row:  # after the columns that all rows have
+            row["success_rate"] = row.pop("success_rate")
+    return sorted(rows, key=lambda row: -row["return"])
+
+
+def format_table(rows: Sequence[Row], format: Format = "text") -> str:
+    """Rows as a table; columns in order of first appearance.
+
+    ``text`` and ``markdown`` round to what the standard error or the interval supports (two significant digits of it)
+    and draw ``x_low`` and ``x_high`` together with ``x``. ``csv`` and ``json`` keep every digit.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    if format == "json":
+        return json.dumps([{key: _plain(value) for key, value in row.items()} for row in rows], indent=2)
+    if format == "csv":
+        return _csv(rows)
+    if format not in FORMATS:
+        raise ValueError(f"format={format} is not one of {', '.join(FORMATS)}")
+    cells = display(rows)
+    align = ["right" if numeric else "left" for numeric in cells.numeric]
+    if format == "text":
+        return tabulate(cells.body, cells.header, tablefmt="simple", disable_numparse=True, colalign=align)
+    body = [[cell.replace("|", "\\|") for cell in line] for line in cells.body]
+    return tabulate(body, cells.header, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def display(rows: Sequence[Row]) -> Cells:
+    """Rows as the strings a person reads."""
+    keys = [key for key in _keys(rows) if not _is_limit(key, rows)]
+    numeric = [not any(isinstance(row.get(key), str) for row in rows) for key in keys]
+    body = [[_cell(row, key) for key in keys] for row in rows]
+    return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric)
+
+
+def _row(name: str, kind: str, evaluation: dict[str, Any]) -> Row:
+    row: Row = {
+        "name": name,
+        "kind": kind,
+        "return": evaluation["return_mean"],
+        "standard_error": evaluation.get("return_se"),
+    }
+    if "success_rate" in evaluation:
+        row["success_rate"] = evaluation["success_rate"]
+    return row
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _is_limit(key: str, rows: Sequence[Row]) -> bool:
+    """Whether the column is the end of an interval that is drawn with its estimate."""
+    estimate = key.removesuffix("_low").removesuffix("_high")
+    return estimate != key and any(estimate in row for row in rows)
+
+
+def _cell(row: Row, key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    spread = row.get("standard_error") if key in IN_UNITS_OF_RETURN else None
+    if low is None or high is None:
+        return _number(key, value, spread)
+    shown = [_number(key, number, spread or high - low) for number in (value, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def _number(key: str, value: float, spread: float | None) -> str:
+    if key in PERCENT:
+        return f"{100 * value:.1f} %"
+    if key in PROBABILITY:
+        return f"{value:.2f}"
+    if spread and math.isfinite(spread) and math.isfinite(value):
+        return f"{value:.{_decimals(spread, 2)}f}"
+    return f"{value:.{_decimals(value, 4)}f}" if 1e-4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Decimals that show so many significant digits."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return max(0, digits - 1 - exponent)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _keys(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,185 @@
+"""The ``metarl`` command: what to do with runs once they are there. Heavy imports wait until a command needs them."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import ConfigError, report
+
+FORMATS = ("text", "markdown", "csv", "json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; ends with exit code 1 and one message where the user has to mend something."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Exception as error:
+        if not report(error, getattr(options, "overrides", [])):
+            raise
+        sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    evaluating = _command(commands, "evaluate", evaluate, "play held-out tasks with a trained agent")
+    evaluating.add_argument("run", type=Path, help="run directory")
+    _evaluation_options(evaluating)
+    evaluating.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+
+    comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
+    comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
+
+    reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
+    reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
+    reporting.add_argument("--output", type=Path, help="default: report.html in the run, or here for several")
+
+    playing = _command(commands, "baselines", baselines, "classical solvers and bounds of an environment")
+    playing.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for run.py: env=bandit ...")
+    _evaluation_options(playing)
+    playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
+
+    listing = _command(commands, "list", list_options, "configuration options, and runs")
+    listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
+    return top
+
+
+def _command(commands: Any, name: str, function: Any, text: str, formats: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=function)
+    if formats:
+        command.add_argument("--format", choices=FORMATS, default="text")
+    return command
+
+
+def _evaluation_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--num-tasks", type=_positive, default=20_000, help="held-out tasks (default 20000)")
+    command.add_argument("--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks")
+    command.add_argument("--tasks-at-once", type=_positive, default=2000, help="lanes; memory and speed")
+    command.add_argument("--device", help="default: the one of the run")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Sampled and greedy actions of a checkpoint on new held-out tasks."""
+    from metarl import checkpoint
+    from metarl.config import build_algorithm
+    from metarl.run_directory import RunDirectory
+
+    directory = RunDirectory(options.run)
+    config = directory.config()
+    if options.device:
+        config["device"] = options.device
+    path = directory.checkpoints.path(options.checkpoint)
+    agent, parts = build_algorithm(config)
+    checkpoint.load_weights(agent, path, parts.settings.device)
+    results = {
+        actions: _play(agent, parts.make_env, options, greedy=actions == "greedy") for actions in ("sampled", "greedy")
+    }
+    if options.format == "json":
+        head = {"env": config["choices"]["env"], "num_tasks": options.num_tasks, "seed": options.seed}
+        print(json.dumps(head | {"checkpoint": options.checkpoint} | results, indent=2))
+    else:
+        _print([{"actions": name} | _flat(result) for name, result in results.items()], options.format)
+
+
+def baselines(options: argparse.Namespace) -> None:
+    """Every classical solver of an environment on held-out tasks, and its bounds."""
+    from metarl.compose import compose
+    from metarl.config import build_env_factory
+
+    if any(
+        not override.lstrip("+~").startswith(("env=", "env.", "lanes_per_task", "device"))
+        for override in options.overrides
+    ):
+        raise ConfigError(
+            f"{' '.join(options.overrides)}: baselines take the keys env, env.*, lanes_per_task and device"
+        )
+    config = compose(options.overrides)
+    make_env = build_env_factory(config, options.device)
+    env = make_env(num_tasks=1, seed=0)
+    if options.tune:
+        rows = [
+            {"solver": name, "value": value} | _flat(_play(agent, make_env, options))
+            for name, agents in env.baseline_grid().items()
+            for value, agent in agents
+        ]
+    else:
+        rows = [{"solver": name} | _flat(_play(agent, make_env, options)) for name, agent in env.baselines().items()]
+        rows += [{"solver": name, "return": value, "standard error": 0.0} for name, value in env.bounds().items()]
+    _print(rows, options.format)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Methods side by side."""
+    from metarl.analysis.compare import compare as compare_runs
+    from metarl.analysis.runs import load_run
+
+    _print(compare_runs([load_run(path) for path in options.runs]), options.format)
+
+
+def write_report(options: argparse.Namespace) -> None:
+    """One page for one run or several."""
+    from metarl.analysis.report import write_report as write
+
+    single = len(options.runs) == 1
+    output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
+    write(options.runs, output)
+    print(output)
+
+
+def list_options(options: argparse.Namespace) -> None:
+    """Options of every configuration group, then the runs below some directories."""
+    from metarl.analysis.runs import find_runs
+    from metarl.compose import CONF
+    from metarl.compose import options as group_options
+
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    rows = [{"kind": group, "name": name} for group in groups for name in group_options(group)]
+    places = options.directories or [Path("outputs"), Path("multirun")]
+    rows += [{"kind": "run", "name": str(run)} for run in find_runs(places)]
+    _print(rows, options.format)
+
+
+def _play(agent: Any, make_env: Any, options: argparse.Namespace, greedy: bool = False) -> dict:
+    from metarl.evaluation import evaluate as play
+    from metarl.seeding import stream_seed
+
+    result = play(
+        agent,
+        make_env,
+        num_tasks=options.num_tasks,
+        seed=stream_seed(options.seed, "command_line"),
+        greedy=greedy,
+        tasks_at_once=options.tasks_at_once,
+    )
+    return result.as_dict()
+
+
+def _flat(result: dict) -> dict:
+    """The columns of a table from an evaluation."""
+    curve = result["adaptation_curve"]
+    columns = {"return": result["return_mean"], "standard error": result["return_se"]}
+    return columns | {"first episode": curve[0], "last episode": curve[-1], "tasks": result["num_tasks"]}
+
+
+def _print(rows: list[dict], form: Any) -> None:
+    from metarl.analysis.tables import format_table
+
+    print(format_table(rows, form))
