@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
+    comparing.add_argument("--actions", choices=("sampled", "greedy"), default="sampled")
 
     reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
     reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
@@ -127,11 +128,13 @@ def baselines(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Methods side by side."""
-    from metarl.analysis.compare import compare as compare_runs
-    from metarl.analysis.runs import load_run
+    """Methods side by side; remarks go to stderr, so that the table can be piped."""
+    from metarl.analysis.comparison import compare as compare_runs
+    from metarl.analysis.runs import load_runs
 
-    _print(compare_runs([load_run(path) for path in options.runs]), options.format)
+    comparison = compare_runs(load_runs(options.runs), options.actions)
+    _print(comparison.rows, options.format)
+    print(*comparison.notes, sep="\n", file=sys.stderr)
 
 
 def write_report(options: argparse.Namespace) -> None:
@@ -146,14 +149,14 @@ def write_report(options: argparse.Namespace) -> None:
 
 def list_options(options: argparse.Namespace) -> None:
     """Options of every configuration group, then the runs below some directories."""
-    from metarl.analysis.runs import find_runs
     from metarl.compose import CONF
     from metarl.compose import options as group_options
 
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
     rows = [{"kind": group, "name": name} for group in groups for name in group_options(group)]
     places = options.directories or [Path("outputs"), Path("multirun")]
-    rows += [{"kind": "run", "name": str(run)} for run in find_runs(places)]
+    runs = sorted(path.parent for place in places for path in place.rglob("config.yaml"))
+    rows += [{"kind": "run", "name": str(run)} for run in runs]
     _print(rows, options.format)
 
 

@@ -18,8 +18,8 @@ ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
 
 # Keys that may differ between runs of one method: they change where and how it ran, not what was learnt.
 IRRELEVANT = frozenset(
-    "seed device num_threads eval logger wandb group cluster hydra choices "
-    "training.eval_every training.checkpoint_every training.keep_checkpoints".split()
+    {"seed", "device", "num_threads", "eval", "logger", "wandb", "group", "cluster", "hydra", "choices"}
+    | {"training.eval_every", "training.checkpoint_every", "training.keep_checkpoints"}
 )
 
 
@@ -73,7 +73,7 @@ class Run:
         """Held-out evaluation by kind of actions: the final one, or else the latest while training."""
         if self.summary is not None:
             return self.summary["evaluation"]
-        latest = next((row for row in reversed(self.history) if "eval/sampled/return_mean" in row), {})
+        latest: dict[str, Any] = next((row for row in reversed(self.history) if "eval/sampled/return_mean" in row), {})
         found = {actions: _under(latest, f"eval/{actions}/") for actions in ACTIONS}
         return {actions: evaluation for actions, evaluation in found.items() if evaluation}
 

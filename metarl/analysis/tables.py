@@ -35,23 +35,19 @@ def final_table(summary: dict[str, Any]) -> list[Row]:
 
     Returns:
         Rows of name, kind (agent, baseline, bound), return of a trial, standard_error over held-out tasks; where there
-        is an upper bound, share_of_bound (null for a bound that is not positive) and regret to the tightest; where the
-        environment knows success, success_rate.
+        is an upper bound, share_of_bound (of a positive one) and regret to the tightest; where the environment knows
+        success, success_rate (of the last episode).
     """
     method = "/".join(str(summary[name]) for name in ("model", "algorithm") if summary.get(name))
-    agents = [_row(f"{method} ({name})", "agent", e) for name, e in summary["evaluation"].items()]
-    baselines = [_row(name, "baseline", e) for name, e in (summary.get("baselines") or {}).items()]
     bounds = summary.get("bounds") or {}
-    rows = agents + baselines + [{"name": n, "kind": "bound", "return": v} for n, v in bounds.items()]
-    if bounds:
-        tightest = min(bounds.values())
-        for row in rows:
-            row["share_of_bound"] = row["return"] / tightest if tightest > 0 else None
-            row["regret"] = tightest - row["return"]
-    for row in rows:
-        if "success_rate" in row:  # after the columns that all rows have
-            row["success_rate"] = row.pop("success_rate")
-    return sorted(rows, key=lambda row: -row["return"])
+    tightest = min(bounds.values(), default=None)
+    rows = [
+        *(_row(f"{method} ({name})", "agent", e, tightest) for name, e in summary["evaluation"].items()),
+        *(_row(name, "baseline", e, tightest) for name, e in (summary.get("baselines") or {}).items()),
+        *(_row(name, "bound", {"return_mean": value}, tightest) for name, value in bounds.items()),
+    ]
+    known = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    return sorted(({key: row[key] for key in known} for row in rows), key=lambda row: -row["return"])
 
 
 def format_table(rows: Sequence[Row], format: Format = "text") -> str:
@@ -64,7 +60,9 @@ def format_table(rows: Sequence[Row], format: Format = "text") -> str:
         ValueError: an unknown format.
     """
     if format == "json":
-        return json.dumps([{key: _plain(value) for key, value in row.items()} for row in rows], indent=2)
+        return json.dumps(
+            [{key: _plain(value) for key, value in row.items()} for row in rows], indent=2, ensure_ascii=False
+        )
     if format == "csv":
         return _csv(rows)
     if format not in FORMATS:
@@ -85,16 +83,17 @@ def display(rows: Sequence[Row]) -> Cells:
     return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric)
 
 
-def _row(name: str, kind: str, evaluation: dict[str, Any]) -> Row:
-    row: Row = {
+def _row(name: str, kind: str, evaluation: dict[str, Any], bound: float | None) -> Row:
+    mean = evaluation["return_mean"]
+    return {
         "name": name,
         "kind": kind,
-        "return": evaluation["return_mean"],
+        "return": mean,
         "standard_error": evaluation.get("return_se"),
+        "share_of_bound": mean / bound if bound is not None and bound > 0 else None,
+        "regret": bound - mean if bound is not None else None,
+        "success_rate": evaluation.get("success_rate"),
     }
-    if "success_rate" in evaluation:
-        row["success_rate"] = evaluation["success_rate"]
-    return row
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:

@@ -63,7 +63,7 @@ def information_relaxation(num_arms: int, num_pulls: int, num_paths: int, seed: 
     pilot_paths = max(num_paths // 20, 50)
     trials = [(charge, *_penalised(num_arms, num_pulls, charge, pilot_paths, pilots)) for charge in CHARGES]
     charge, pilot, excess = min(trials, key=lambda trial: trial[1].mean())
-    weight = (pilot * excess).mean() / excess.var()
+    weight = np.cov(pilot, excess)[0, 1] / excess.var(ddof=1)
     returns, excess = _penalised(num_arms, num_pulls, charge, num_paths, main)
     returns = returns - weight * excess
     return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(num_paths))

@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from metarl.seeding import make_generator
+
+if TYPE_CHECKING:
+    from metarl.rollout import Agent
 
 
 class Step(NamedTuple):
@@ -120,6 +123,20 @@ class MetaEnv(ABC):
             raise ValueError(f"set_tasks was given {len(tasks)} tasks; this environment plays {self.num_tasks}")
         self.tasks = tasks.repeat(self.lanes_per_task) if self.lanes_per_task > 1 else tasks
         return self.tasks
+
+    def baselines(self) -> "dict[str, Agent]":
+        """Solvers of this environment that need no training, by name."""
+        from metarl.baselines.base import Random
+
+        return {"Random": Random(self.action_space, self.num_episodes)}
+
+    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
+        """For each baseline with a tunable parameter, the values to try and the solvers they make."""
+        return {}
+
+    def bounds(self) -> dict[str, float]:
+        """Returns of a trial that no agent exceeds in expectation, by name."""
+        return {}
 
     def state_dict(self) -> dict:
         """What an exact resume needs between two trials: the random generator."""

@@ -1,11 +1,17 @@
 """Random tabular MDPs (Duan et al. 2016, section 3.2)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from gymnasium import spaces
 from pydantic import PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv, Step, Tasks
+
+if TYPE_CHECKING:
+    from metarl.baselines.mdps import TabularSize
+    from metarl.rollout import Agent
 
 
 class TabularMDP(MetaEnv):
@@ -71,3 +77,18 @@ class TabularMDP(MetaEnv):
             return Step(self.reset(), reward, self._false, self._true, None, reached)
         self._state = reached
         return Step(reached, reward, self._false, self._false, None, reached)
+
+    def baselines(self) -> "dict[str, Agent]":
+        from metarl.baselines.references import mdp_solvers
+
+        return super().baselines() | mdp_solvers(self._size())
+
+    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
+        from metarl.baselines.references import mdp_grid
+
+        return mdp_grid(self._size())
+
+    def _size(self) -> "TabularSize":
+        from metarl.baselines.mdps import TabularSize
+
+        return TabularSize(self.num_states, self.num_actions, self.horizon, self.num_episodes)

@@ -1,0 +1,134 @@
+"""Figures of many runs: one panel per environment, one colour per method."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metarl.analysis import style
+from metarl.analysis.comparison import AGGREGATE, Comparison, Groups, group_by_environment, mean_references
+from metarl.analysis.runs import Actions, Run
+from metarl.analysis.statistics import mean_and_standard_error, stratified_bootstrap
+from metarl.analysis.style import INK, MUTED, Label
+from metarl.analysis.tables import Row
+
+REPLICATIONS = 2000  # of each point of a learning curve; a band needs no third digit
+
+
+def comparison_figures(runs: Sequence[Run], comparison: Comparison | None = None) -> dict[str, Figure]:
+    """All figures the runs have data for, by name; ``comparison`` adds that of its intervals."""
+    figures = {"intervals": interval_plot(comparison)} if comparison else {}
+    if any(len(run.curve().mean) for run in runs):
+        figures["learning_curves"] = learning_curves(runs)
+    if any(run.evaluations for run in runs):
+        figures["adaptation_curves"] = adaptation_curves(runs)
+    return figures
+
+
+def learning_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure:
+    """Interquartile mean over seeds of the held-out return, with 95 % bootstrap bands where there are several."""
+    groups = group_by_environment(runs)
+    figure, axes, names = _panels(groups)
+    for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
+        for method, those in methods.items():
+            steps, returns = over_seeds(those, actions)
+            if len(steps) == 0:
+                continue
+            columns = [stratified_bootstrap([column], replications=REPLICATIONS) for column in returns.T]
+            mean = np.array([estimate.value for estimate in columns])
+            low, high = (np.array([getattr(e, end) for e in columns], dtype=float) for end in ("low", "high"))
+            style.draw_line(ax, steps, mean, (low, high), **style.line_style(names.index(method)))
+        style.title(ax, environment)
+        style.count_axis(ax)
+        style.value_axis(ax, "held-out return of a trial (reward)")
+        _draw_references(ax, [run for those in methods.values() for run in those])
+    return figure
+
+
+def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure:
+    """Held-out return of each episode of a trial: mean over seeds, with standard errors where there are several."""
+    groups = group_by_environment(runs)
+    figure, axes, names = _panels(groups)
+    for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
+        longest = 2
+        for method, those in methods.items():
+            curves = [run.evaluations[actions]["adaptation_curve"] for run in those if run.evaluations]
+            if not curves:
+                continue
+            estimates = [mean_and_standard_error(column) for column in zip(*curves, strict=True)]
+            mean, error = np.array(estimates, dtype=float).T  # an error that is None becomes nan: no band
+            episodes = np.arange(1, len(mean) + 1)
+            longest = max(longest, len(mean))
+            band = (mean - error, mean + error)
+            style.draw_line(ax, episodes, mean, band, **style.line_style(names.index(method)))
+        style.title(ax, environment)
+        style.episode_axis(ax, longest)
+        style.value_axis(ax, "held-out return of the episode (reward)")
+    return figure
+
+
+def interval_plot(comparison: Comparison) -> Figure:
+    """Interquartile means and their 95 % intervals; a seed that is alone is a dot."""
+    environments = list(dict.fromkeys(row["environment"] for row in comparison.rows))
+    names = list(dict.fromkeys(row["method"] for row in comparison.rows))
+    figure, axes = style.panels(len(environments), height=0.75 + 0.3 * len(names))
+    for i, (ax, environment) in enumerate(zip(axes, environments, strict=True)):
+        for row in comparison.rows:
+            if row["environment"] == environment:
+                _draw_interval(ax, row, names.index(row["method"]))
+        ax.use_sticky_edges = False  # bars otherwise end where the panel does
+        style.title(ax, environment)
+        score = "normalised score" if environment == AGGREGATE else "return of a trial (reward)"
+        ax.set_xlabel(f"IQM of the {score}", fontsize=style.NORMAL, color=INK)
+        ax.xaxis.set_major_locator(style.MaxNLocator(5))
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        first = i % 3 == 0
+        ax.set_yticks(range(len(names)), names if first else [""] * len(names), color=INK, parse_math=False)
+        ax.grid(visible=False, axis="y")
+        ax.grid(axis="x", color=style.GRID, linewidth=0.7)
+    return figure
+
+
+def over_seeds(runs: Sequence[Run], actions: Actions) -> tuple[np.ndarray, np.ndarray]:
+    """Learning curves on the steps they have in common: env_steps ``[points]`` and returns ``[runs, points]``.
+
+    Points are those of the first run, within the range that every run has reached; others are interpolated. Runs
+    without an evaluation are left out.
+    """
+    curves = [curve for curve in (run.curve(actions) for run in runs) if len(curve.mean)]
+    if not curves:
+        return np.empty(0), np.empty((0, 0))
+    start = max(curve.env_steps[0] for curve in curves)
+    end = min(curve.env_steps[-1] for curve in curves)
+    steps = curves[0].env_steps
+    steps = steps[(steps >= start) & (steps <= end)]
+    return steps, np.array([np.interp(steps, curve.env_steps, curve.mean) for curve in curves])
+
+
+def _panels(groups: Groups) -> tuple[Figure, list[Axes], list[str]]:
+    """A figure with a panel per environment and a legend of all methods, whose order gives the colours."""
+    names = list(dict.fromkeys(method for methods in groups.values() for method in methods))
+    figure, axes = style.panels(len(groups), columns=2, width=15, height=3.4)
+    style.legend_above(figure, names)
+    return figure, axes, names
+
+
+def _draw_interval(ax: Axes, row: Row, index: int) -> None:
+    color = style.line_style(index)["color"]
+    if row["iqm_low"] is not None:
+        ax.barh(index, row["iqm_high"] - row["iqm_low"], 0.5, row["iqm_low"], color=color, alpha=0.3, linewidth=0)
+        ax.plot([row["iqm"]] * 2, [index - 0.25, index + 0.25], color=color, linewidth=2)
+    else:
+        ax.plot([row["iqm"]], [index], "o", color=color, markersize=5)
+
+
+def _draw_references(ax: Axes, runs: Sequence[Run]) -> None:
+    """The bounds and, of the baselines, the best and the worst."""
+    means = mean_references(runs)
+    bounds = [name for name in means if any(name in run.bounds for run in runs)]
+    ranked = sorted((name for name in means if name not in bounds), key=means.__getitem__)
+    shown = list(dict.fromkeys(ranked[:1] + ranked[-1:] + bounds))
+    for name in shown:
+        style.draw_level(ax, means[name], dashed=name in bounds)
+    style.label_ends(ax, [Label(means[name], name, INK if name in bounds else MUTED) for name in shown])

@@ -1,0 +1,185 @@
+"""Figures of one run. Each function returns a matplotlib figure, ready for a page, a file or a logger."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metarl.analysis import style
+from metarl.analysis.runs import ACTIONS, Run
+from metarl.analysis.style import MUTED, PALETTE, Label
+
+COLORS: dict[str, str] = dict(zip(ACTIONS, PALETTE, strict=False))
+MOST_POINTS = 300  # a series is averaged to so many before it is drawn
+
+
+class EpisodeCurve(NamedTuple):
+    """Returns of the episodes of a trial, ``[episodes]``."""
+
+    name: str
+    color: str
+    mean: np.ndarray
+    standard_error: np.ndarray | None
+    is_agent: bool
+
+
+def run_figures(run: Run) -> dict[str, Figure]:
+    """All figures the run has data for, by name."""
+    evaluated = bool(run.evaluations)
+    available: dict[str, tuple[Callable[[Run], Figure], bool]] = {
+        "learning_curve": (learning_curve, len(run.curve().env_steps) > 0),
+        "adaptation_curve": (adaptation_curve, evaluated),
+        "regret": (regret_curve, evaluated and regret_reference(run) is not None),
+        "diagnostics": (training_diagnostics, bool(_diagnostics(run))),
+    }
+    return {name: draw(run) for name, (draw, has_data) in available.items() if has_data}
+
+
+def learning_curve(run: Run) -> Figure:
+    """Held-out return against environment steps, with the final returns of baselines and bounds.
+
+    Raises:
+        ValueError: the run has no evaluation yet.
+    """
+    curves = {actions: run.curve(actions) for actions in ACTIONS}
+    curves = {actions: curve for actions, curve in curves.items() if len(curve.mean)}
+    if not curves:
+        raise ValueError(f"{run.path} has no evaluation while training; see training.eval_every")
+    figure, (ax,) = style.new_figure()
+    labels = []
+    for name, evaluation in run.baselines.items():
+        style.draw_level(ax, evaluation["return_mean"], dashed=False)
+        labels.append(Label(evaluation["return_mean"], name, MUTED))
+    for name, bound in run.bounds.items():
+        style.draw_level(ax, bound, dashed=True)
+        labels.append(Label(bound, name, style.INK))
+    for actions, (steps, mean, error) in curves.items():
+        style.draw_line(ax, steps, mean, (mean - error, mean + error), color=COLORS[actions], zorder=3)
+        labels.append(Label(mean[-1], f"agent, {actions}", COLORS[actions]))
+    style.count_axis(ax)
+    style.value_axis(ax, "held-out return of a trial (reward)")
+    style.label_ends(ax, labels)
+    return figure
+
+
+def adaptation_curve(run: Run) -> Figure:
+    """Held-out return of each episode of a trial, agent beside baselines; bands are standard errors over tasks.
+
+    Raises:
+        ValueError: the run has no evaluation yet.
+    """
+    figure, (ax,) = style.new_figure()
+    curves = _episode_curves(run)
+    labels = []
+    for curve in curves:
+        episodes = np.arange(1, len(curve.mean) + 1)
+        band = None
+        if curve.standard_error is not None:
+            band = (curve.mean - curve.standard_error, curve.mean + curve.standard_error)
+        style.draw_line(ax, episodes, curve.mean, band, **_emphasis(curve))
+        labels.append(Label(curve.mean[-1], curve.name, curve.color))
+    style.episode_axis(ax, max(len(curve.mean) for curve in curves))
+    style.value_axis(ax, "held-out return of the episode (reward)")
+    style.label_ends(ax, labels)
+    return figure
+
+
+def regret_curve(run: Run) -> Figure:
+    """Return given up so far in the trial, against ``regret_reference``; its end is the regret of the trial.
+
+    Raises:
+        ValueError: the run has no evaluation, or neither a bound nor a baseline.
+    """
+    reference = regret_reference(run)
+    curves = _episode_curves(run)
+    if reference is None:
+        raise ValueError(f"{run.path} has neither a bound nor a baseline to measure regret against")
+    name, returns = reference
+    figure, (ax,) = style.new_figure()
+    ax.axhline(0, color=style.INK, linewidth=0.9, linestyle="--", zorder=1)
+    labels = []
+    for curve in curves:
+        regret = np.cumsum(returns - curve.mean)
+        episodes = np.arange(1, len(regret) + 1)
+        style.draw_line(ax, episodes, regret, **_emphasis(curve))
+        labels.append(Label(regret[-1], curve.name, curve.color))
+    style.episode_axis(ax, len(returns))
+    style.value_axis(ax, f"cumulative regret to {name} (reward)")
+    style.label_ends(ax, labels)
+    return figure
+
+
+def regret_reference(run: Run) -> tuple[str, np.ndarray] | None:
+    """What regret is measured against: a name, and its return in each episode ``[episodes]``.
+
+    The tightest bound, which is of the whole trial and so spread evenly over the episodes; without one the best
+    baseline, episode by episode; None without either.
+    """
+    if run.bounds:
+        name = min(run.bounds, key=run.bounds.__getitem__)
+        episodes = len(run.evaluations["sampled"]["adaptation_curve"])
+        return name, np.full(episodes, run.bounds[name] / episodes)
+    if run.baselines:
+        name = max(run.baselines, key=lambda name: run.baselines[name]["return_mean"])
+        return name, np.array(run.baselines[name]["adaptation_curve"])
+    return None
+
+
+def training_diagnostics(run: Run) -> Figure:
+    """Every training metric against environment steps, in small panels.
+
+    Raises:
+        ValueError: the run has no training metrics.
+    """
+    series = _diagnostics(run)
+    if not series:
+        raise ValueError(f"{run.path} has no training metrics yet")
+    figure, axes = style.panels(len(series), height=1.9)
+    for ax, (key, (steps, values)) in zip(axes, series.items(), strict=True):
+        group, _, name = key.partition("/")
+        style.draw_line(ax, _binned(steps), _binned(values), color=PALETTE[0], linewidth=1.2, marker=None)
+        style.title(ax, name.replace("_", " ") if group == "update" else f"{group} {name.replace('_', ' ')}")
+        style.count_axis(ax)
+        ax.xaxis.set_major_locator(style.MaxNLocator(4))
+        if ax not in axes[-3:]:
+            ax.set_xlabel("")
+    return figure
+
+
+def _episode_curves(run: Run) -> list[EpisodeCurve]:
+    """Baselines from best to worst, then the agent, which is drawn over them."""
+    if not run.evaluations:
+        raise ValueError(f"{run.path} has no evaluation yet; see training.eval_every")
+    found = []
+    ranked = sorted(run.baselines.items(), key=lambda item: -item[1]["return_mean"])
+    for i, (name, evaluation) in enumerate(ranked):
+        found.append((name, (*PALETTE[2:], MUTED)[min(i, 4)], evaluation, False))
+    for actions, evaluation in run.evaluations.items():
+        found.append((f"agent, {actions}", COLORS[actions], evaluation, True))
+    curves = []
+    for name, color, evaluation, is_agent in found:
+        error = evaluation.get("adaptation_se")
+        mean = np.array(evaluation["adaptation_curve"], dtype=float)
+        curves.append(EpisodeCurve(name, color, mean, None if error is None else np.array(error), is_agent))
+    return curves
+
+
+def _emphasis(curve: EpisodeCurve) -> dict[str, Any]:
+    """Agents stand before the baselines."""
+    if curve.is_agent:
+        return {"color": curve.color, "zorder": 3}
+    return {"color": curve.color, "linewidth": 1.1, "marker": None}
+
+
+def _diagnostics(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Series of the metrics of collecting and updating that are worth a look."""
+    keys = dict.fromkeys(key for row in run.history for key in row if key.startswith(("train/", "update/")))
+    series = {key: run.series(key) for key in keys}
+    return {key: (steps, values) for key, (steps, values) in series.items() if len(steps) > 1}
+
+
+def _binned(values: np.ndarray) -> np.ndarray:
+    """Means of at most ``MOST_POINTS`` runs of neighbours."""
+    parts = np.array_split(values, min(len(values), MOST_POINTS))
+    return np.array([part.mean() for part in parts])

@@ -1,0 +1,209 @@
+"""One HTML page about one run or several: no request leaves it, so it can be mailed, archived or opened offline."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from metarl.analysis.comparison import compare
+from metarl.analysis.comparison_figures import comparison_figures
+from metarl.analysis.figures import run_figures
+from metarl.analysis.runs import Run, load_runs, name_runs
+from metarl.analysis.style import to_svg
+from metarl.analysis.tables import Row, display, final_table
+
+TEMPLATE = "report.html.j2"
+
+CAPTIONS = {
+    "learning_curve": "Learning curve: return of a trial on held-out tasks while training; bands are ±1 standard error "
+    "over tasks. Horizontal lines are the final returns of baselines and, dashed, bounds.",
+    "adaptation_curve": "Adaptation curve: return of each episode of a trial on held-out tasks; bands are ±1 standard "
+    "error over tasks.",
+    "regret": "Regret: what the trial has given up so far. A bound is of the whole trial and spread evenly over its "
+    "episodes, so the end of a line is its regret in the table.",
+    "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
+    "intervals": "Interquartile mean over seeds with its 95 % stratified bootstrap interval; a dot is a single seed.",
+    "learning_curves": "Learning curves: interquartile mean over seeds of the return of a trial on held-out tasks, "
+    "sampled actions, with 95 % bootstrap bands where there are several seeds.",
+    "adaptation_curves": "Adaptation curves: return of each episode of a trial on held-out tasks at the end of "
+    "training, sampled actions; mean over seeds with ±1 standard error.",
+}
+
+
+class Table(NamedTuple):
+    """A table as the template draws it."""
+
+    caption: str
+    header: list[str]
+    body: list[tuple[bool, list[str]]]  # stands out, cells
+    numeric: list[bool]
+
+
+class Section(NamedTuple):
+    """A figure and what it shows."""
+
+    svg: Markup
+    caption: str
+
+
+def write_report(run_dirs: Sequence[str | Path], path: str | Path) -> Path:
+    """Write the report of one run, or the comparison of several, and return its path.
+
+    Unfinished runs are shown as far as they are, and said to be unfinished. The file appears complete or not at all.
+
+    Raises:
+        RunDirectoryError: no directory is given, one is not of a run, or two hold the same run.
+    """
+    runs = load_runs(run_dirs)
+    page = _one_run(runs[0]) if len(runs) == 1 else _several_runs(runs)
+    folder = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    path = Path(path)
+    _write_atomically(path, templates.get_template(TEMPLATE).render(page))
+    return path
+
+
+def _one_run(run: Run) -> dict[str, Any]:
+    summary = run.summary or {}
+    notes = [] if run.finished else [_progress(run)]
+    results = None
+    if run.evaluations:
+        choices = {group: run.config["choices"].get(group) for group in ("model", "algorithm")}
+        tasks = _thousands(run.evaluations["sampled"].get("num_tasks"))
+        caption = f"Return of a trial on {tasks} held-out tasks." if tasks else "Return of a trial on held-out tasks."
+        results = _table(final_table(summary or choices | {"evaluation": run.evaluations}), caption)
+    return {
+        "title": f"{run.method} on {run.environment}, seed {run.seed}",
+        "command": summary.get("command"),
+        "notes": notes,
+        "facts": _facts(run),
+        "results": results,
+        "listing": None,
+        "sections": _sections(run_figures(run)),
+        "remarks": [],
+        "configs": [("Resolved configuration", _yaml(run.config))],
+    }
+
+
+def _several_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    finished = [run for run in runs if run.finished]
+    comparison = compare(finished) if finished else None
+    names = name_runs(runs)
+    methods = list(dict.fromkeys(name.method for name in names))
+    environments = list(dict.fromkeys(name.environment for name in names))
+    examples = {name.label: run for run, name in zip(reversed(runs), reversed(names), strict=True)}
+    return {
+        "title": f"{_enumerate(methods, 'methods')} on {_enumerate(environments, 'environments')}",
+        "command": None,
+        "notes": [_progress(run) for run in runs if not run.finished],
+        "facts": {"runs": str(len(runs)), "finished": str(len(finished))},
+        "results": _table(comparison.rows, "Methods, finished runs only.") if comparison else None,
+        "listing": _table(_listing(runs), "Return of a trial on held-out tasks, sampled actions."),
+        "sections": _sections(comparison_figures(runs, comparison)),
+        "remarks": comparison.notes if comparison else [],
+        "configs": [
+            (f"Resolved configuration of {label}, seed {run.seed}", _yaml(run.config))
+            for label, run in reversed(examples.items())
+        ],
+    }
+
+
+def _listing(runs: Sequence[Run]) -> list[Row]:
+    rows = []
+    for run, name in zip(runs, name_runs(runs), strict=True):
+        evaluation = run.evaluations.get("sampled", {})
+        rows.append(
+            {
+                "run": name.label,
+                "seed": run.seed,
+                "environment_steps": _latest(run).get("env_steps"),
+                "return": evaluation.get("return_mean"),
+                "standard_error": evaluation.get("return_se"),
+                "state": "finished" if run.finished else "unfinished",
+                "directory": str(run.path),
+            }
+        )
+    return rows
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What a reader asks first, in order; what the run does not know is left out."""
+    summary, latest = run.summary or {}, _latest(run)
+    choices = {group: option for group, option in run.config["choices"].items() if option is not None}
+    shown = {
+        **choices,
+        "seed": run.seed,
+        "environment steps": _thousands(latest.get("env_steps")),
+        "iterations": _thousands(latest.get("iteration")),
+        "training time": _duration(latest.get("wall_time")),
+        "parameters": _thousands(summary.get("parameters")),
+        "held-out tasks": _thousands(summary.get("num_tasks")),
+        **{name: summary.get(name) for name in ("hardware", "versions", "commit")},
+        "directory": run.path,
+    }
+    return {name: str(value) for name, value in shown.items() if value is not None}
+
+
+def _latest(run: Run) -> dict[str, Any]:
+    """Counters where the run now is."""
+    return run.summary or (run.history[-1] if run.history else {})
+
+
+def _progress(run: Run) -> str:
+    steps = _latest(run).get("env_steps")
+    if steps is None:
+        return f"Unfinished: {run.path} has no metrics yet."
+    total = (run.config.get("training") or {}).get("total_steps")
+    of = f" of {_thousands(total)}" if total else ""
+    return (
+        f"Unfinished: {run.path} has done {_thousands(steps)}{of} environment steps; "
+        "its returns are those of the latest evaluation while training, without baselines."
+    )
+
+
+def _sections(figures: dict[str, Figure]) -> list[Section]:
+    return [Section(Markup(to_svg(figure, name)), CAPTIONS[name]) for name, figure in figures.items()]
+
+
+def _table(rows: Sequence[Row], caption: str) -> Table:
+    cells = display(rows)
+    body = [(row.get("kind") == "agent", line) for row, line in zip(rows, cells.body, strict=True)]
+    return Table(caption, cells.header, body, cells.numeric)
+
+
+def _enumerate(names: Sequence[str], kind: str) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} {kind}"
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def _thousands(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+"""What several test files share: tiny configurations, things built from them, and a small environment and agent."""
+
+import copy
+import json
+import random
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from metarl.compose import compose, options
+from metarl.config import build_algorithm, build_env_factory
+from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.errors import ConfigError
+from metarl.rollout import Decision, collect_trial
+from metarl.seeding import make_generator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Sizes that keep the laws quick; each is set wherever a configuration has the key.
+SMALL = {
+    "env": {"num_arms": 3, "num_states": 4, "num_actions": 3, "horizon": 5, "num_episodes": 3},
+    "model": {"hidden_size": 8},
+}
+DEFAULTS = {"env": "bandit", "model": "gru", "algorithm": "rl2", "logger": "jsonl"}
+
+
+def given_choices(overrides) -> dict[str, str]:
+    """The option chosen of each group, as ``run.py`` notes them."""
+    pairs = (override.partition("=") for override in overrides)
+    return DEFAULTS | {name: option for name, _, option in pairs if name in DEFAULTS}
+
+
+@lru_cache(maxsize=None)
+def _composed(overrides: tuple[str, ...]) -> dict:
+    return OmegaConf.to_container(compose(overrides), resolve=True)
+
+
+def config_of(*overrides: str) -> dict:
+    """The configuration ``run.py`` would use with these overrides."""
+    return copy.deepcopy(_composed(overrides)) | {"choices": given_choices(overrides)}
+
+
+def small_config(*overrides: str, lanes: int = 6) -> dict:
+    """``config_of``, with small sizes except where an override sets them."""
+    config = config_of(*overrides)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for group, sizes in SMALL.items():
+        for name, size in sizes.items():
+            if name in config[group] and f"{group}.{name}" not in given:
+                config[group][name] = size
+    if "meta_batch_size" not in given:
+        config["meta_batch_size"] = lanes
+    return config
+
+
+def make_env(*overrides: str, num_tasks: int = 4, lanes_per_task: int = 1, seed: int = 0) -> MetaEnv:
+    """An environment as its YAML describes it; add overrides to change it."""
+    config = config_of(*overrides) | {"lanes_per_task": lanes_per_task}
+    return build_env_factory(config)(num_tasks=num_tasks, seed=seed)
+
+
+def make_policy(*overrides: str, observation_space=None, action_space=None, task_dim: int = 3, seed: int = 0):
+    """A small policy as the model's YAML describes it."""
+    torch.manual_seed(seed)
+    observation_space = observation_space or spaces.Box(-1, 1, (4,))
+    action_space = action_space or spaces.Discrete(3)
+    partial = instantiate(small_config(*overrides)["model"], _convert_="all")
+    return partial(observation_space, action_space, task_dim)
+
+
+def make_algorithm(*overrides: str, lanes: int = 6):
+    """A small untrained agent and an environment for it, as the trainer would build them."""
+    config = small_config(*overrides, lanes=lanes)
+    algorithm, built = build_algorithm(config)
+    return algorithm, built.make_env(num_tasks=config["meta_batch_size"], seed=1)
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every algorithm with every model it can use and every environment both can."""
+    found = []
+    for algorithm in options("algorithm"):
+        for model in options("model"):
+            for env in options("env"):
+                try:
+                    make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={env}")
+                except ConfigError as error:
+                    if "use model=" not in str(error) and "use env=" not in str(error):
+                        raise
+                    continue
+                found.append((algorithm, model, env))
+    return found
+
+
+def perturb(module: torch.nn.Module, scale: float = 0.1, seed: int = 0) -> None:
+    """Move every parameter, so that nothing hides behind zeros and ones of an initialisation."""
+    generator = make_generator(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def random_actions(env: MetaEnv, generator: torch.Generator) -> Tensor:
+    """Uniform (discrete) or normal (continuous) actions for all lanes."""
+    space = env.action_space
+    if isinstance(space, spaces.Discrete):
+        return torch.randint(int(space.n), (env.num_lanes,), generator=generator)
+    return torch.randn(env.num_lanes, *space.shape, generator=generator)
+
+
+def same(left, right) -> bool:
+    """Bitwise equality of nested containers of tensors and plain values."""
+    if isinstance(left, Tensor):
+        if not isinstance(right, Tensor) or left.dtype != right.dtype or left.shape != right.shape:
+            return False
+        return torch.equal(left.isnan(), right.isnan()) and torch.equal(left.nan_to_num(), right.nan_to_num())
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Tasks):
+        return same(left.parameters, right.parameters)
+    return left == right
+
+
+def global_randomness() -> tuple:
+    """State of every global random generator a library could disturb."""
+    import numpy as np
+
+    numpy_state = np.random.get_state()
+    return torch.get_rng_state(), random.getstate(), numpy_state[1].tolist(), numpy_state[2]
+
+
+def read_rows(path: Path) -> list[dict]:
+    """All complete rows of a ``metrics.jsonl``."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def timeless(row: dict) -> dict:
+    """A row of metrics without what depends on the clock."""
+    clock = ("wall_time", "per_second")
+    return {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith(clock)}
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory and what it holds, and every folder."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b"<folder>"
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+class Corridor(MetaEnv):
+    """A test environment of episodes of unequal length, where everything can be worked out by hand.
+
+    A task has a ``length``: the episode terminates after that many steps, or is truncated at the horizon.
+    The reward is ``bonus + elapsed / 8 + action``; the observation is ``(elapsed, length)``.
+    """
+
+    fixed_length = False
+
+    def __init__(self, *, num_tasks: int, num_episodes: int = 3, horizon: int = 5, seed: int = 0, **lanes):
+        super().__init__(num_tasks=num_tasks, num_episodes=num_episodes, horizon=horizon, seed=seed, **lanes)
+        self.observation_space = spaces.Box(0, 100, (2,))
+        self.action_space = spaces.Discrete(2)
+        self.task_dim = 2
+
+    def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
+        length = torch.randint(1, self.horizon + 3, (num_tasks, 1), generator=self.generator)
+        bonus = torch.randn(num_tasks, 1, generator=self.generator)
+        return Tasks({"length": length, "bonus": bonus})
+
+    def reset(self) -> Tensor:
+        self.elapsed = torch.zeros(self.num_lanes, dtype=torch.long)
+        return self._observe()
+
+    def _observe(self) -> Tensor:
+        return torch.stack([self.elapsed, self.tasks.parameters["length"].squeeze(1)], 1).float()
+
+    def step(self, action: Tensor) -> Step:
+        reward = self.tasks.parameters["bonus"].squeeze(1) + self.elapsed / 8 + action
+        self.elapsed = self.elapsed + 1
+        terminated = self.elapsed == self.tasks.parameters["length"].squeeze(1)
+        truncated = (self.elapsed == self.horizon) & ~terminated
+        final = self._observe()
+        self.elapsed = torch.where(terminated | truncated, 0, self.elapsed)
+        return Step(self._observe(), reward, terminated, truncated, terminated, final)
+
+
+class Counts(NamedTuple):
+    """State of ``Counter``, each ``[B]``."""
+
+    steps: Tensor
+    adapted: Tensor
+
+
+class Counter:
+    """A test agent that counts what happens to it; it acts 1 once it has adapted (on ``parity`` lanes: by lane)."""
+
+    def __init__(self, *rollouts: int, parity: bool = False):
+        self.rollouts = rollouts
+        self.parity = parity
+        self.greedy: list[bool] = []
+        self.adapted_on: list = []
+
+    def initial_state(self, tasks: Tasks) -> Counts:
+        zeros = torch.zeros(len(tasks), dtype=torch.long)
+        return Counts(zeros, zeros)
+
+    def act(self, timestep, state: Counts, generator, greedy: bool = False):
+        self.greedy.append(greedy)
+        action = (state.adapted > 0).long()
+        if self.parity:
+            action = torch.arange(len(action)) % 2
+        value = state.steps.float()
+        return Decision(action, torch.zeros_like(value), value), Counts(state.steps + 1, state.adapted)
+
+    def adapt(self, state: Counts, rollout) -> Counts:
+        self.adapted_on.append(rollout)
+        return Counts(state.steps, state.adapted + 1)
+
+
+def corridor_with(lengths: list[int], bonus: list[float] | None = None, **options) -> Corridor:
+    """A corridor whose tasks have these lengths."""
+    env = Corridor(num_tasks=len(lengths), **options)
+    bonuses = torch.tensor(bonus or [0.0] * len(lengths)).unsqueeze(1)
+    env.set_tasks(Tasks({"length": torch.tensor(lengths).unsqueeze(1), "bonus": bonuses}))
+    return env
+
+
+def collected(algorithm, env: MetaEnv, updates: int = 0, seed: int = 5):
+    """A trial of new tasks, after some updates that leave every statistic of the learner non-trivial."""
+    acting, updating = make_generator(seed), make_generator(seed + 1)
+    for _ in range(updates):
+        env.sample_tasks()
+        algorithm.update(collect_trial(env, algorithm, acting), 0.0, updating)
+    env.sample_tasks()
+    return collect_trial(env, algorithm, acting)

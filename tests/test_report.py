@@ -1,0 +1,472 @@
+"""Loading, naming, tables, comparison, figures and reports, over run directories made up for the purpose."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarl.analysis.comparison import AGGREGATE, compare
+from metarl.analysis.comparison_figures import comparison_figures, over_seeds
+from metarl.analysis.figures import learning_curve, regret_curve, regret_reference, run_figures, training_diagnostics
+from metarl.analysis.report import write_report
+from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, require_finished
+from metarl.analysis.style import _apart
+from metarl.analysis.tables import FORMATS, final_table, format_table
+from metarl.errors import RunDirectoryError
+from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, EPISODES, write_run
+
+MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}
+
+
+@pytest.fixture
+def bandit(tmp_path) -> Path:
+    """A finished run with baselines and a bound."""
+    return write_run(tmp_path / "bandit", baselines=BANDIT_BASELINES, bounds=BANDIT_BOUNDS)
+
+
+@pytest.fixture
+def sweep(tmp_path) -> list[Path]:
+    """Two methods, three seeds, two environments."""
+    paths = []
+    for env, base, bounds in (("tabular_mdp", MDP_BASELINES, {}), ("bandit", BANDIT_BASELINES, BANDIT_BOUNDS)):
+        top = bounds.get("Bayes optimum", base.get("PSRL"))
+        for model, share in (("gru", 0.8), ("lstm", 0.7)):
+            for seed in range(3):
+                final = base["Random"] + (share + 0.02 * seed) * (top - base["Random"])
+                path = tmp_path / f"{env}-{model}-{seed}"
+                settings = dict(env=env, model=model, seed=seed, final=final, baselines=base, bounds=bounds)
+                paths.append(write_run(path, **settings))
+    return paths
+
+
+# Loading
+
+
+def test_a_finished_run_is_read(bandit):
+    run = load_run(bandit)
+    assert (run.environment, run.method, run.seed, run.finished) == ("bandit", "gru/rl2", 0, True)
+    assert run.evaluations["sampled"]["return_mean"] == 6.5
+    curve = run.curve("greedy")
+    assert len(curve.env_steps) == 12 and curve.env_steps[-1] == 600_000
+    assert curve.mean[-1] == pytest.approx(6.55)
+    assert len(run.series("update/entropy")[1]) == 60
+
+
+def test_an_unfinished_run_gives_its_latest_evaluation(tmp_path):
+    run = load_run(write_run(tmp_path / "a", finished=False, final=6.0))
+    assert run.evaluations["sampled"]["return_mean"] == pytest.approx(6.0)
+    assert run.baselines == {} and run.bounds == {}
+    with pytest.raises(RunDirectoryError, match=r"unfinished \(no summary.json\)"):
+        require_finished(run)
+
+
+def test_a_run_that_has_just_started_is_read(tmp_path):
+    path = write_run(tmp_path / "a", finished=False)
+    (path / "metrics.jsonl").unlink()
+    run = load_run(path)
+    assert run.history == [] and run.evaluations == {} and run_figures(run) == {}
+
+
+def test_a_last_line_that_is_cut_off_is_ignored(bandit):
+    whole = load_run(bandit).history
+    text = (bandit / "metrics.jsonl").read_text()
+    for cut in (1, 2, 40):
+        (bandit / "metrics.jsonl").write_text(text[:-cut])
+        assert load_run(bandit).history == (whole if cut == 1 else whole[:-1])
+
+
+def test_a_row_written_again_after_a_resume_counts_once(bandit):
+    whole = load_run(bandit).history
+    lines = (bandit / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (bandit / "metrics.jsonl").write_text("".join(lines + lines[50:55]))
+    assert load_run(bandit).history == whole
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.jsonl", '{"iteration": 1, \n{"iteration": 2}\n', r"metrics.jsonl, line 1: not a row"),
+        ("metrics.jsonl", '{"no": 1}\n{"iteration": 2}\n', r"metrics.jsonl, line 1: not a row"),
+        ("summary.json", '{"evaluation": ', r"summary.json is damaged .* delete it"),
+        ("summary.json", "{}", r"summary.json holds no evaluation"),
+        ("config.yaml", "a: [", r"config.yaml is not readable as YAML"),
+        ("config.yaml", "a: 1", r"config.yaml names no choices"),
+    ],
+)
+def test_damaged_files_are_named(bandit, file, text, message):
+    (bandit / file).write_text(text)
+    with pytest.raises(RunDirectoryError, match=message) as caught:
+        load_run(bandit)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        load_run(tmp_path)
+    with pytest.raises(RunDirectoryError, match="no run directory given"):
+        load_runs([])
+
+
+# Naming and grouping
+
+
+def test_runs_that_differ_in_the_seed_are_one_group(sweep):
+    groups = group_runs(load_runs(sweep))
+    assert list(groups) == ["tabular_mdp/gru/rl2", "tabular_mdp/lstm/rl2", "bandit/gru/rl2", "bandit/lstm/rl2"]
+    assert [run.seed for run in groups["bandit/gru/rl2"]] == [0, 1, 2]
+
+
+def test_labels_hold_the_settings_that_differ(tmp_path):
+    settings = [
+        {},
+        {"model.hidden_size": 32, "seed": 1},
+        {"env.num_arms": 10},
+        {"algorithm.learning_rate": 1e-4, "model.hidden_size": 32},
+    ]
+    runs = [load_run(write_run(tmp_path / str(i), settings=changes)) for i, changes in enumerate(settings)]
+    names = name_runs(runs)
+    assert names[0].label == "bandit/gru/rl2 num_arms=5 learning_rate=0.001 hidden_size=128"
+    assert names[2].environment == "bandit num_arms=10"
+    assert names[3].method == "gru/rl2 learning_rate=0.0001 hidden_size=32"
+    assert len(group_runs(runs)) == 4
+
+
+def test_labels_ignore_where_and_how_a_run_ran(tmp_path):
+    changes = {"device": "cuda", "training.eval_every": 50, "eval.num_tasks": 7, "num_threads": 4}
+    runs = [load_run(write_run(tmp_path / str(i), seed=i, settings=c)) for i, c in enumerate(({}, changes))]
+    assert list(group_runs(runs)) == ["bandit/gru/rl2"]
+
+
+def test_settings_that_follow_the_environment_are_no_difference(tmp_path):
+    """Each environment may need its own budget; the method is still the same."""
+    one = write_run(tmp_path / "a", env="bandit")
+    other = write_run(tmp_path / "b", env="tabular_mdp", settings={"training.total_steps": 7})
+    assert {name.method for name in name_runs(load_runs([one, other]))} == {"gru/rl2"}
+
+
+def test_ambiguous_keys_are_shown_whole(tmp_path):
+    changes = {"model.width": 2, "algorithm.width": 3}
+    runs = [load_run(write_run(tmp_path / str(i), settings=c)) for i, c in enumerate(({}, changes))]
+    assert name_runs(runs)[1].method == "gru/rl2 algorithm.width=3 model.width=2"
+    assert name_runs(runs)[0].method == "gru/rl2 algorithm.width=absent model.width=absent"
+
+
+def test_a_method_without_a_model_is_named(tmp_path):
+    assert load_run(write_run(tmp_path / "a", model=None)).method == "rl2"
+
+
+# Tables
+
+
+def test_final_table_ranks_agent_baselines_and_bounds(bandit):
+    rows = final_table(load_run(bandit).summary)
+    assert [row["name"] for row in rows[:4]] == [
+        "Bayes optimum",
+        "Gittins index",
+        "gru/rl2 (greedy)",
+        "gru/rl2 (sampled)",
+    ]
+    sampled = rows[3]
+    assert sampled["share_of_bound"] == pytest.approx(6.5 / 6.65999)
+    assert sampled["regret"] == pytest.approx(0.15999)
+    assert rows[0]["standard_error"] is None and rows[0]["regret"] == 0
+
+
+def test_final_table_without_a_bound_has_no_columns_for_it(tmp_path):
+    rows = final_table(load_run(write_run(tmp_path / "a", baselines={"Random": 5.0})).summary)
+    assert list(rows[0]) == ["name", "kind", "return", "standard_error"]
+
+
+def test_a_bound_below_zero_has_no_share(tmp_path):
+    rows = final_table(load_run(write_run(tmp_path / "a", bounds={"optimum": -1.0})).summary)
+    assert "share_of_bound" not in rows[0] and rows[0]["regret"] == pytest.approx(-1 - 6.55)
+
+
+def test_success_is_shown_where_it_is_known(bandit):
+    summary = load_run(bandit).summary
+    summary["evaluation"]["sampled"]["success_rate"] = 0.875
+    assert "87.5 %" in format_table(final_table(summary))
+
+
+def test_numbers_are_rounded_to_what_the_standard_error_supports():
+    rows = [
+        {"name": "a", "return": 6.54321, "standard_error": 0.01234},
+        {"name": "b", "return": 1234.5678, "standard_error": 12.34},
+        {"name": "c", "return": 6.65999, "standard_error": None},
+        {"name": "d", "return": 0.5, "standard_error": 0.0996},
+    ]
+    lines = format_table(rows, "text").splitlines()[2:]
+    assert [line.split() for line in lines] == [
+        ["a", "6.543", "0.012"],
+        ["b", "1235", "12"],
+        ["c", "6.660", "-"],
+        ["d", "0.50", "0.10"],
+    ]
+    assert len({len(line) for line in lines}) == 1  # aligned
+
+
+def test_text_draws_an_interval_with_its_estimate():
+    row = {"method": "a", "iqm": 0.5512, "iqm_low": 0.4761, "iqm_high": 0.6301}
+    assert "0.55 [0.48, 0.63]" in format_table([row], "text")
+
+
+def test_machine_formats_keep_every_digit():
+    rows = [
+        {"name": "a|b", "return": 1 / 3, "standard_error": None},
+        {"name": "c", "return": float("nan"), "note": "x"},
+    ]
+    assert json.loads(format_table(rows, "json"))[0]["return"] == 1 / 3
+    assert json.loads(format_table(rows, "json"))[1]["return"] is None
+    read = list(csv.DictReader(io.StringIO(format_table(rows, "csv"))))
+    assert float(read[0]["return"]) == 1 / 3 and read[0]["standard_error"] == "" and read[1]["note"] == "x"
+    assert "a\\|b" in format_table(rows, "markdown")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_empty_table_is_no_error(format):
+    assert "None" not in format_table([], format)
+
+
+def test_an_unknown_format_lists_the_options():
+    with pytest.raises(ValueError, match="text, markdown, csv, json"):
+        format_table([], "html")
+
+
+# Comparison
+
+
+def test_comparison_per_environment_and_over_all(sweep):
+    comparison = compare(load_runs(sweep))
+    rows = {(row["environment"], row["method"]): row for row in comparison.rows}
+    assert len(rows) == 6
+    gru = rows["bandit", "gru/rl2"]
+    assert gru["seeds"] == 3 and gru["probability_of_improvement"] is None
+    assert gru["return"] == pytest.approx(5 + 0.82 * 1.65999)
+    assert gru["iqm_low"] < gru["iqm"] < gru["iqm_high"]
+    assert rows["bandit", "lstm/rl2"]["probability_of_improvement"] == 0
+    total = rows[AGGREGATE, "gru/rl2"]
+    assert total["seeds"] == 6 and total["return"] == pytest.approx(0.82) and total["iqm"] == pytest.approx(0.82)
+    assert any("fewer than 5 seeds" in note for note in comparison.notes)
+
+
+def test_one_seed_has_no_interval_and_says_so(bandit):
+    comparison = compare([load_run(bandit)])
+    (row,) = comparison.rows
+    assert row["return"] == row["iqm"] == 6.5
+    assert row["standard_error"] is row["iqm_low"] is row["iqm_high"] is row["probability_of_improvement"] is None
+    assert any("One seed" in note for note in comparison.notes)
+    assert "6.5" in format_table(comparison.rows)
+
+
+def test_no_aggregate_where_a_method_is_missing(sweep):
+    comparison = compare(load_runs(sweep[:9]))
+    assert {row["environment"] for row in comparison.rows} == {"tabular_mdp", "bandit"}
+    assert any("not every method ran on all" in note for note in comparison.notes)
+
+
+def test_no_aggregate_without_a_random_baseline(tmp_path):
+    runs = [load_run(write_run(tmp_path / env, env=env)) for env in ("a", "b")]
+    comparison = compare(runs)
+    assert len(comparison.rows) == 2
+    assert any("no random baseline" in note for note in comparison.notes)
+
+
+def test_greedy_actions_can_be_compared(sweep):
+    sampled, greedy = (compare(load_runs(sweep), actions).rows[0]["return"] for actions in ("sampled", "greedy"))
+    assert greedy == pytest.approx(sampled + 0.05)
+
+
+def test_a_run_counts_once(sweep, tmp_path):
+    assert len(load_runs([sweep[0], sweep[0]])) == 1
+    copy = write_run(tmp_path / "copy", env="tabular_mdp", model="gru", seed=0)
+    with pytest.raises(RunDirectoryError, match="same run .*seed=0.* give one of them"):
+        compare(load_runs([*sweep, copy]))
+
+
+def test_unfinished_runs_are_not_compared(tmp_path):
+    with pytest.raises(RunDirectoryError, match="unfinished"):
+        compare([load_run(write_run(tmp_path / "a", finished=False))])
+    with pytest.raises(RunDirectoryError, match="no run to compare"):
+        compare([])
+
+
+# Figures
+
+
+def test_figures_of_a_run(bandit):
+    figures = run_figures(load_run(bandit))
+    assert list(figures) == ["learning_curve", "adaptation_curve", "regret", "diagnostics"]
+    image = io.BytesIO()
+    figures["regret"].savefig(image, format="png")
+    assert image.getvalue().startswith(b"\x89PNG")
+
+
+def test_figures_without_data_say_what_is_missing(tmp_path):
+    run = load_run(write_run(tmp_path / "a", finished=False, rows=1))
+    for draw, message in ((learning_curve, "eval_every"), (regret_curve, "eval"), (training_diagnostics, "metrics")):
+        with pytest.raises(ValueError, match=message):
+            draw(run)
+
+
+def test_regret_ends_at_that_of_the_trial(bandit):
+    run = load_run(bandit)
+    (ax,) = regret_curve(run).axes
+    ends = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) == EPISODES]
+    assert sorted(ends)[0] == pytest.approx(6.65999 - 6.655)
+    assert any(end == pytest.approx(6.65999 - 6.5) for end in ends)
+
+
+def test_regret_falls_back_to_the_best_baseline(tmp_path):
+    run = load_run(write_run(tmp_path / "a", baselines=BANDIT_BASELINES))
+    name, returns = regret_reference(run)
+    assert name == "Gittins index" and returns.sum() == pytest.approx(6.655)
+
+
+def test_curves_over_seeds_share_the_steps_all_have_reached(tmp_path):
+    runs = [load_run(write_run(tmp_path / str(rows), seed=rows, rows=rows, finished=False)) for rows in (60, 30)]
+    steps, returns = over_seeds(runs, "sampled")
+    assert steps[-1] == 300_000 and returns.shape == (2, 6)
+    np.testing.assert_allclose(returns[1], runs[1].curve().mean)
+
+
+def test_labels_keep_apart_and_close_to_their_lines():
+    placed = _apart(np.array([0.5, 0.5, 0.1, 0.99, 1.0]), 0.05)
+    assert np.diff(np.sort(placed)).min() >= 0.05 - 1e-12
+    assert placed.min() >= 0 and placed.max() <= 1 + 1e-12
+    assert placed[2] == pytest.approx(0.1) and sorted(placed[:2]) == pytest.approx([0.475, 0.525])
+    crowded = _apart(np.full(100, 0.5), 0.05)
+    assert crowded.min() == pytest.approx(0) and crowded.max() == pytest.approx(1)
+
+
+def test_figures_of_many_runs(sweep):
+    runs = load_runs(sweep)
+    figures = comparison_figures(runs, compare(runs))
+    assert list(figures) == ["intervals", "learning_curves", "adaptation_curves"]
+    assert len(figures["intervals"].axes) == 3 and len(figures["learning_curves"].axes) == 2
+
+
+# Reports
+
+
+class Page(HTMLParser):
+    """What the tests look at: tags, ids, addresses and text."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.open, self.tags, self.ids, self.addresses, self.text = [], [], [], [], ""
+        self.feed(path.read_text())
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_self_contained(path: Path) -> Page:
+    """A small page that asks for nothing from outside, with no id twice."""
+    html = path.read_text()
+    page = Page(path)
+    assert path.stat().st_size < 1_000_000
+    assert all(address.startswith("#") for address in page.addresses)
+    assert {"script", "link", "iframe", "img"}.isdisjoint(page.tags)
+    assert re.findall(r"url\((?!#)", html) == [] and "@import" not in html
+    assert len(page.ids) == len(set(page.ids))
+    return page
+
+
+def test_report_of_one_run(bandit, tmp_path):
+    path = write_report([bandit], tmp_path / "new" / "report.html")
+    page = check_self_contained(path)
+    assert page.tags.count("svg") == 4
+    for text in ("gru/rl2 on bandit, seed 0", "python run.py env=bandit", "Gittins index", "6.660", "hidden_size: 128"):
+        assert text in page.text
+    assert "Unfinished" not in page.text
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_report_of_an_unfinished_run_says_so(tmp_path):
+    run = write_run(tmp_path / "a", finished=False, rows=20)
+    page = check_self_contained(write_report([run], tmp_path / "report.html"))
+    assert "has done 200,000 of 600,000 environment steps" in page.text
+    assert page.tags.count("svg") == 3
+    (run / "metrics.jsonl").unlink()
+    page = check_self_contained(write_report([run], tmp_path / "report.html"))
+    assert "has no metrics yet" in page.text and page.tags.count("svg") == 0
+
+
+def test_report_of_several_runs(sweep, tmp_path):
+    unfinished = write_run(tmp_path / "u", env="bandit", model="lstm", seed=7, rows=30, finished=False)
+    page = check_self_contained(write_report([*sweep, unfinished], tmp_path / "report.html"))
+    assert page.tags.count("svg") == 3
+    assert AGGREGATE in page.text and "interquartile mean" in page.text
+    assert "has done 300,000 of 600,000" in page.text and str(unfinished) in page.text
+
+
+def test_report_of_several_runs_none_of_which_is_finished(tmp_path):
+    runs = [write_run(tmp_path / str(seed), seed=seed, finished=False) for seed in range(2)]
+    page = check_self_contained(write_report(runs, tmp_path / "report.html"))
+    assert page.tags.count("svg") == 2 and page.text.count("Unfinished") == 2
+
+
+def test_report_escapes_everything(tmp_path):
+    nasty = "<script>alert('$x$')</script>&\"]]>--"
+    baselines = {"Random": 5.0, f"{nasty} baseline": 6.0}
+    runs = [
+        write_run(tmp_path / f"<b>{i}", model=nasty, seed=i, baselines=baselines, bounds={f"{nasty} bound": 7.0})
+        for i in range(2)
+    ]
+    for run in runs:
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"command": nasty, "hardware": nasty}))
+    for chosen in (runs[:1], runs):
+        page = check_self_contained(write_report(chosen, tmp_path / "report.html"))
+        assert "b" not in page.tags and f"{nasty}" in page.text
+
+
+def test_a_report_that_fails_leaves_the_old_one(bandit, tmp_path, monkeypatch):
+    path = write_report([bandit], tmp_path / "report.html")
+    before = path.read_text()
+    monkeypatch.setattr("metarl.analysis.report.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report([bandit], path)
+    assert path.read_text() == before
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_reports_are_reproducible(bandit, tmp_path):
+    first, second = (write_report([bandit], tmp_path / f"{i}.html").read_text() for i in range(2))
+    assert first == second
+
+
+def test_analysis_starts_quickly_and_leaves_pyplot_alone():
+    """Tables need neither torch nor matplotlib; figures need no global state."""
+    code = (
+        "import sys, metarl.analysis.comparison, metarl.analysis.tables\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
+        "import metarl.analysis.report\n"
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
