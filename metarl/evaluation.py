@@ -8,7 +8,7 @@ import torch
 
 from metarl.envs.base import MetaEnv
 from metarl.rollout import Agent, collect_trial, episode_returns
-from metarl.seeding import make_generator
+from metarl.seeding import make_generator, split_seed
 
 
 class MakeEnv(Protocol):
@@ -55,8 +55,10 @@ def evaluate(
     The same seed and ``tasks_at_once`` meet the same tasks, whoever plays. Lanes that share a task are averaged first,
     so that the standard error is over independent tasks.
     """
-    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=seed)
-    generator = make_generator(seed, env.device)
+    # One seed for both would let the agent's dice show it the environment's.
+    env_seed, acting_seed = split_seed(seed, 2)
+    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
+    generator = make_generator(acting_seed, env.device)
     returns, successes = [], []
     for _ in range(math.ceil(num_tasks / env.num_tasks)):
         env.sample_tasks(task_set)

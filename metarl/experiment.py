@@ -49,7 +49,9 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
 def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest) -> bool:
     directory = trainer.run_dir
     directory.resume_metrics(trainer.progress.iteration)
-    if directory.summary() is None or not trainer.finished:
+    if not trainer.finished:
+        directory.discard_summary()
+    if directory.summary() is None:
         trainer.loggers.start(directory.path, config, sweep)
         try:
             if not trainer.train(stop):

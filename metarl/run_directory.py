@@ -97,6 +97,10 @@ class RunDirectory:
         """Write ``summary.json``: the run is finished."""
         self._replace(self.summary_path, json.dumps(summary, indent=2) + "\n")
 
+    def discard_summary(self) -> None:
+        """The run goes on: what was final no longer is."""
+        self.summary_path.unlink(missing_ok=True)
+
     def summary(self) -> dict | None:
         """The summary, once there is one."""
         return json.loads(self.summary_path.read_text()) if self.summary_path.exists() else None

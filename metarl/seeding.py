@@ -20,6 +20,12 @@ def stream_seed(seed: int, stream: str) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
+def split_seed(seed: int, count: int) -> list[int]:
+    """Seeds of ``count`` independent streams that belong together."""
+    words = np.random.SeedSequence(seed).generate_state(count, np.uint64)
+    return [int(word >> np.uint64(1)) for word in words]
+
+
 def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator on ``device`` that starts from ``seed``."""
     generator = torch.Generator(device)

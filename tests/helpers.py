@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from metarl.compose import compose, options
-from metarl.config import build_algorithm, build_env_factory
+from metarl.config import build, build_algorithm, build_env_factory
 from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.errors import ConfigError
 from metarl.rollout import Decision, collect_trial
@@ -243,3 +243,23 @@ def collected(algorithm, env: MetaEnv, updates: int = 0, seed: int = 5):
         algorithm.update(collect_trial(env, algorithm, acting), 0.0, updating)
     env.sample_tasks()
     return collect_trial(env, algorithm, acting)
+
+
+class StopAt:
+    """Stands for a stop request that comes during an iteration of a trainer."""
+
+    signal = None
+
+    def __init__(self, trainer, iteration: int):
+        self.trainer, self.iteration = trainer, iteration
+
+    def __bool__(self) -> bool:
+        return self.trainer.progress.iteration >= self.iteration
+
+
+def trainer_of(config: dict, run_dir: Path):
+    """A trainer as ``run.py`` would build it, its directory open."""
+    trainer = build(config, run_dir)
+    trainer.run_dir.open(config)
+    trainer.run_dir.resume_metrics(trainer.progress.iteration)
+    return trainer

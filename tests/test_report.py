@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, EPISODES, write_run
 
 from metarl.analysis.comparison import AGGREGATE, compare
 from metarl.analysis.comparison_figures import comparison_figures, over_seeds
@@ -20,7 +21,6 @@ from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, req
 from metarl.analysis.style import _apart
 from metarl.analysis.tables import FORMATS, final_table, format_table
 from metarl.errors import RunDirectoryError
-from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, EPISODES, write_run
 
 MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}
 
@@ -148,7 +148,11 @@ def test_settings_that_follow_the_environment_are_no_difference(tmp_path):
     """Each environment may need its own budget; the method is still the same."""
     one = write_run(tmp_path / "a", env="bandit")
     other = write_run(tmp_path / "b", env="tabular_mdp", settings={"training.total_steps": 7})
-    assert {name.method for name in name_runs(load_runs([one, other]))} == {"gru/rl2"}
+    changes = {"training.total_steps": 9, "env.num_arms": 10}
+    wider = write_run(tmp_path / "c", env="bandit", settings=changes)
+    names = name_runs(load_runs([one, other, wider]))
+    assert {name.method for name in names} == {"gru/rl2"}
+    assert [name.environment for name in names] == ["bandit num_arms=5", "tabular_mdp", "bandit num_arms=10"]
 
 
 def test_ambiguous_keys_are_shown_whole(tmp_path):
@@ -210,6 +214,11 @@ def test_numbers_are_rounded_to_what_the_standard_error_supports():
         ["d", "0.50", "0.10"],
     ]
     assert len({len(line) for line in lines}) == 1  # aligned
+
+
+def test_a_spread_that_is_only_rounding_shows_no_digits():
+    row = {"return": 6.08, "standard_error": 6e-16, "iqm": 6.08, "iqm_low": 6.08, "iqm_high": 6.08 + 1e-15}
+    assert format_table([row]).splitlines()[-1].split(maxsplit=2) == ["6.080", "0", "6.080 [6.080, 6.080]"]
 
 
 def test_text_draws_an_interval_with_its_estimate():
@@ -286,7 +295,7 @@ def test_greedy_actions_can_be_compared(sweep):
 def test_a_run_counts_once(sweep, tmp_path):
     assert len(load_runs([sweep[0], sweep[0]])) == 1
     copy = write_run(tmp_path / "copy", env="tabular_mdp", model="gru", seed=0)
-    with pytest.raises(RunDirectoryError, match="same run .*seed=0.* give one of them"):
+    with pytest.raises(RunDirectoryError, match=r"same run .*seed=0.* give one of them"):
         compare(load_runs([*sweep, copy]))
 
 
@@ -415,6 +424,11 @@ def test_report_of_an_unfinished_run_says_so(tmp_path):
     (run / "metrics.jsonl").unlink()
     page = check_self_contained(write_report([run], tmp_path / "report.html"))
     assert "has no metrics yet" in page.text and page.tags.count("svg") == 0
+
+
+def test_report_of_a_long_run_stays_small(tmp_path):
+    run = write_run(tmp_path / "a", rows=10_000)
+    check_self_contained(write_report([run], tmp_path / "report.html"))
 
 
 def test_report_of_several_runs(sweep, tmp_path):

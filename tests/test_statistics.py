@@ -95,9 +95,10 @@ def test_bootstrap_exchanges_runs_of_one_environment_only():
 
 
 def test_bootstrap_repeats_itself_unless_given_a_generator():
-    scores = [np.random.default_rng(4).normal(size=8)]
-    assert stratified_bootstrap(scores) == stratified_bootstrap(scores)
-    assert stratified_bootstrap(scores) != stratified_bootstrap(scores, generator=np.random.default_rng(9))
+    scores = [np.random.default_rng(4).normal(size=20)]
+    again = stratified_bootstrap(scores, replications=50)
+    assert stratified_bootstrap(scores, replications=50) == again
+    assert stratified_bootstrap(scores, replications=50, generator=np.random.default_rng(9)) != again
 
 
 def test_intervals_cover_the_truth():

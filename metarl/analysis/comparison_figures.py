@@ -103,6 +103,7 @@ def over_seeds(runs: Sequence[Run], actions: Actions) -> tuple[np.ndarray, np.nd
     end = min(curve.env_steps[-1] for curve in curves)
     steps = curves[0].env_steps
     steps = steps[(steps >= start) & (steps <= end)]
+    steps = steps[style.thin(len(steps))]
     return steps, np.array([np.interp(steps, curve.env_steps, curve.mean) for curve in curves])
 
 

@@ -11,7 +11,6 @@ from metarl.analysis.runs import ACTIONS, Run
 from metarl.analysis.style import MUTED, PALETTE, Label
 
 COLORS: dict[str, str] = dict(zip(ACTIONS, PALETTE, strict=False))
-MOST_POINTS = 300  # a series is averaged to so many before it is drawn
 
 
 class EpisodeCurve(NamedTuple):
@@ -54,7 +53,8 @@ def learning_curve(run: Run) -> Figure:
     for name, bound in run.bounds.items():
         style.draw_level(ax, bound, dashed=True)
         labels.append(Label(bound, name, style.INK))
-    for actions, (steps, mean, error) in curves.items():
+    for actions, curve in curves.items():
+        steps, mean, error = (column[style.thin(len(curve.mean))] for column in curve)
         style.draw_line(ax, steps, mean, (mean - error, mean + error), color=COLORS[actions], zorder=3)
         labels.append(Label(mean[-1], f"agent, {actions}", COLORS[actions]))
     style.count_axis(ax)
@@ -180,6 +180,6 @@ def _diagnostics(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
-    """Means of at most ``MOST_POINTS`` runs of neighbours."""
-    parts = np.array_split(values, min(len(values), MOST_POINTS))
+    """Means over neighbours, so that at most ``style.MOST_POINTS`` are left."""
+    parts = np.array_split(values, min(len(values), style.MOST_POINTS))
     return np.array([part.mean() for part in parts])

@@ -151,16 +151,21 @@ def name_runs(runs: Sequence[Run]) -> list[RunName]:
     Runs that get the same name differ at most in the seed and in keys that change nothing learnt.
     """
     settings = [_settings(run.config) for run in runs]
-    in_environment = _varying(settings, [run.environment for run in runs])
+    in_env = _varying(settings, [run.environment for run in runs])
+    shown = [
+        _show({key for key in in_env[run.environment] if key.startswith("env.")}, setting)
+        for run, setting in zip(runs, settings, strict=True)
+    ]
+    environments = [" ".join([run.environment, *pairs]) for run, pairs in zip(runs, shown, strict=True)]
     # A method's setting counts where it varies within one environment: environments may each need their own.
-    in_choices = _varying(settings, [(run.environment, run.method) for run in runs])
+    choices = [(environment, run.method) for environment, run in zip(environments, runs, strict=True)]
+    in_choices = _varying(settings, choices)
     names = []
-    for run, setting in zip(runs, settings, strict=True):
-        env_keys = {key for key in in_environment[run.environment] if key.startswith("env.")}
+    for run, setting, environment, of_env in zip(runs, settings, environments, shown, strict=True):
         keys = set().union(*(keys for (_, method), keys in in_choices.items() if method == run.method))
-        of_env, of_method = _show(env_keys, setting), _show({k for k in keys if not k.startswith("env.")}, setting)
+        of_method = _show(keys, setting)
         label = " ".join([f"{run.environment}/{run.method}", *of_env, *of_method])
-        names.append(RunName(" ".join([run.environment, *of_env]), " ".join([run.method, *of_method]), label))
+        names.append(RunName(environment, " ".join([run.method, *of_method]), label))
     return names
 
 

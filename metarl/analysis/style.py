@@ -23,6 +23,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", ":")  # once the colours are used up
 
 SMALL, NORMAL = 8.0, 9.0  # points
+MOST_POINTS = 400  # more cannot be seen and make a page heavy
 FEW_POINTS = 15  # a line through so few carries markers
 
 # In a page the colours that depend on light or dark mode are the page's to set.
@@ -84,6 +85,11 @@ def draw_line(
 def draw_level(ax: Axes, y: float, *, dashed: bool) -> None:
     """A horizontal line for a baseline, or dashed for a bound."""
     ax.axhline(y, color=INK if dashed else MUTED, linewidth=0.9, linestyle="--" if dashed else "-", zorder=1)
+
+
+def thin(points: int) -> np.ndarray:
+    """Indices of evenly spread points, at most ``MOST_POINTS``, with the first and the last."""
+    return np.linspace(0, points - 1, min(points, MOST_POINTS)).round().astype(int)
 
 
 def count_axis(ax: Axes) -> None:

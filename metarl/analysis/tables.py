@@ -16,6 +16,7 @@ FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
 PERCENT = frozenset({"share_of_bound", "success_rate"})
 PROBABILITY = frozenset({"probability_of_improvement"})
 IN_UNITS_OF_RETURN = frozenset({"return", "standard_error", "regret", "iqm"})
+ROUNDING = 1e-9  # a spread smaller than this share of the value is rounding, not spread
 HEADERS = {"iqm": "IQM", "probability_of_improvement": "P(better)", "share_of_bound": "share of bound"}
 
 
@@ -114,9 +115,11 @@ def _cell(row: Row, key: str) -> str:
         return str(value)
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
     spread = row.get("standard_error") if key in IN_UNITS_OF_RETURN else None
+    if key == "standard_error" and value < ROUNDING * abs(row.get("return") or 0):
+        return "0"
     if low is None or high is None:
         return _number(key, value, spread)
-    shown = [_number(key, number, spread or high - low) for number in (value, low, high)]
+    shown = [_number(key, number, spread if spread is not None else high - low) for number in (value, low, high)]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
@@ -125,7 +128,7 @@ def _number(key: str, value: float, spread: float | None) -> str:
         return f"{100 * value:.1f} %"
     if key in PROBABILITY:
         return f"{value:.2f}"
-    if spread and math.isfinite(spread) and math.isfinite(value):
+    if spread is not None and math.isfinite(value) and ROUNDING * abs(value) < spread < math.inf:
         return f"{value:.{_decimals(spread, 2)}f}"
     return f"{value:.{_decimals(value, 4)}f}" if 1e-4 <= abs(value) < 1e15 else f"{value:.4g}"
 

@@ -1,7 +1,7 @@
 """Upper bounds on the Bayes-optimal return of a Bernoulli bandit, where the optimum itself is out of reach.
 
-Two ways to give the player more than it has; the smaller of the two bounds counts. The second is better for few
-arms, the first for many. Arms have uniform priors, returns are undiscounted; n pulls, k arms.
+Two ways to give the player more than it has; the smaller bound counts. The first is better for many arms, the second
+for few. Arms have uniform priors, returns are undiscounted; n pulls, k arms.
 """
 
 import numpy as np
@@ -26,10 +26,10 @@ def lagrangian_relaxation(num_arms: int, num_pulls: int) -> float:
     """
 
     def dual(ends: np.ndarray) -> float:
-        charges = np.linspace(*ends, num_pulls)
-        return np.maximum(charges, 0).sum() + num_arms * _charged_arm(np.maximum(charges, 0))
+        charges = np.linspace(ends[0], ends[1], num_pulls).clip(min=0)
+        return charges.sum() + num_arms * _charged_arm(charges)
 
-    start = min(([c + 0.05, c - 0.05] for c in CHARGES), key=dual)
+    start = min((np.array([charge + 0.05, charge - 0.05]) for charge in CHARGES), key=dual)
     options = {"maxfev": 60, "xatol": 1e-4, "fatol": 1e-3}
     return float(minimize(dual, start, method="Nelder-Mead", options=options).fun)
 
@@ -104,7 +104,8 @@ def _stopping_values(num_pulls: int, charge: float) -> tuple[list[np.ndarray], l
     Returns:
         The values, and those expected after one more pull.
     """
-    value, expected = [np.zeros(num_pulls + 1)], []
+    value: list[np.ndarray] = [np.zeros(num_pulls + 1)]
+    expected: list[np.ndarray] = []
     for pulls in range(num_pulls - 1, -1, -1):
         mean = (np.arange(pulls + 1) + 1) / (pulls + 2)
         expected.insert(0, mean * value[0][1:] + (1 - mean) * value[0][:-1])

@@ -62,14 +62,13 @@ class Random(Solver):
     def act(
         self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, State]:
-        lanes, device = timestep.first.shape, timestep.first.device
-        if isinstance(self.action_space, spaces.Discrete):
-            action = torch.randint(int(self.action_space.n), lanes, generator=generator, device=device)
-            return decision_of(action), state
-        low = torch.as_tensor(self.action_space.low, dtype=torch.float32, device=device)
-        high = torch.as_tensor(self.action_space.high, dtype=torch.float32, device=device)
-        uniform = torch.rand(*lanes, *low.shape, generator=generator, device=device)
-        return decision_of(low + (high - low) * uniform), state
+        space, lanes, device = self.action_space, len(timestep.first), timestep.first.device
+        if isinstance(space, spaces.Box):
+            low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (space.low, space.high))
+            uniform = torch.rand(lanes, *space.shape, generator=generator, device=device)
+            return decision_of(low + (high - low) * uniform), state
+        assert isinstance(space, spaces.Discrete)
+        return decision_of(torch.randint(int(space.n), (lanes,), generator=generator, device=device)), state
 
 
 def decision_of(action: Tensor) -> Decision:

@@ -52,14 +52,12 @@ class PlannerState(NamedTuple):
     Attributes:
         knowledge: of the MDP, ``[B, ...]``.
         policy: action for each step of this episode and state, ``[B, H, S]``.
-        observation: of the previous step, ``[B]``.
         step: of this episode, to be taken next.
         episode: how many were finished.
     """
 
     knowledge: Any
     policy: Tensor
-    observation: Tensor
     step: int
     episode: int
 
@@ -75,26 +73,26 @@ class EpisodicPlanner(Solver):
         knowledge = self.initial_knowledge(tasks)
         lanes, device = len(tasks), knowledge[0].device
         policy = torch.zeros(lanes, self.size.horizon, self.size.num_states, dtype=torch.long, device=device)
-        return PlannerState(knowledge, policy, policy[:, 0, 0], step=0, episode=-1)
+        return PlannerState(knowledge, policy, step=0, episode=-1)
 
     def act(
         self, timestep: Timestep, state: PlannerState, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, PlannerState]:
-        knowledge, policy, _, step, episode = state
-        knowledge = self.learn(knowledge, state.observation, timestep)
+        knowledge, policy, step, episode = state
+        knowledge = self.learn(knowledge, timestep)
         if timestep.first.all():
             step, episode = 0, episode + 1
             action_values = self.action_values(knowledge, episode, generator)
             policy = random_argmax(action_values, generator, TIE)
         lane = torch.arange(len(policy), device=policy.device)
         action = policy[lane, step, timestep.observation]
-        return decision_of(action), PlannerState(knowledge, policy, timestep.observation, step + 1, episode)
+        return decision_of(action), PlannerState(knowledge, policy, step + 1, episode)
 
     @abstractmethod
     def initial_knowledge(self, tasks: Tasks) -> Any:
         """A named tuple of tensors, ``[B, ...]``."""
 
-    def learn(self, knowledge: Any, previous_observation: Tensor, timestep: Timestep) -> Any:
+    def learn(self, knowledge: Any, timestep: Timestep) -> Any:
         """Knowledge with one more step."""
         return knowledge
 
@@ -126,12 +124,13 @@ class Experience(NamedTuple):
     reward_sum: Tensor
     transitions: Tensor
 
-    def after(self, previous_observation: Tensor, timestep: Timestep) -> "Experience":
+    def after(self, timestep: Timestep) -> "Experience":
         """With one more step of every lane ``[B]``; at the start of a trial there is none."""
         lanes, num_states, num_actions = self.visits.shape
         acted = (timestep.previous_action >= 0).to(self.visits.dtype)
-        pair = previous_observation * num_actions + timestep.previous_action.clamp(min=0)
-        pair = pair + torch.arange(lanes, device=pair.device) * num_states * num_actions
+        lane = torch.arange(lanes, device=acted.device)
+        state, action = timestep.previous_observation.clamp(min=0), timestep.previous_action.clamp(min=0)
+        pair = (lane * num_states + state) * num_actions + action
         triple = pair * num_states + timestep.observation
         return Experience(
             _add_at(self.visits, pair, acted),
@@ -163,8 +162,8 @@ class ModelLearner(EpisodicPlanner):
         visits, reward_sum = torch.zeros(2, *shape, device=device)
         return Experience(visits, reward_sum, torch.zeros(*shape, self.size.num_states, device=device))
 
-    def learn(self, knowledge: Experience, previous_observation: Tensor, timestep: Timestep) -> Experience:
-        return knowledge.after(previous_observation, timestep)
+    def learn(self, knowledge: Experience, timestep: Timestep) -> Experience:
+        return knowledge.after(timestep)
 
     def reward_posterior(self, experience: Experience) -> tuple[Tensor, Tensor]:
         """Mean and precision of the mean rewards, ``[B, S, A]``."""

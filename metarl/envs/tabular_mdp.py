@@ -81,14 +81,16 @@ class TabularMDP(MetaEnv):
     def baselines(self) -> "dict[str, Agent]":
         from metarl.baselines.references import mdp_solvers
 
-        return super().baselines() | mdp_solvers(self._size())
+        return super().baselines() | mdp_solvers(self.size)
 
     def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
         from metarl.baselines.references import mdp_grid
 
-        return mdp_grid(self._size())
+        return mdp_grid(self.size)
 
-    def _size(self) -> "TabularSize":
+    @property
+    def size(self) -> "TabularSize":
+        """S, A, H and n."""
         from metarl.baselines.mdps import TabularSize
 
         return TabularSize(self.num_states, self.num_actions, self.horizon, self.num_episodes)
