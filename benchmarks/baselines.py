@@ -20,17 +20,15 @@ from metarl.envs.bandit import BernoulliBandit
 from metarl.envs.base import MetaEnv
 from metarl.envs.tabular_mdp import TabularMDP
 from metarl.evaluation import MakeEnv, evaluate
-from metarl.seeding import stream_seed
 
 
 def make_bandit(num_arms: int, num_episodes: int, *, num_tasks: int, seed: int) -> MetaEnv:
-    # Evaluation acts with ``seed`` itself; tasks must not come from the same stream.
-    return BernoulliBandit(num_arms, num_episodes, num_tasks=num_tasks, seed=stream_seed(seed, "environment"))
+    return BernoulliBandit(num_arms, num_episodes, num_tasks=num_tasks, seed=seed)
 
 
 def make_mdp(num_episodes: int, *, num_tasks: int, seed: int) -> MetaEnv:
     """10 states, 5 actions, 10 steps."""
-    return TabularMDP(10, 5, 10, num_episodes, num_tasks=num_tasks, seed=stream_seed(seed, "environment"))
+    return TabularMDP(10, 5, 10, num_episodes, num_tasks=num_tasks, seed=seed)
 
 
 def settings(arguments: argparse.Namespace) -> Iterator[tuple[str, MakeEnv]]:

@@ -136,10 +136,10 @@ def _figures(run_dir: Path) -> dict:
 def _show(run_dir: Path) -> None:
     """Write the report, print the table."""
     from metarl.analysis.report import write_report
-    from metarl.analysis.runs import load_run
+    from metarl.analysis.runs import load_run, require_finished
     from metarl.analysis.tables import final_table, format_table
 
-    summary = load_run(run_dir).summary
+    summary = require_finished(load_run(run_dir))
     report = run_dir / "report.html"
     write_report([run_dir], report)
     print(format_table(final_table(summary), "text"))

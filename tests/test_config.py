@@ -8,7 +8,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from helpers import config_of, given_choices, small_config, trainer_of, tree
+from helpers import given_choices, same, small_config, trainer_of, tree
 from metarl.checkpoint import save
 from metarl.compose import CONF, compose, options, unknown_key
 from metarl.config import build
@@ -394,15 +394,6 @@ def test_every_yaml_opens_with_the_command_that_runs_it():
             assert any(line.startswith("# python run.py") for line in opening), file
 
 
-def test_no_default_differs_from_what_a_constructor_would_be_given_by_name():
-    """Every key in a YAML is an argument, so that no key does nothing."""
-    config = config_of()
-    assert set(config) == {
-        *("env", "model", "algorithm", "logger", "training", "eval", "choices"),
-        *("seed", "device", "num_threads", "meta_batch_size", "lanes_per_task"),
-    }
-
-
 def test_a_resolved_configuration_survives_yaml(tmp_path):
     started(tmp_path / "run")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -414,8 +405,6 @@ def test_a_resolved_configuration_survives_yaml(tmp_path):
 def test_seeds_make_other_runs_and_the_same_seed_the_same(tmp_path):
     def weights(seed):
         return build(small_config(f"seed={seed}"), tmp_path / "run").state_dict()
-
-    from helpers import same
 
     assert same(weights(1), weights(1)) and not same(weights(1), weights(2))
 

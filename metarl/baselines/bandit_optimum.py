@@ -25,16 +25,16 @@ class Layer(NamedTuple):
 def num_states(num_arms: int, num_pulls: int) -> int:
     """Number of multisets from which there is still a pull to make: the work of ``bayes_optimum``.
 
-    Coefficients of ``prod_m (1 - y x^m)^-(m+1)``: an arm pulled m times has m + 1 outcomes; x counts pulls and y
-    the arms that were pulled.
+    Coefficients of ``prod_m (1 - y x^m)^-(m+1)``: an arm pulled m times has m + 1 outcomes, so j of them have
+    C(m + j, j); x counts pulls and y the arms that were pulled.
     """
     arms = min(num_arms, num_pulls)
     counts = np.zeros((arms + 1, num_pulls))  # [arms pulled, pulls]; float64, for they overflow integers
     counts[0, 0] = 1
     for pulls in range(1, num_pulls):
-        for _ in range(pulls + 1):
-            for chosen in range(1, arms + 1):
-                counts[chosen, pulls:] += counts[chosen - 1, :-pulls]
+        fewer = counts.copy()
+        for alike in range(1, min(arms, (num_pulls - 1) // pulls) + 1):  # arms pulled this often
+            counts[alike:, alike * pulls :] += comb(pulls + alike, alike) * fewer[:-alike, : -alike * pulls]
     return int(counts.sum())
 
 

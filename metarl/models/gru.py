@@ -16,9 +16,13 @@ class GRU(SequenceModel):
         hidden_size: units.
         layer_norm: normalise both projections of gates and candidate separately, as in the published RL²
             codes. The input's projection and its normalisation run over all time at once.
+        timescale: the longest memory at the start, in steps: units keep their state for between 1 and this many
+            (chrono initialisation, Tallec & Ollivier 2018). 1 leaves the gates half open.
     """
 
-    def __init__(self, input_dim: int, hidden_size: PositiveInt = 128, layer_norm: bool = False):
+    def __init__(
+        self, input_dim: int, hidden_size: PositiveInt = 128, layer_norm: bool = False, timescale: PositiveInt = 1
+    ):
         super().__init__()
         self.output_dim = self.hidden_size = hidden_size
         self.layer_norm = layer_norm
@@ -27,6 +31,11 @@ class GRU(SequenceModel):
         if layer_norm:
             self.input_norm = nn.ModuleList([nn.LayerNorm(2 * hidden_size), nn.LayerNorm(hidden_size)])
             self.hidden_norm = nn.ModuleList([nn.LayerNorm(2 * hidden_size), nn.LayerNorm(hidden_size)])
+
+        if timescale > 1:
+            bias = self.input_norm.get_parameter("0.bias") if layer_norm else self.gru.all_weights[0][2]
+            steps = 1 + (timescale - 1) * torch.rand(hidden_size)
+            bias.data[hidden_size : 2 * hidden_size] = steps.log()  # the gate that keeps follows the one that resets
 
     def initial_carry(self, batch_size: int) -> Tensor:
         return next(self.parameters()).new_zeros(batch_size, self.hidden_size)

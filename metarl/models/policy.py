@@ -13,15 +13,20 @@ from metarl.models.base import Carry, SequenceModel
 from metarl.normalization import ValueHead
 from metarl.rollout import Timestep
 
+Inputs = Literal["step", "transition", "conjunction"]
+
 
 class Features(nn.Module):
-    """Observation, previous action, previous reward and the start-of-episode flag, side by side.
+    """What the memory is fed: the present observation and what led to it, side by side.
 
     Discrete observations and actions are one-hot; a space of one element carries nothing and is left out.
 
     Args:
         observation_space, action_space: of the environment.
-        previous_observation: add it, which makes the whole last transition visible at once.
+        inputs: ``step`` has the observation, the previous action and reward, and the start-of-episode flag, as
+            published. ``transition`` adds the previous observation. ``conjunction`` further adds the outer
+            product of previous observation and action, alone and times the reward: a memory then only has to
+            sum what else it would have to learn to associate.
         encoder_size: units of a rectified layer on top; None passes the features on.
     """
 
@@ -29,31 +34,40 @@ class Features(nn.Module):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        previous_observation: bool = False,
+        inputs: Inputs = "step",
         encoder_size: int | None = None,
     ):
         super().__init__()
-        self.previous_observation = previous_observation
+        self.inputs = inputs
         self.observation, self.action = OneHot(observation_space), OneHot(action_space)
-        width = self.observation.output_dim * (1 + previous_observation) + self.action.output_dim + 2
+        observation_dim, action_dim = self.observation.output_dim, self.action.output_dim
+        pairs = max(observation_dim, 1) * action_dim
+        extra = {"step": 0, "transition": observation_dim, "conjunction": observation_dim + 2 * pairs}
+        width = observation_dim + action_dim + 2 + extra[inputs]
         self.output_dim = encoder_size or width
-        self.encoder = nn.Linear(width, encoder_size) if encoder_size else None
-        if self.encoder is not None:
-            nn.init.orthogonal_(self.encoder.weight, gain=nn.init.calculate_gain("relu"))
-            nn.init.zeros_(self.encoder.bias)
+        self.encoder = rectified_layer(width, encoder_size) if encoder_size else None
 
     def forward(self, timestep: Timestep) -> Tensor:
         """``[..., output_dim]``, for any leading shape."""
-        parts = [
-            self.observation(timestep.observation),
-            self.action(timestep.previous_action),
-            timestep.previous_reward.unsqueeze(-1),
-            timestep.first.unsqueeze(-1).float(),
-        ]
-        if self.previous_observation:
-            parts.append(self.observation(timestep.previous_observation))
+        action, reward = self.action(timestep.previous_action), timestep.previous_reward.unsqueeze(-1)
+        parts = [self.observation(timestep.observation), action, reward, timestep.first.unsqueeze(-1).float()]
+        if self.inputs != "step":
+            previous = self.observation(timestep.previous_observation)
+            parts.append(previous)
+            if self.inputs == "conjunction":
+                # An observation that never changes leaves the action as its own pair.
+                pair = (previous.unsqueeze(-1) * action.unsqueeze(-2)).flatten(-2) if previous.shape[-1] else action
+                parts += [pair, pair * reward]
         x = torch.cat(parts, dim=-1)
-        return x if self.encoder is None else torch.relu(self.encoder(x))
+        return x if self.encoder is None else self.encoder(x)
+
+
+def rectified_layer(input_dim: int, output_dim: int) -> nn.Sequential:
+    """A linear layer, orthogonal and without bias at first, and a ReLU."""
+    linear = nn.Linear(input_dim, output_dim)
+    nn.init.orthogonal_(linear.weight, gain=nn.init.calculate_gain("relu"))
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, nn.ReLU())
 
 
 class OneHot(nn.Module):
@@ -94,7 +108,9 @@ class Policy(nn.Module):
         critic: ``shared`` reads the actor's memory; ``separate`` has a memory of its own; ``privileged``
             reads the actor's memory and the task's description, which only training ever needs
             (asymmetric actor-critic, Pinto et al. 2018).
-        previous_observation, encoder_size: see ``Features``.
+        inputs, encoder_size: see ``Features``.
+        head_size: units of a rectified layer over memory and features together, below both heads: the memory need
+            not also pass on what it is fed. None lets the heads read the memory alone.
         memory_options: constructor arguments of the memory.
     """
 
@@ -106,21 +122,26 @@ class Policy(nn.Module):
         *,
         memory: type[SequenceModel],
         critic: Literal["shared", "separate", "privileged"] = "shared",
-        previous_observation: bool = False,
+        inputs: Inputs = "step",
         encoder_size: PositiveInt | None = None,
+        head_size: PositiveInt | None = None,
         **memory_options,
     ):
         super().__init__()
-        self.features = Features(observation_space, action_space, previous_observation, encoder_size)
+        self.features = Features(observation_space, action_space, inputs, encoder_size)
         self.distribution = action_distribution(action_space)
         self.memory = memory(self.features.output_dim, **memory_options)
         self.critic_memory = memory(self.features.output_dim, **memory_options) if critic == "separate" else None
         width = self.memory.output_dim
-        self.task_encoder = TaskEncoder(width, task_dim) if critic == "privileged" else None
-        self.actor_head = nn.Linear(width, self.distribution.num_parameters)
+        self.readout = Readout(width, self.features.output_dim, head_size)
+        self.critic_readout = (
+            None if self.critic_memory is None else Readout(width, self.features.output_dim, head_size)
+        )
+        self.task_encoder = TaskEncoder(self.readout.output_dim, task_dim) if critic == "privileged" else None
+        self.actor_head = nn.Linear(self.readout.output_dim, self.distribution.num_parameters)
         nn.init.orthogonal_(self.actor_head.weight, gain=0.01)  # the first policy is close to uniform
         nn.init.zeros_(self.actor_head.bias)
-        self.value_head = ValueHead(width)
+        self.value_head = ValueHead(self.readout.output_dim)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         """The empty memories of ``batch_size`` lanes, one per trunk."""
@@ -139,13 +160,27 @@ class Policy(nn.Module):
         x = self.features(timestep)
         y, actor_carry = getattr(self.memory, method)(x, carry[0])
         carry = (actor_carry, *carry[1:])
-        critic_y = y
-        if self.critic_memory is not None:
+        critic_y = y = self.readout(y, x)
+        if self.critic_memory is not None and self.critic_readout is not None:
             critic_y, critic_carry = getattr(self.critic_memory, method)(x, carry[1])
+            critic_y = self.critic_readout(critic_y, x)
             carry = (actor_carry, critic_carry)
         elif self.task_encoder is not None:
             critic_y = self.task_encoder(y, task)
         return PolicyOutput(self.actor_head(y), self.value_head(critic_y)), carry
+
+
+class Readout(nn.Module):
+    """What the heads see: the memory ``[..., memory_dim]``, or a rectified layer over memory and features."""
+
+    def __init__(self, memory_dim: int, feature_dim: int, size: int | None):
+        super().__init__()
+        self.output_dim = size or memory_dim
+        self.layer = rectified_layer(memory_dim + feature_dim, size) if size else None
+
+    def forward(self, memory: Tensor, features: Tensor) -> Tensor:
+        """``[..., output_dim]``."""
+        return memory if self.layer is None else self.layer(torch.cat([memory, features], dim=-1))
 
 
 class TaskEncoder(nn.Module):
