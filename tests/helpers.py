@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import random
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -147,6 +150,26 @@ def timeless(row: dict) -> dict:
     """A row of metrics without what depends on the clock."""
     clock = ("wall_time", "per_second")
     return {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith(clock)}
+
+
+def run_py(*overrides: str, directory: Path, **options) -> subprocess.Popen:
+    """``python run.py`` from another directory, with one thread and its own streams."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "run.py"), *overrides],
+        cwd=directory,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def outcome(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code, output and errors, once it has ended."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
 def tree(directory: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
 
 from helpers import read_rows, small_config, tree
@@ -19,6 +20,12 @@ from wandb_records import by_key, records, wandb_files
 
 SIZE = ("training.eval_every=2", "eval.num_tasks=8", "eval.final_num_tasks=8", "eval.baselines=false")
 STEPS_OF_AN_ITERATION = 6 * 3  # lanes, pulls
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch):
+    """Which has its own tests, and takes a second."""
+    monkeypatch.setattr("metarl.experiment._show", lambda run_dir: None)
 
 
 def live(run_dir: Path, *overrides: str, iterations: int = 3, sweep: str | None = None) -> list[dict]:
@@ -126,20 +133,10 @@ def assert_events_are(rows: list[dict], run_dir: Path) -> None:
         assert [value for _, value in found] == stored([value for _, value in expected])
 
 
-def test_tensorboard_shows_the_rows_against_environment_steps(tmp_path):
-    rows = live(tmp_path, "logger=tensorboard")
-    assert_events_are(rows, tmp_path)
-
-
-def test_tensorboard_shows_the_figures(tmp_path):
-    live(tmp_path, "logger=tensorboard")
+def test_tensorboard_shows_rows_against_environment_steps_and_figures_also_after_a_resume(tmp_path):
+    assert_events_are(live(tmp_path, "logger=tensorboard", iterations=2), tmp_path)
     assert "learning_curve" in events(tmp_path).Tags()["images"]
-
-
-def test_tensorboard_goes_on_after_a_resume(tmp_path):
-    live(tmp_path, "logger=tensorboard", iterations=2)
-    rows = live(tmp_path, "logger=tensorboard", iterations=4)
-    assert_events_are(rows, tmp_path)
+    assert_events_are(live(tmp_path, "logger=tensorboard", iterations=4), tmp_path)
 
 
 # ---------------------------------------------------------------- Weights & Biases
@@ -190,6 +187,23 @@ def test_wandb_offline_holds_figures_and_the_summary(tmp_path, monkeypatch):
     assert any("figures/learning_curve" in row for row in history(path))
     summary = [by_key(record.update) for record in of_kind(path, "summary")]
     assert any("evaluation" in name for seen in summary for name in seen)
+
+
+@pytest.mark.xfail(strict=True, reason="WandbLogger.finish leaves the run open where anything before run.finish() fails")
+def test_a_wandb_run_is_closed_even_where_its_figures_fail(tmp_path, monkeypatch):
+    """Or the next run of a sweep in this process would continue it."""
+    import wandb
+
+    def broken(_):
+        raise ValueError("no figure")
+
+    monkeypatch.setattr(wandb, "Image", broken)
+    try:
+        live(tmp_path / "one", "logger=wandb", iterations=2)
+        live(tmp_path / "two", "logger=wandb", iterations=2)
+        assert len(wandb_files(tmp_path / "one")) == len(wandb_files(tmp_path / "two")) == 1
+    finally:
+        wandb.teardown()
 
 
 def test_wandb_group_is_the_one_given_before_the_sweeps(tmp_path):

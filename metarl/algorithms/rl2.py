@@ -28,21 +28,23 @@ class RL2State(NamedTuple):
 
 
 class RL2(Algorithm):
-    """Args:
-    env: gives spaces, episodes and the size of a task; it is not kept.
-    model: builds the policy from observation space, action space and task size.
-    discount: per step, over the whole trial.
-    gae_lambda: of the advantage estimate.
-    learning_rate, final_learning_rate: Adam's, linear in progress.
-    entropy_coefficient, final_entropy_coefficient: linear in progress.
-    clip: range of the probability ratio.
-    num_epochs, num_minibatches: passes over the trials, and parts of whole trials per pass.
-    value_loss: half the ``squared`` error, or ``huber``: linear beyond one standard deviation (unit) of the returns.
-    value_coefficient: weight of the value loss.
-    standardize_advantages: to zero mean and unit variance over the batch.
-    normalize_returns: learn values on standardised returns (PopArt).
-    max_gradient_norm: gradients are scaled down to this norm; null leaves them.
-    target_kl: no further epoch once the mean KL divergence from the acting policy exceeds it; null never stops.
+    """One memory over all episodes of a trial, trained on the return of the whole trial.
+
+    Args:
+        env: gives spaces, episodes and the size of a task; it is not kept.
+        model: builds the policy from observation space, action space and task size.
+        discount: per step, over the whole trial.
+        gae_lambda: of the advantage estimate.
+        learning_rate, final_learning_rate: Adam's, linear in progress.
+        entropy_coefficient, final_entropy_coefficient: linear in progress.
+        clip: range of the probability ratio.
+        num_epochs, num_minibatches: passes over the trials, and parts of whole trials per pass.
+        value_loss: half the ``squared`` error, or ``huber``, linear beyond one (standard deviation of the returns).
+        value_coefficient: weight of the value loss.
+        standardize_advantages: to zero mean and unit variance over the batch.
+        normalize_returns: learn values on standardised returns (PopArt).
+        max_gradient_norm: gradients are scaled down to this norm; null leaves them.
+        target_kl: no further epoch once the mean KL divergence from the acting policy exceeds it; null never stops.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class RL2(Algorithm):
         if self.normalize_returns:
             self.policy.value_head.update(returns[mask])
         if self.standardize_advantages:
-            advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std() + 1e-8)
+            advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std(correction=0) + 1e-8)
         description = rollout.tasks.description
         return Batch(
             rollout.timestep,
