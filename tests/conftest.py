@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from helpers import combinations
+
 from metarl.compose import options
 
 torch.set_num_threads(1)
@@ -12,7 +12,7 @@ GROUP_OF_FIXTURE = {"env_option": "env", "model_option": "model", "algorithm_opt
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``env_option``, ``model_option`` and ``algorithm_option`` run over ``conf/``; ``combination`` over all that fit."""
+    """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit together."""
     for fixture, group in GROUP_OF_FIXTURE.items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, options(group))

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def given_choices(overrides) -> dict[str, str]:
     return DEFAULTS | {name: option for name, _, option in pairs if name in DEFAULTS}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _composed(overrides: tuple[str, ...]) -> dict:
     return OmegaConf.to_container(compose(overrides), resolve=True)
 

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 import torch
-
 from helpers import StopAt, read_rows, same, small_config, timeless, trainer_of, tree
+
 from metarl import checkpoint
 from metarl.checkpoint import FORMAT, Checkpoints, load, save
 from metarl.config import build
@@ -251,9 +251,7 @@ UNFIT = {
     "without optimiser": lambda state: state.pop("training"),
     "without generators": lambda state: state.pop("generators"),
     "of another algorithm": lambda state: state.update(training={}),
-    "of another size": lambda state: state.update(
-        algorithm={name: torch.zeros(3, 3) for name in state["algorithm"]}
-    ),
+    "of another size": lambda state: state.update(algorithm={name: torch.zeros(3, 3) for name in state["algorithm"]}),
 }
 BREAKING = {"without optimiser", "without generators", "of another algorithm"}  # KeyError with a traceback
 

@@ -6,9 +6,9 @@ import shlex
 import pytest
 import torch
 import yaml
+from helpers import given_choices, same, small_config, trainer_of, tree
 from omegaconf import OmegaConf
 
-from helpers import given_choices, same, small_config, trainer_of, tree
 from metarl.checkpoint import save
 from metarl.compose import CONF, compose, options, unknown_key
 from metarl.config import build

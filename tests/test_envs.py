@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers import global_randomness, make_env, random_actions, same
 from scipy import stats
 
-from helpers import global_randomness, make_env, random_actions, same
 from metarl.envs.base import Step, Tasks
 from metarl.rollout import collect_trial, episode_returns
 from metarl.seeding import make_generator
@@ -31,7 +31,8 @@ def play(env, steps: int, seed: int = 3) -> list:
 
 def in_space(space: spaces.Space, values: torch.Tensor, lanes: int) -> bool:
     if isinstance(space, spaces.Discrete):
-        return values.shape == (lanes,) and values.dtype == torch.long and bool((0 <= values).all() & (values < space.n).all())
+        within = bool((values >= 0).all() & (values < space.n).all())
+        return values.shape == (lanes,) and values.dtype == torch.long and within
     return values.shape == (lanes, *space.shape) and values.dtype == torch.float32 and bool(values.isfinite().all())
 
 

@@ -5,7 +5,6 @@ import statistics
 
 import pytest
 import torch
-
 from helpers import (
     Corridor,
     Counter,
@@ -18,6 +17,7 @@ from helpers import (
     timeless,
     trainer_of,
 )
+
 from metarl.config import build_env_factory
 from metarl.evaluation import evaluate
 
@@ -139,7 +139,7 @@ def test_the_same_seed_meets_the_same_tasks_whoever_plays():
     assert not torch.equal(tasks_met(Counter(3), 1), tasks_met(Counter(3), 2))
 
 
-@pytest.mark.xfail(strict=True, reason="noise and tasks share a stream: tasks after the first batch depend on the agent")
+@pytest.mark.xfail(strict=True, reason="noise and tasks share a stream: later tasks depend on the agent")
 def test_the_same_seed_meets_the_same_tasks_however_long_agents_play():
     factory = build_env_factory(small_config("env=bandit"))
     seen = []

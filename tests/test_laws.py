@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-
 from helpers import collected, combinations, make_algorithm, perturb, same, small_config
+
 from metarl.compose import options
 from metarl.config import build_algorithm
 from metarl.rollout import Rollout, collect_trial
@@ -67,7 +67,17 @@ def test_ratio_one_with_every_critic(model_option, critic, env_name):
     assert_recomputed_equals_stored(agent, collected(agent, env, updates=2)[-1])
 
 
-@pytest.mark.parametrize("change", ["model.previous_observation=true", "model.encoder_size=5", "lanes_per_task=2"])
+INPUTS = [
+    "model.inputs=transition",
+    "model.inputs=conjunction",
+    "model.encoder_size=5",
+    "model.head_size=5",
+    "model.timescale=20",
+    "lanes_per_task=2",
+]
+
+
+@pytest.mark.parametrize("change", INPUTS)
 def test_ratio_one_with_every_input_and_several_lanes_per_task(change):
     agent, env = one_big_step(("rl2", "gru", "tabular_mdp"), change)
     assert_recomputed_equals_stored(agent, collected(agent, env, updates=2)[-1])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
-
 from helpers import read_rows, small_config, tree
+from wandb_records import by_key, records, wandb_files
+
 from metarl.config import build
 from metarl.experiment import run
 from metarl.logging import Loggers, scalars
-from wandb_records import by_key, records, wandb_files
 
 SIZE = ("training.eval_every=2", "eval.num_tasks=8", "eval.final_num_tasks=8", "eval.baselines=false")
 STEPS_OF_AN_ITERATION = 6 * 3  # lanes, pulls
@@ -189,7 +189,7 @@ def test_wandb_offline_holds_figures_and_the_summary(tmp_path, monkeypatch):
     assert any("evaluation" in name for seen in summary for name in seen)
 
 
-@pytest.mark.xfail(strict=True, reason="WandbLogger.finish leaves the run open where anything before run.finish() fails")
+@pytest.mark.xfail(strict=True, reason="WandbLogger.finish leaves the run open where its figures fail")
 def test_a_wandb_run_is_closed_even_where_its_figures_fail(tmp_path, monkeypatch):
     """Or the next run of a sweep in this process would continue it."""
     import wandb

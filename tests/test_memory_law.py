@@ -1,4 +1,4 @@
-"""The memory law over every model: whole sequence, pieces and single steps are one function; formulas and initialisations."""
+"""The memory law over every model: a sequence whole, in pieces or by steps gives the same. And their formulas."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from helpers import make_policy, perturb, small_config
 from torch.utils._pytree import tree_leaves, tree_map
 
-from helpers import make_policy, perturb, small_config
 from metarl.compose import CONF, options
 from metarl.models.gru import GRU
 from metarl.models.lstm import LSTM
@@ -224,11 +224,29 @@ def test_features_say_nothing_before_the_first_action_and_show_everything_after(
     assert features.tolist() == [[1, 0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 1, 0.5, 0]]
 
 
-def test_features_show_the_previous_observation_where_asked():
-    overrides = ("model=mlp", "model.previous_observation=true")
-    policy = make_policy(*overrides, observation_space=spaces.Discrete(2), action_space=spaces.Discrete(3))
-    assert policy.features(START_AND_NEXT)[:, 7:].tolist() == [[0, 0], [1, 0]]
-    assert policy.features.output_dim == 9
+def features_of(inputs: str, states: int = 2):
+    overrides = ("model=mlp", f"model.inputs={inputs}")
+    policy = make_policy(*overrides, observation_space=spaces.Discrete(states), action_space=spaces.Discrete(3))
+    assert policy.features(START_AND_NEXT).shape == (2, policy.features.output_dim)
+    return policy.features(START_AND_NEXT)
+
+
+def test_features_show_the_whole_last_transition_where_asked():
+    found = features_of("transition")
+    assert torch.equal(found[:, :7], features_of("step"))
+    assert found[:, 7:].tolist() == [[0, 0], [1, 0]]
+
+
+def test_features_show_the_pair_of_observation_and_action_and_its_reward_where_asked():
+    found = features_of("conjunction")
+    assert torch.equal(found[:, :9], features_of("transition"))
+    pair = [0, 0, 1, 0, 0, 0]  # observation 0 and action 2 of 2 x 3
+    assert found[:, 9:].tolist() == [[0] * 12, pair + [0.5 * bit for bit in pair]]
+
+
+def test_an_observation_that_never_changes_leaves_the_action_as_its_pair():
+    found = features_of("conjunction", states=1)
+    assert found[1].tolist() == [0, 0, 1, 0.5, 0, *(0, 0, 1), *(0, 0, 0.5)]
 
 
 def test_features_leave_out_spaces_of_one_element():
@@ -239,10 +257,30 @@ def test_features_leave_out_spaces_of_one_element():
 def test_an_encoder_rectifies_a_layer_of_the_features():
     policy = make_policy("model=mlp", "model.encoder_size=7", observation_space=spaces.Discrete(2))
     plain = make_policy("model=mlp", observation_space=spaces.Discrete(2)).features(START_AND_NEXT)
-    layer = policy.features.encoder
+    layer = next(module for module in policy.features.modules() if isinstance(module, torch.nn.Linear))
     expected = (plain @ layer.weight.T + layer.bias).clamp(min=0)
     torch.testing.assert_close(policy.features(START_AND_NEXT), expected)
     assert policy.memory.layers[0].in_features == policy.features.output_dim == 7
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged"])
+def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
+    def reaction(*head: str) -> float:
+        policy = make_policy("model=gru", f"model.critic={critic}", *head)
+        perturb(policy)
+        with torch.no_grad():
+            for parameter in policy.memory.parameters():
+                parameter.zero_()
+        first, second = (torch.ones(1, 4) * number for number in (0, 1))
+        rest = {"previous_action": torch.zeros(1, dtype=torch.long), "previous_reward": torch.zeros(1)}
+        outputs = [
+            policy.step(Timestep(x, x, first=torch.ones(1, dtype=torch.bool), **rest), policy.initial_carry(1), task)[0]
+            for x in (first, second)
+            for task in [torch.zeros(1, 3)]
+        ]
+        return (outputs[0].parameters - outputs[1].parameters).abs().max().item()
+
+    assert reaction() == 0 and reaction("model.head_size=16") > 1e-3
 
 
 def gru_reference(model: GRU, x: torch.Tensor) -> torch.Tensor:
@@ -338,6 +376,21 @@ def test_input_weights_of_each_gate_start_at_xavier_scale(name):
 def test_gru_biases_start_at_zero():
     cell = GRU(20, 48).gru
     assert cell.bias_ih_l0.abs().max() == 0 and cell.bias_hh_l0.abs().max() == 0
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_timescale_spreads_how_long_gru_units_keep_their_state(layer_norm):
+    """Without input, a unit keeps steps / (steps + 1) of its state, steps uniform from 1 to the timescale."""
+    torch.manual_seed(0)
+    model = GRU(4, 400, layer_norm=layer_norm, timescale=100)
+    hidden = torch.ones(1, 400)
+    with torch.no_grad():
+        for weight in (model.gru.weight_hh_l0, model.gru.weight_ih_l0):
+            weight.zero_()
+    kept = model.step(torch.zeros(1, 4), hidden)[0][0]
+    steps = kept / (1 - kept)
+    assert 1 - 1e-3 <= steps.min() < 5 and 95 < steps.max() <= 100 + 1e-2
+    assert steps.mean().item() == pytest.approx(50.5, abs=5)
 
 
 def test_lstm_forget_bias_starts_at_one_and_all_others_at_zero():

@@ -15,9 +15,7 @@ def head_of(dtype=torch.float64, **options) -> ValueHead:
 def batches(count: int) -> list[torch.Tensor]:
     """Targets whose mean and width drift."""
     generator = make_generator(2)
-    return [
-        10.0 * k + (1.0 + k) * torch.randn(50, generator=generator, dtype=torch.float64) for k in range(count)
-    ]
+    return [10.0 * k + (1.0 + k) * torch.randn(50, generator=generator, dtype=torch.float64) for k in range(count)]
 
 
 def features() -> torch.Tensor:

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from helpers import outcome, read_rows, run_py, same, timeless
+
 from metarl.checkpoint import Checkpoints, load
 
 KILLS = int(os.environ.get("METARL_KILLS", "3"))
@@ -22,10 +22,10 @@ SIZE = (
     f"meta_batch_size={LANES}",
     f"env.num_episodes={PULLS}",
     "training.eval_every=4",
-    "model.hidden_size=64",
+    "model.hidden_size=16",
     "eval.num_tasks=50",
     "eval.final_num_tasks=20000",
-    "eval.tasks_at_once=500",
+    "eval.tasks_at_once=200",
     "eval.baselines=false",
 )
 # The clock and the shell decide these.
@@ -69,7 +69,6 @@ def assert_same_results(run_dir: Path, undisturbed: Path) -> None:
     summaries = [json.loads((directory / "summary.json").read_text()) for directory in (run_dir, undisturbed)]
     first, second = ({name: s[name] for name in s.keys() - INCIDENTAL} for s in summaries)
     assert first == second
-    assert not list(run_dir.rglob("*.partial.partial"))
 
 
 def finish(run_dir: Path) -> None:
@@ -97,7 +96,7 @@ def test_a_run_killed_again_and_again_ends_as_if_left_alone(undisturbed, tmp_pat
         assert rows <= rows_of(run_dir) < ITERATIONS
     process = start(run_dir)
     wait_until(process, lambda: final_evaluation_began(run_dir, 0))
-    time.sleep(dice.uniform(0, 0.2))
+    time.sleep(dice.uniform(0, 0.1))
     process.kill()
     assert outcome(process)[0] == -signal.SIGKILL and not (run_dir / "summary.json").exists()
     finish(run_dir)

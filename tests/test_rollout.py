@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from helpers import (
     Corridor,
     Counter,
@@ -14,6 +13,7 @@ from helpers import (
     perturb,
     same,
 )
+
 from metarl.baselines.base import Random
 from metarl.rollout import Rollout, collect, collect_trial, episode_returns
 from metarl.seeding import make_generator

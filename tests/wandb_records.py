@@ -2,11 +2,13 @@
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32 * 1024
@@ -37,5 +39,20 @@ def by_key(items: Any) -> dict[str, Any]:
 
 
 def wandb_files(run_dir: Path, kind: str = "*run") -> list[Path]:
-    """The logs of all W&B runs of a run directory, oldest first; a resumed run has several."""
-    return sorted(run_dir.glob(f"wandb/{kind}-*/run-*.wandb"))
+    """The logs of all W&B runs of a run directory, oldest first; a resumed run has several.
+
+    The service writes them in its own time, so this waits for the end of each.
+    """
+    folders = sorted(run_dir.glob(f"wandb/{kind}-*"))
+    files = [folder / f"run-{folder.name.rpartition('-')[2]}.wandb" for folder in folders]
+    deadline = time.monotonic() + 10
+    while not all(map(_complete, files)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return files
+
+
+def _complete(path: Path) -> bool:
+    try:
+        return any(record.WhichOneof("record_type") == "exit" for record in records(path))
+    except (AssertionError, OSError, DecodeError):
+        return False
