@@ -1,6 +1,7 @@
 """The loop: meet new tasks, live through a trial, learn; evaluate on held-out tasks; never lose a run."""
 
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -179,7 +180,7 @@ class Trainer:
             unit="step",
             unit_scale=True,
             dynamic_ncols=True,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; a log file needs fewer lines
         )
 
     def state_dict(self) -> dict:
