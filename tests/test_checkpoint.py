@@ -233,6 +233,16 @@ def test_rows_after_the_last_checkpoint_are_written_again_the_same(tmp_path):
     assert same(without_clock(resumed.state_dict()), without_clock(whole.state_dict()))
 
 
+def test_half_a_row_at_the_end_is_dropped(tmp_path):
+    config = resumable()
+    run_of(config, tmp_path, 2)
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    for half in ('{"iteration": 3, "env_st', '{"iteration": 2, "env_steps": 36}'):
+        (tmp_path / "metrics.jsonl").write_text(whole + half)
+        trainer_of(config, tmp_path).run_dir.close()
+        assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
 def test_checkpoints_are_made_when_asked_and_at_every_stop(tmp_path):
     run_of(resumable(every=3), tmp_path, 3)
     store = Checkpoints(tmp_path / "checkpoints")

@@ -238,11 +238,11 @@ def test_whole_floats_are_integers(line, group, key, expected, tmp_path):
 
 
 def test_whole_floats_are_integers_in_constructors_too(tmp_path):
-    lines = ("env.num_arms=7.0", "model.hidden_size=1e1", "meta_batch_size=2e1", "algorithm.num_epochs=2.0", "seed=3.0")
-    trainer = build(configuration(lines), tmp_path / "run")
+    lines = ("env.num_arms=7.0", "model.hidden_size=1e1", "meta_batch_size=2e1", "algorithm.num_epochs=3.0", "seed=3.0")
+    trainer = build(configuration((*PLAIN, *lines)), tmp_path / "run")
     env, algorithm = trainer.env, trainer.algorithm
     found = [env.num_arms, algorithm.policy.memory.hidden_size, env.num_tasks, algorithm.num_epochs]
-    assert found == [7, 10, 20, 2] and all(isinstance(number, int) for number in found)
+    assert found == [7, 10, 20, 3] and all(isinstance(number, int) for number in found)
 
 
 def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path):
@@ -257,7 +257,7 @@ def test_building_writes_nothing(tmp_path):
 
 # ---------------------------------------------------------------- directories and checkpoints
 
-PLAIN = ("meta_batch_size=8", "model.hidden_size=8")
+PLAIN = ("meta_batch_size=8", "model.hidden_size=8", "algorithm.num_minibatches=2")
 
 
 def refused(overrides: tuple[str, ...], run_dir, capsys) -> str:

@@ -27,7 +27,7 @@ CHANGES = {
     "final_entropy_coefficient": "0.5",
     "clip": "0.001",
     "num_epochs": "3",
-    "num_minibatches": "2",
+    "num_minibatches": "4",
     "value_loss": "huber",
     "value_coefficient": "0.1",
     "standardize_advantages": "false",
@@ -334,6 +334,17 @@ def test_only_the_privileged_critic_reads_the_task():
         assert torch.equal(before.value, after.value) == (critic != "privileged")
 
 
+def test_the_privileged_critic_of_a_lane_reads_the_task_of_that_lane():
+    agent, env = make_algorithm("env=tabular_mdp", "model.critic=privileged")
+    perturb(agent, 0.3)
+    (rollout,) = collected(agent, env)
+    changed = rollout.tasks.description.clone()
+    changed[2] += 1
+    carry = agent.policy.initial_carry(env.num_lanes)
+    before, after = (agent.policy(rollout.timestep, carry, t)[0].value for t in (rollout.tasks.description, changed))
+    assert [torch.equal(before[:, lane], after[:, lane]) for lane in range(4)] == [True, True, False, True]
+
+
 def test_the_optimiser_resumes_with_the_weights():
     twins = []
     agent, env = make_algorithm()
@@ -353,8 +364,14 @@ def test_the_optimiser_resumes_with_the_weights():
 
 def test_it_learns_to_explore_and_exploit_a_three_armed_bandit():
     rates = ("algorithm.learning_rate=1e-2", "algorithm.final_learning_rate=3e-3")
-    rates += ("algorithm.num_minibatches=2", "algorithm.num_epochs=8")
-    size = ("env.num_arms=3", "env.num_episodes=10", "model.hidden_size=16")
+    rates += ("algorithm.num_minibatches=2", "algorithm.num_epochs=8", "algorithm.entropy_coefficient=0.01")
+    size = (
+        "env.num_arms=3",
+        "env.num_episodes=10",
+        "model.hidden_size=16",
+        "model.layer_norm=false",
+        "model.timescale=1",
+    )
     agent, env = make_algorithm(*size, *rates, lanes=300)
     acting, updating = make_generator(0), make_generator(1)
 

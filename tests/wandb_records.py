@@ -38,20 +38,21 @@ def by_key(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def wandb_files(run_dir: Path, kind: str = "*run") -> list[Path]:
+def wandb_files(run_dir: Path, kind: str = "*run", patience: float = 10) -> list[Path]:
     """The logs of all W&B runs of a run directory, oldest first; a resumed run has several.
 
     The service writes them in its own time, so this waits for the end of each.
     """
     folders = sorted(run_dir.glob(f"wandb/{kind}-*"))
     files = [folder / f"run-{folder.name.rpartition('-')[2]}.wandb" for folder in folders]
-    deadline = time.monotonic() + 10
-    while not all(map(_complete, files)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    while not all(map(is_closed, files)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return files
 
 
-def _complete(path: Path) -> bool:
+def is_closed(path: Path) -> bool:
+    """The run was finished, and all of it written."""
     try:
         return any(record.WhichOneof("record_type") == "exit" for record in records(path))
     except (AssertionError, OSError, DecodeError):
