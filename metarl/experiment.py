@@ -1,6 +1,7 @@
 """A run from start to finish: train, then the final evaluation beside the baselines, table and report."""
 
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -116,14 +117,18 @@ def provenance(config: dict) -> dict[str, str]:
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         revision = ""
-    device = config["device"]
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{platform.machine()} CPU"
     return {
-        "hardware": f"{name}, {torch.get_num_threads()} threads",
+        "hardware": _hardware(config["device"]),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "commit": revision or "unknown",
         "command": " ".join(["python", *sys.argv]),
     }
+
+
+def _hardware(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def _figures(run_dir: Path) -> dict:

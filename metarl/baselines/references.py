@@ -59,10 +59,10 @@ BERNOULLI_BEST: Best = {
     (500, 50): {"ε-greedy": 0.05, "UCB1": 0.2, "OTS": 50},
 }
 GAUSSIAN_BEST: Best = {
-    (10, 5): {"ε-greedy": 0.0, "UCB1": 0.1, "OTS": 50},
-    (100, 5): {"ε-greedy": 0.0, "UCB1": 0.15, "OTS": 50},
-    (100, 10): {"ε-greedy": 0.0, "UCB1": 0.05, "OTS": 50},
-    (500, 5): {"ε-greedy": 0.01, "UCB1": 0.4, "OTS": 20},
+    (10, 5): {"ε-greedy": 0.0, "UCB1": 0.25, "OTS": 50},
+    (100, 5): {"ε-greedy": 0.0, "UCB1": 0.4, "OTS": 50},
+    (100, 10): {"ε-greedy": 0.0, "UCB1": 0.4, "OTS": 50},
+    (500, 5): {"ε-greedy": 0.01, "UCB1": 0.4, "OTS": 10},
 }
 MDP_BEST: dict[Knowledge, Best] = {
     "true": {
