@@ -7,16 +7,15 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from metarl.compose import resolved
 from metarl.errors import MetarlError, report
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
-    config = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    config["choices"] = {name: choice for name, choice in job.runtime.choices.items() if "hydra/" not in name}
     sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     run_dir = Path(job.runtime.output_dir)
 
@@ -24,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     from metarl.experiment import run
 
     try:
+        config = resolved(cfg, job.runtime.choices)
         run(build(config, run_dir), config, sweep)
     except MetarlError as error:
         fail(error)

@@ -39,7 +39,10 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict:
     if not isinstance(content, dict) or "format" not in content or "state" not in content:
         raise CheckpointError(f"{path} is no metarl checkpoint; delete it to continue from an older one")
     if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {content['format']}; this metarl reads format {FORMAT}")
+        raise CheckpointError(
+            f"{path} has checkpoint format {content['format']}, this metarl reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
     return content["state"]
 
 

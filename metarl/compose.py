@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,24 @@ def compose(overrides: Sequence[str]) -> Any:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error, overrides)) from None
+
+
+def resolved(config: Any, choices: Mapping[str, str]) -> dict:
+    """A composed configuration as plain values, with the names of the chosen options under ``choices``.
+
+    Raises:
+        ConfigError: the configuration has ``choices`` already.
+    """
+    from omegaconf import OmegaConf
+
+    if "choices" in config:
+        values = OmegaConf.to_container(config.choices)
+        key, value = next(iter(values.items())) if isinstance(values, dict) else ("", values)
+        raise ConfigError(unknown_key(f"choices.{key}", value, [str(name) for name in config if name != "choices"]))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return plain | {"choices": {name: choice for name, choice in choices.items() if "hydra/" not in name}}
 
 
 def options(group: str) -> list[str]:
@@ -46,18 +62,28 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for an error of composition, with what is allowed."""
-    text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
     given = _given(overrides)
-    group = re.search(r"Could not find '([^']+)'|Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
-    name = next((part for part in group.groups() if part), "") if group else ""
-    folder = name.split("/")[0]
-    if group and group.group(1) and (CONF / folder).is_dir():
-        return f"{folder}={name.partition('/')[2]}: no such option; {folder} has {', '.join(options(folder))}"
-    full_key = re.search(r"full_key: (\S+)", text)
-    key = full_key.group(1) if full_key else name
-    if "is not in struct" in text or "Could not override" in text:
-        return unknown_key(key, given.get(key, ""), _siblings(key, overrides))
-    return re.sub(r"\s+", " ", text).strip()
+    for group, choice in given.items():
+        if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group), ""}:
+            return f"{group}={choice}: no such option; {group} has {', '.join(options(group))}"
+    text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
+    named = re.search(r"full_key: (\S+)", text) or re.search(r"(?:Could not override|Key) '([^']+)'", text)
+    if named and ("is not in struct" in text or "Could not override" in text):
+        return _unknown_override(named.group(1), given, overrides)
+    message = re.sub(r"\s+", " ", text).strip()
+    return message if any(key in message for key in given) else f"{' '.join(overrides)}: {message}"
+
+
+def _unknown_override(key: str, given: dict[str, str], overrides: Sequence[str]) -> str:
+    root = key.partition(".")[0]
+    key = next((name for name in given if name.startswith(f"{key}.")), key)
+    for group in (folder.name for folder in CONF.iterdir() if folder.is_dir()):
+        if root in options(group) and root != group and root not in given.get(group, ""):
+            return f"{key}={given.get(key, '')}: no such key; it comes with {group}={root}"
+    siblings = _siblings(key, overrides)
+    if not siblings and (CONF / root).is_dir():
+        siblings = options(root)
+    return unknown_key(key, given.get(key, ""), siblings)
 
 
 def _given(overrides: Sequence[str]) -> dict[str, str]:
@@ -78,4 +104,4 @@ def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
         return []
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(config, parent) if parent else config
-    return [str(name) for name in node if name != "_target_"] if hasattr(node, "keys") else []
+    return [str(name) for name in node if not str(name).startswith("_")] if hasattr(node, "keys") else []

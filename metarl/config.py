@@ -24,8 +24,12 @@ from metarl.run_directory import RunDirectory
 from metarl.seeding import make_generator, stream_seed
 from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 
-LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})  # what build() gives an environment
-GROUPS = ("env", "model", "algorithm", "training", "eval", "logger", "wandb", "choices", "group")
+# What the program gives, and a configuration may not.
+LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
+SPACES = frozenset({"observation_space", "action_space", "task_dim", "input_dim"})
+WORLD = frozenset({"env", "model"})
+NODES = ("env", "model", "algorithm", "training", "eval")
+GROUPS = (*NODES, "logger", "wandb", "choices")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def check(node: Mapping, target: Callable, path: str, supplied: frozenset[str] =
     Raises:
         ConfigError: an unknown or missing key, or a value that is not allowed.
     """
-    parameters = _parameters(target, node)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{path}={node}: must hold the keys {', '.join(_parameters(target, {}, path))}")
+    parameters = _parameters(target, node, path)
     allowed = [name for name in parameters if name not in supplied]
     values = {}
     for name, value in node.items():
@@ -67,48 +73,52 @@ def check(node: Mapping, target: Callable, path: str, supplied: frozenset[str] =
         if name not in allowed:
             raise ConfigError(unknown_key(key, value, allowed))
         values[str(name)] = _checked_value(parameters[name], value, key)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in values and name in node:
-            raise ConfigError(f"{path}.{name} is missing")
+    for name in allowed:
+        if parameters[name].default is inspect.Parameter.empty and name not in values:
+            raise ConfigError(f"{path + '.' if path else ''}{name} is missing")
     return values
 
 
 def check_target(node: Mapping, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
     """``check`` of a node against its own ``_target_``; returns a node ready to instantiate."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path}={node}: must name a class as its _target_, as the files in conf/ do")
     try:
         target = get_object(node["_target_"])
     except Exception:
         raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported") from None
-    special = {name: value for name, value in node.items() if name.startswith("_")}
-    values = {name: value for name, value in node.items() if name not in special}
-    return special | check(values, target, path, supplied)
+    special = {name: node[name] for name in ("_target_", "_partial_") if name in node}
+    return special | check({k: v for k, v in node.items() if k not in special}, target, path, supplied)
 
 
-def _parameters(target: Callable, node: Mapping) -> dict[str, inspect.Parameter]:
+def _parameters(target: Callable, node: Mapping, path: str) -> dict[str, inspect.Parameter]:
     """Named parameters of ``target``, annotations resolved.
 
-    ``**x_options`` stands for the parameters of whatever the argument ``x`` names, any other ``**`` for those
-    of the constructor of the parent class.
+    ``**x_options`` stands for the parameters of whatever the argument ``x`` names; any other ``**`` is for the
+    program alone.
     """
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     found: dict[str, inspect.Parameter] = {}
-    layers: list[Callable] = [target]
-    if inspect.isclass(target):
-        layers = [vars(cls)["__init__"] for cls in target.__mro__ if "__init__" in vars(cls) and cls is not object]
-    for layer in layers:
-        hints = typing.get_type_hints(layer, include_extras=True)
-        more = False
-        for name, parameter in inspect.signature(layer).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD and name.endswith("_options"):
-                inner = node.get(name.removesuffix("_options"))
-                chosen = instantiate(inner) if isinstance(inner, Mapping) else inner
-                found = _parameters(chosen, node) | found if callable(chosen) else found
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                more = True
-            elif name not in ("self", *found):
-                found[name] = parameter.replace(annotation=hints.get(name, Any))
-        if not more:
-            break
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            found[name] = parameter.replace(annotation=hints.get(name, Any))
+        elif name.endswith("_options"):
+            inner = name.removesuffix("_options")
+            found = _parameters(_named(node.get(inner), f"{path}.{inner}"), node, path) | found
     return found
+
+
+def _named(node: Any, path: str) -> Callable:
+    """What a node that names a class or function stands for."""
+    if not isinstance(node, Mapping):
+        return lambda: None  # its type is refused where it is checked
+    try:
+        return instantiate(check_target(node, path))
+    except ConfigError:
+        raise
+    except Exception:
+        given = ", ".join(f"{path}.{key}={value}" for key, value in node.items() if not key.startswith("_"))
+        raise ConfigError(f"{given}: cannot be imported") from None
 
 
 def _checked_value(parameter: inspect.Parameter, value: Any, key: str) -> Any:
@@ -147,11 +157,12 @@ def parts(config: dict) -> Parts:
     Raises:
         ConfigError: naming the first key that is wrong.
     """
+    for name in NODES:
+        if name not in config:
+            raise ConfigError(f"{name} is missing")
     settings = _settings(config)
-    model = instantiate(check_target(config["model"], "model", frozenset()), _convert_="all")
-    algorithm = instantiate(
-        check_target(config["algorithm"], "algorithm", frozenset({"env", "model"})), _convert_="all"
-    )
+    model = instantiate(check_target(config["model"], "model", SPACES), _convert_="all")
+    algorithm = instantiate(check_target(config["algorithm"], "algorithm", WORLD), _convert_="all")
     loggers = {
         name: instantiate(check_target(node, f"logger.{name}"), _convert_="all")
         for name, node in (config.get("logger") or {}).items()

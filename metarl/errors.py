@@ -1,7 +1,9 @@
 """Errors a user can mend, told in one message; everything else keeps its traceback. Imports nothing heavy."""
 
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class MetarlError(Exception):
@@ -27,7 +29,7 @@ def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
 
     from metarl.compose import explain
 
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_by_hydra(error):
         message = explain(error, overrides)
     elif isinstance(error, (MetarlError, OSError)):
         message = str(error)
@@ -35,3 +37,9 @@ def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
         return False
     print(f"error: {message}", file=sys.stderr)
     return True
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Some overrides end in a bare ValueError of Hydra's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and bool(frames) and "hydra" in Path(frames[-1].filename).parts

@@ -4,6 +4,7 @@ A logger must never hurt the run: ``Loggers`` turns a failing one off with a war
 """
 
 import hashlib
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ class WandbLogger:
         try:
             self.run = wandb.init(mode=self.mode, **options)
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            log.warning("wandb.mode=%s failed (%s); continuing offline", self.mode, error)
+            log.warning("wandb.mode=%s failed (%s); continuing offline", self.mode, " ".join(str(error).split()))
             wandb.teardown()
             self.run = wandb.init(mode="offline", **options)
         self.run.define_metric("env_steps")
@@ -96,13 +97,23 @@ class WandbLogger:
         self.run.log(scalars(row), step=row["iteration"])
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
-        import wandb
+        try:
+            if figures:
+                self.run.log({f"figures/{name}": _image(figure) for name, figure in figures.items()})
+            if summary is not None:
+                self.run.summary.update(summary)
+        finally:
+            self.run.finish()
 
-        if figures:
-            self.run.log({f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()})
-        if summary is not None:
-            self.run.summary.update(summary)
-        self.run.finish()
+
+def _image(figure: Any) -> Any:
+    """A matplotlib figure for W&B, without the global state of pyplot."""
+    import wandb
+    from PIL import Image
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150, bbox_inches="tight")
+    return wandb.Image(Image.open(picture))
 
 
 class Loggers:

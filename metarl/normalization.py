@@ -21,16 +21,16 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
         self.decay = decay
         self.mean: Tensor
-        self.mean_square: Tensor
+        self.variance: Tensor
         self.batches: Tensor
         self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("mean_square", torch.ones(()))
+        self.register_buffer("variance", torch.ones(()))
         self.register_buffer("batches", torch.zeros(()))
 
     @property
     def std(self) -> Tensor:
         """Standard deviation of the targets seen, at least 1e-3."""
-        return (self.mean_square - self.mean.square()).clamp(min=1e-6).sqrt()
+        return self.variance.clamp(min=1e-6).sqrt()
 
     def normalize(self, values: Tensor) -> Tensor:
         """Values in units of reward, standardised."""
@@ -48,6 +48,7 @@ class ValueHead(nn.Linear):
         # Bias-corrected, so that the first batch counts whole.
         rate = (1 - self.decay) / (1 - self.decay**self.batches)
         self.mean.lerp_(targets.mean(), rate)
-        self.mean_square.lerp_(targets.square().mean(), rate)
+        # Second moments about the new mean: nothing large is subtracted from anything large.
+        self.variance.add_((old_mean - self.mean).square()).lerp_((targets - self.mean).square().mean(), rate)
         self.weight.mul_(old_std / self.std)
         self.bias.copy_((old_std * self.bias + old_mean - self.mean) / self.std)

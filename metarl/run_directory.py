@@ -40,7 +40,13 @@ class RunDirectory:
         """
         if not self.config_path.is_file():
             raise RunDirectoryError(f"{self.path} is no run directory: it has no config.yaml")
-        return yaml.safe_load(self.config_path.read_text())
+        try:
+            config = yaml.safe_load(self.config_path.read_text())
+        except yaml.YAMLError:
+            config = None
+        if not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.config_path} is damaged or of another program; choose another directory")
+        return config
 
     def check(self, config: dict) -> None:
         """Refuse a directory that holds another experiment.

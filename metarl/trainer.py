@@ -13,6 +13,7 @@ from tqdm import tqdm
 from metarl.algorithms.base import Algorithm
 from metarl.checkpoint import load, load_weights
 from metarl.envs.base import MetaEnv
+from metarl.errors import CheckpointError
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.logging import Loggers
 from metarl.preemption import StopRequest
@@ -114,7 +115,10 @@ class Trainer:
         if checkpoints.numbered():
             path = checkpoints.path("latest")
             load_weights(self.algorithm, path, self.env.device)
-            self.load_state_dict(load(path, self.env.device))
+            try:
+                self.load_state_dict(load(path, self.env.device))
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise CheckpointError(f"{path} does not fit this configuration ({error!r}); delete it") from None
             log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
 
     def _iterate(self) -> dict:

@@ -139,7 +139,6 @@ def test_the_same_seed_meets_the_same_tasks_whoever_plays():
     assert not torch.equal(tasks_met(Counter(3), 1), tasks_met(Counter(3), 2))
 
 
-@pytest.mark.xfail(strict=True, reason="noise and tasks share a stream: later tasks depend on the agent")
 def test_the_same_seed_meets_the_same_tasks_however_long_agents_play():
     factory = build_env_factory(small_config("env=bandit"))
     seen = []

@@ -274,7 +274,6 @@ def test_minibatches_are_whole_trials_and_cover_every_lane_once_per_epoch(lanes,
     assert lanes < 5 or minibatches == 1 or epochs[0] != epochs[1]
 
 
-@pytest.mark.xfail(strict=True, reason="Tensor.chunk makes fewer parts where lanes do not divide")
 @pytest.mark.parametrize(("lanes", "minibatches"), [(9, 4), (10, 6)])
 def test_the_number_of_minibatches_is_the_one_asked_for(lanes, minibatches):
     agent, env = make_algorithm("algorithm.num_epochs=1", f"algorithm.num_minibatches={minibatches}", lanes=lanes)

@@ -107,7 +107,10 @@ class RL2(Algorithm):
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.num_epochs):
             order = torch.randperm(num_lanes, generator=generator).to(rollout.reward.device)
-            epoch = [self._minibatch_step(batch.select(lanes), progress) for lanes in order.chunk(self.num_minibatches)]
+            epoch = [
+                self._minibatch_step(batch.select(lanes), progress)
+                for lanes in order.tensor_split(self.num_minibatches)
+            ]
             logs += epoch
             if self.target_kl is not None and torch.stack([row["kl"] for row in epoch]).mean() > self.target_kl:
                 break

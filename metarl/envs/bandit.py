@@ -31,7 +31,7 @@ class Bandit(MetaEnv):
         self._observation = torch.zeros(self.num_lanes, dtype=torch.long, device=self.device)
 
     def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
-        return Tasks({"mean": torch.rand(num_tasks, self.num_arms, generator=self.generator, device=self.device)})
+        return Tasks({"mean": torch.rand(num_tasks, self.num_arms, generator=self.task_generator, device=self.device)})
 
     def reset(self) -> Tensor:
         return self._observation

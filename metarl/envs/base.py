@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.seeding import make_generator
+from metarl.seeding import make_generator, split_seed
 
 if TYPE_CHECKING:
     from metarl.rollout import Agent
@@ -87,7 +87,9 @@ class MetaEnv(ABC):
         self.num_episodes = num_episodes
         self.horizon = horizon
         self.device = torch.device(device)
-        self.generator = make_generator(seed, device)
+        task_seed, noise_seed = split_seed(seed, 2)
+        self.task_generator = make_generator(task_seed, device)  # apart, so that tasks depend on no agent
+        self.generator = make_generator(noise_seed, device)
         self._false = torch.zeros(self.num_lanes, dtype=torch.bool, device=self.device)
         self._true = torch.ones(self.num_lanes, dtype=torch.bool, device=self.device)
 
@@ -139,9 +141,10 @@ class MetaEnv(ABC):
         return {}
 
     def state_dict(self) -> dict:
-        """What an exact resume needs between two trials: the random generator."""
-        return {"generator": self.generator.get_state()}
+        """What an exact resume needs between two trials: the random generators."""
+        return {"tasks": self.task_generator.get_state(), "noise": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue the random stream of ``state_dict``."""
-        self.generator.set_state(state["generator"].cpu())
+        """Continue the random streams of ``state_dict``."""
+        self.task_generator.set_state(state["tasks"].cpu())
+        self.generator.set_state(state["noise"].cpu())

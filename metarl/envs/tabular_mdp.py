@@ -49,9 +49,9 @@ class TabularMDP(MetaEnv):
 
     def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
         shape = (num_tasks, self.num_states, self.num_actions)
-        mean = 1 + torch.randn(shape, generator=self.generator, device=self.device)
+        mean = 1 + torch.randn(shape, generator=self.task_generator, device=self.device)
         # Normalised unit exponentials are a flat Dirichlet draw.
-        weights = torch.empty((*shape, self.num_states), device=self.device).exponential_(generator=self.generator)
+        weights = torch.empty((*shape, self.num_states), device=self.device).exponential_(generator=self.task_generator)
         return Tasks({"reward_mean": mean, "transition": weights / weights.sum(-1, keepdim=True)})
 
     def set_tasks(self, tasks: Tasks) -> Tasks:
