@@ -99,7 +99,7 @@ def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> N
     if isinstance(env, TabularMDP) and arguments.prior == "tabularl":
         agents, independent = mdp_solvers(env.size, "tabularl"), {}
     for solver, agent in agents.items():
-        if arguments.solvers and solver not in arguments.solvers:
+        if solver in arguments.skip or solver not in (arguments.solvers or agents):
             continue
         start = time.perf_counter()
         result = evaluate(agent, make_env, num_tasks=arguments.tasks, seed=arguments.seed, tasks_at_once=1000)
@@ -129,7 +129,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bandits", nargs="*", default=[], metavar="n,k")
     parser.add_argument("--mdps", nargs="*", type=int, default=[], metavar="n")
-    parser.add_argument("--solvers", nargs="*", help="only these")
+    parser.add_argument("--solvers", nargs="*", help="only these, and no bounds")
+    parser.add_argument("--skip", nargs="*", default=[], help="not these")
     parser.add_argument("--prior", choices=["true", "tabularl"], default="true", help="of the MDP solvers")
     parser.add_argument("--tasks", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)

@@ -70,8 +70,9 @@ class TabularMDP(MetaEnv):
         row = (self._lane * self.num_states + self._state) * self.num_actions + action
         noise = torch.randn(self.num_lanes, generator=self.generator, device=self.device)
         uniform = torch.rand(self.num_lanes, 1, generator=self.generator, device=self.device)
-        reward = self._reward_mean[row] + noise
-        reached = (uniform > self._thresholds[row]).sum(1)
+        reward = self._reward_mean.take(row) + noise
+        # Indexing with brackets would wake all threads for a few thousand numbers.
+        reached = (uniform > self._thresholds.index_select(0, row)).sum(1)
         self._elapsed += 1
         if self._elapsed == self.horizon:
             return Step(self.reset(), reward, self._false, self._true, None, reached)

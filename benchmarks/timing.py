@@ -1,0 +1,87 @@
+"""What the speed benchmarks share: timers, rows of the table, and things built from the configuration."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from metarl.compose import compose, resolved
+from metarl.config import build_algorithm
+from metarl.rollout import collect_trial
+from metarl.seeding import make_generator
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; a row without a target only informs."""
+
+    what: str
+    measured: float | str
+    target: float | None = None
+    most: bool = False  # the target is an upper limit
+
+    @property
+    def met(self) -> str:
+        """``yes``, ``no``, or nothing without a target."""
+        if self.target is None or isinstance(self.measured, str):
+            return ""
+        return "yes" if (self.measured <= self.target if self.most else self.measured >= self.target) else "no"
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Text of the four columns."""
+        target = "" if self.target is None else f"{'<=' if self.most else '>='} {self.target:g}"
+        measured = self.measured if isinstance(self.measured, str) else f"{self.measured:.3g}"
+        return self.what, measured, target, self.met
+
+
+def cpu_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
+    """Median CPU time of each, taken in turns so that a busy machine disturbs all alike."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for call in work.values():
+        call()
+    for _ in range(repeats):
+        for name, call in work.items():
+            started = time.process_time()
+            call()
+            times[name].append(time.process_time() - started)
+    return {name: median(values) for name, values in times.items()}
+
+
+def matmul_peak(size: int = 1024) -> float:
+    """Best floating-point operations per CPU-second of a square float32 product, one thread."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(10):
+        started = time.process_time()
+        torch.mm(left, right)
+        times.append(time.process_time() - started)
+    return 2 * size**3 / min(times)
+
+
+def configuration(*overrides: str) -> dict:
+    """What ``run.py`` would use."""
+    names = ("env", "model", "algorithm", "logger")
+    given = dict(pair.split("=", 1) for pair in overrides)
+    return resolved(compose(overrides), {name: given.get(name, name) for name in names})
+
+
+def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:
+    """An untrained agent and its environment; ``memory`` puts another memory class in its place."""
+    config = configuration(*overrides)
+    if memory is not None:
+        kept = ("_target_", "_partial_", "critic", "inputs", "encoder_size", "head_size", "hidden_size")
+        config["model"] = {name: config["model"][name] for name in kept}
+        config["model"]["memory"] = {"_target_": "hydra.utils.get_class", "path": memory}
+    algorithm, parts = build_algorithm(config)
+    return algorithm, parts.make_env(num_tasks=config["meta_batch_size"], seed=1)
+
+
+def trial_of(algorithm: Any, env: Any) -> list:
+    """One trial on new tasks."""
+    env.sample_tasks()
+    return collect_trial(env, algorithm, make_generator(0))
