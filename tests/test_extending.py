@@ -1,0 +1,48 @@
+"""The examples of docs/extending.md, in a copy of the project: one Python file and one YAML each, nothing edited."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+FILE = re.compile(r"`((?:metarl|conf)/[^`]+)`:.*?```(?:python|yaml)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory) -> Path:
+    """A copy of the project with every file the page names."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("metarl", "conf"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "run.py", folder)
+    examples = FILE.findall((PROJECT / "docs" / "extending.md").read_text())
+    assert len(examples) == 6
+    for name, content in examples:
+        assert not (folder / name).exists()
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["env=coin", "model=trace", "algorithm=reinforce"])
+def test_an_example_trains_and_is_evaluated(extended, choice):
+    run_dir = extended / choice.replace("=", "_")
+    small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]
+    command = [sys.executable, "run.py", choice, *small, "eval.baselines=false", f"hydra.run.dir={run_dir}"]
+    environment = os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((run_dir / "summary.json").read_text())
+    group, name = choice.split("=")
+    assert summary[group] == name and summary["evaluation"]["sampled"]["num_tasks"] == 40
+
+
+def test_a_value_an_example_cannot_take_is_refused(extended):
+    command = [sys.executable, "run.py", "env=coin", "env.num_throws=-1"]
+    done = subprocess.run(command, cwd=extended, capture_output=True, text=True)
+    assert done.returncode == 1 and "env.num_throws=-1: must be greater than 0" in done.stderr
