@@ -33,6 +33,10 @@ class RL2(Algorithm):
     Args:
         env: gives spaces, episodes and the size of a task; it is not kept.
         model: builds the policy from observation space, action space and task size.
+        objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and which
+            is free of the luck of rewards, transitions and tasks; for environments that know it.
+        regret_coefficient: weight of predicting, from what the actor's head reads, the regret of every action. A dense
+            target that teaches the memory what of the past matters. 0 predicts nothing.
         discount: per step, over the whole trial.
         gae_lambda: of the advantage estimate.
         learning_rate, final_learning_rate: Adam's, linear in progress.
@@ -52,6 +56,8 @@ class RL2(Algorithm):
         env: MetaEnv,
         model: Callable[..., Policy],
         *,
+        objective: Literal["return", "regret"] = "return",
+        regret_coefficient: NonNegativeFloat = 0.0,
         discount: UnitInterval = 0.99,
         gae_lambda: UnitInterval = 0.95,
         learning_rate: PositiveFloat = 1e-3,
@@ -76,6 +82,17 @@ class RL2(Algorithm):
             )
         self.policy = model(env.observation_space, env.action_space, env.task_dim)
         self.rollouts = (env.num_episodes,)
+        self.objective, self.regret_coefficient = objective, regret_coefficient
+        self.regrets, self.regret_head = None, None
+        if objective == "regret" or regret_coefficient > 0:
+            if not env.knows_regrets:
+                raise ValueError(
+                    f"algorithm.objective={objective}, algorithm.regret_coefficient={regret_coefficient}: "
+                    f"{type(env).__name__} does not know the regrets of its actions; use return and 0"
+                )
+            self.regrets = env.regrets
+        if regret_coefficient > 0:
+            self.regret_head = nn.Linear(self.policy.readout.output_dim, self.policy.distribution.num_parameters)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.learning_rate = (learning_rate, final_learning_rate)
         self.entropy_coefficient = (entropy_coefficient, final_entropy_coefficient)
@@ -84,7 +101,7 @@ class RL2(Algorithm):
         self.value_coefficient = value_coefficient
         self.standardize_advantages, self.normalize_returns = standardize_advantages, normalize_returns
         self.max_gradient_norm, self.target_kl = max_gradient_norm, target_kl
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate, eps=1e-5, fused=True)
 
     def initial_state(self, tasks: Tasks) -> RL2State:
         return RL2State(self.policy.initial_carry(len(tasks)), tasks.description)
@@ -122,7 +139,11 @@ class RL2(Algorithm):
         """Advantages over the whole trial, episode boundaries included, and their value targets."""
         mask = rollout.mask
         values = rollout.decision.value * mask
-        advantages = generalized_advantages(rollout.reward * mask, values, self.discount, self.gae_lambda)
+        regrets = None if self.regrets is None else self.regrets(rollout)
+        reward = rollout.reward
+        if regrets is not None and self.objective == "regret":
+            reward = -regrets.gather(-1, rollout.decision.action.unsqueeze(-1)).squeeze(-1)
+        advantages = generalized_advantages(reward * mask, values, self.discount, self.gae_lambda)
         returns = advantages + values
         if self.normalize_returns:
             self.policy.value_head.update(returns[mask])
@@ -136,6 +157,7 @@ class RL2(Algorithm):
             advantages,
             returns,
             mask,
+            regrets,
             description,
         )
 
@@ -151,7 +173,12 @@ class RL2(Algorithm):
         error = head.normalize(output.value) - head.normalize(batch.returns)
         value_error = _huber(error) if self.huber else 0.5 * error.square()
         mean = _masked_mean(batch.mask)
-        return {
+        extra = {}
+        if self.regret_head is not None and batch.regrets is not None:
+            error = self.regret_head(output.features) - batch.regrets
+            # Of the regrets' mean square: the share that is not explained.
+            extra["regret_loss"] = mean(error.square().sum(-1)) / mean(batch.regrets.square().sum(-1))
+        return extra | {
             "policy_loss": -mean(torch.minimum(surrogate, clipped)),
             "value_loss": mean(value_error),
             "entropy": mean(distribution.entropy(output.parameters)),
@@ -164,9 +191,11 @@ class RL2(Algorithm):
         entropy_coefficient = _linear(self.entropy_coefficient, progress)
         total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
         total = total - entropy_coefficient * losses["entropy"]
+        if "regret_loss" in losses:
+            total = total + self.regret_coefficient * losses["regret_loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_gradient_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.max_gradient_norm or float("inf"))
         self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm.detach()}
 
@@ -186,6 +215,7 @@ class Batch(NamedTuple):
     advantage: Tensor
     returns: Tensor
     mask: Tensor
+    regrets: Tensor | None
     task: Tensor
 
     def select(self, lanes: Tensor) -> "Batch":
@@ -194,8 +224,9 @@ class Batch(NamedTuple):
         def of(part: Tensor) -> Tensor:
             return part.index_select(1, lanes)
 
-        action, log_prob, advantage, returns, mask = map(of, self[1:-1])
-        return Batch(Timestep(*map(of, self.timestep)), action, log_prob, advantage, returns, mask, self.task[lanes])
+        timestep, regrets = Timestep(*map(of, self.timestep)), None if self.regrets is None else of(self.regrets)
+        action, log_prob, advantage, returns, mask = map(of, self[1:6])
+        return Batch(timestep, action, log_prob, advantage, returns, mask, regrets, self.task[lanes])
 
 
 def _linear(ends: tuple[float, float], progress: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.envs.base import MetaEnv, Step, Tasks
 
 if TYPE_CHECKING:
-    from metarl.rollout import Agent
+    from metarl.rollout import Agent, Rollout
 
 
 class Bandit(MetaEnv):
@@ -21,6 +21,8 @@ class Bandit(MetaEnv):
         num_episodes: pulls of a trial, n.
         lanes: see ``MetaEnv``.
     """
+
+    knows_regrets = True
 
     def __init__(self, num_arms: PositiveInt, num_episodes: PositiveInt, **lanes):
         super().__init__(num_episodes=num_episodes, horizon=1, **lanes)
@@ -40,6 +42,10 @@ class Bandit(MetaEnv):
         mean = self.tasks.parameters["mean"].gather(1, action.unsqueeze(1)).squeeze(1)
         reward = self.draw_reward(mean)
         return Step(self._observation, reward, self._true, self._false, None, self._observation)
+
+    def regrets(self, rollout: "Rollout") -> Tensor:
+        mean = rollout.tasks.parameters["mean"]
+        return (mean.amax(1, keepdim=True) - mean).expand(len(rollout.reward), -1, -1)
 
     def draw_reward(self, mean: Tensor) -> Tensor:
         """Rewards ``[B]`` of arms with these means."""

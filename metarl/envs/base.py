@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.seeding import make_generator, split_seed
 
 if TYPE_CHECKING:
-    from metarl.rollout import Agent
+    from metarl.rollout import Agent, Rollout
 
 
 class Step(NamedTuple):
@@ -69,6 +69,7 @@ class MetaEnv(ABC):
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
+    knows_regrets = False  # tasks can be solved exactly, see ``regrets``
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
 
     def __init__(
@@ -139,6 +140,18 @@ class MetaEnv(ABC):
     def bounds(self) -> dict[str, float]:
         """Returns of a trial that no agent exceeds in expectation, by name."""
         return {}
+
+    def regrets(self, rollout: "Rollout") -> Tensor:
+        """What every action would have cost at every step, ``[T, B, A]``: ``V*(s) - Q*(s, a)`` of the known task.
+
+        Summed over the actions taken it is, in expectation, what the trial's return misses to that of the best
+        policy for the known task (performance difference lemma, Kakade & Langford 2002), without the luck of
+        rewards, transitions and tasks. Only training may look at it.
+
+        Raises:
+            NotImplementedError: ``knows_regrets`` is false.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not know the regrets of actions")
 
     def state_dict(self) -> dict:
         """What an exact resume needs between two trials: the random generators."""

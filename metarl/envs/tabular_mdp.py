@@ -11,7 +11,7 @@ from metarl.envs.base import MetaEnv, Step, Tasks
 
 if TYPE_CHECKING:
     from metarl.baselines.mdps import TabularSize
-    from metarl.rollout import Agent
+    from metarl.rollout import Agent, Rollout
 
 
 class TabularMDP(MetaEnv):
@@ -27,6 +27,8 @@ class TabularMDP(MetaEnv):
         num_episodes: episodes of a trial, n.
         lanes: see ``MetaEnv``.
     """
+
+    knows_regrets = True
 
     def __init__(
         self,
@@ -88,6 +90,16 @@ class TabularMDP(MetaEnv):
         from metarl.baselines.references import mdp_grid
 
         return mdp_grid(self.size)
+
+    def regrets(self, rollout: "Rollout") -> Tensor:
+        from metarl.baselines.planning import MDP, value_iteration
+
+        mdp = MDP(rollout.tasks.parameters["reward_mean"], rollout.tasks.parameters["transition"])
+        action_values = value_iteration(mdp, self.horizon).movedim(-3, 0)  # [H, B, S, A]
+        regrets = action_values.amax(-1, keepdim=True) - action_values
+        state = rollout.timestep.observation.unflatten(0, (-1, self.horizon))  # [episodes, H, B]
+        index = state[..., None, None].expand(*state.shape, 1, self.num_actions)
+        return regrets.expand(len(state), *regrets.shape).gather(-2, index).squeeze(-2).flatten(0, 1)
 
     @property
     def size(self) -> "TabularSize":

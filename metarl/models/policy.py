@@ -92,10 +92,11 @@ class OneHot(nn.Module):
 
 
 class PolicyOutput(NamedTuple):
-    """``[..., num_parameters]`` parameters of the action distribution, ``[...]`` values."""
+    """What the heads answer, and what the actor's head read."""
 
-    parameters: Tensor
-    value: Tensor
+    parameters: Tensor  # [..., num_parameters] of the action distribution
+    value: Tensor  # [...]
+    features: Tensor  # [..., features_dim]
 
 
 class Policy(nn.Module):
@@ -167,7 +168,7 @@ class Policy(nn.Module):
             carry = (actor_carry, critic_carry)
         elif self.task_encoder is not None:
             critic_y = self.task_encoder(y, task)
-        return PolicyOutput(self.actor_head(y), self.value_head(critic_y)), carry
+        return PolicyOutput(self.actor_head(y), self.value_head(critic_y), y), carry
 
 
 class Readout(nn.Module):
