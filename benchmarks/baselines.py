@@ -5,22 +5,30 @@
     python benchmarks/baselines.py --mdps 10 25 --tasks 4000 --prior tabularl  # what the published solvers believed
     python benchmarks/baselines.py --bandits 100,5 --tasks 20000 --tune
 
-Prints rows of a Markdown table as they are known: return of a trial with its standard error, the same from another
-implementation of ours or exact, the published one (over 1,000 tasks), and seconds.
+Prints rows of a Markdown table as they are known: return of a trial as it was paid; the same without luck (the best
+return to be expected of the task distribution, less the regret of the actions taken), which is the closer estimate;
+the same from an independent computation and as published (over 1,000 tasks), each with its distance in joint standard
+errors; and seconds.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
+from metarl.baselines.planning import MDP, value_iteration
 from metarl.baselines.references import best_values, mdp_grid, mdp_solvers, tune
 from metarl.envs.bandit import BernoulliBandit
 from metarl.envs.base import MetaEnv
 from metarl.envs.tabular_mdp import TabularMDP
-from metarl.evaluation import MakeEnv, evaluate
+from metarl.evaluation import MakeEnv
+from metarl.rollout import Agent, collect_trial
+from metarl.seeding import make_generator, split_seed
 
 PUBLISHED = """
 setting     Random Gittins Thompson OTS   UCB1  ε-greedy Greedy
@@ -40,25 +48,41 @@ n=50    499.7  904.4  930.7  918.9  917.8  823.3    769.3
 n=75    749.9  1417.1 1449.2 1427.6 1422.6 1293.9   1172.9
 n=100   999.4  1939.5 1973.9 1942.1 1935.1 1778.2   1578.5
 """
-# Exact, or simulated by code that shares nothing with this package; MDP solvers with the true prior.
+# Exact (no error), or simulated by code that shares nothing with this package; MDP solvers with the true prior.
 INDEPENDENT = """
-setting    Random Gittins Thompson OTS  UCB1  Greedy Bayes_optimum
-n=10,k=5   5      6.65999 5.842    6.47 6.659 6.62622 6.65999
-n=10,k=10  5      6.71395 -        -    -     -      6.71395
-n=10,k=50  5      6.71395 -        -    -     -      6.71395
-n=100,k=5  50     78.651  75.00    -    78.49 75.97  -
-n=100,k=10 50     83.749  77.06    -    83.42 79.41  -
-n=100,k=50 50     85.554  -        -    84.86 80.43  -
-n=500,k=5  250    408.60  -        -    -     -      -
-n=500,k=10 250    442.15  -        -    -     -      -
-n=500,k=50 250    464.97  -        -    -     -      -
-setting Random PSRL  UCRL2 BEB    Greedy Known_MDP
-n=10    100    132.6 156.2 157.3  154.9  218.4
-n=25    250    -     -     451.9  434.0  546.0
-n=50    500    -     -     974.9  912.4  1092.1
-n=75    750    -     -     1502.2 1395.4 1638.1
-n=100   1000   -     -     2031.1 1887.8 2184.2
+setting    Random Gittins     Thompson  OTS       UCB1      Greedy    Bayes_optimum
+n=10,k=5   5      6.65999     5.842±.014 6.47±.015 6.659±.016 6.62622 6.65999
+n=10,k=10  5      6.71395     -         -         -         -         6.71395
+n=10,k=50  5      6.71395     -         -         -         -         6.71395
+n=100,k=5  50     78.651±.011 75.00±.11 -         78.49±.11 75.97±.12 -
+n=100,k=10 50     83.749±.013 77.06±.08 -         83.42±.08 79.41±.09 -
+n=100,k=50 50     85.554±.018 -         -         84.86±.07 80.43±.09 -
+n=500,k=5  250    408.60±.05  -         -         -         -         -
+n=500,k=10 250    442.15±.06  -         -         -         -         -
+n=500,k=50 250    464.97±.12  -         -         -         -         -
+setting Random PSRL     UCRL2    BEB        Greedy     Known_MDP
+n=10    100    132.6±.4 156.2±.4 157.3±.4   154.9±.4   218.4±.2
+n=25    250    -        -        451.9±.9   434.0±.9   546.0±.4
+n=50    500    -        -        974.9±1.9  912.4±1.8  1092.1±.8
+n=75    750    -        -        1502.2±2.8 1395.4±2.6 1638.1±1.2
+n=100   1000   -        -        2031.1±3.7 1887.8±3.5 2184.2±1.6
 """
+PUBLISHED_TASKS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    error: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.error:.3f}"
+
+    def distance(self, other: "Estimate") -> float:
+        """In standard errors of the difference."""
+        return (self.mean - other.mean) / math.hypot(self.error, other.error, 1e-9)
 
 
 def parse(table: str) -> dict[tuple[str, str], str]:
@@ -98,20 +122,73 @@ def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> N
     agents, independent = env.baselines(), parse(INDEPENDENT)
     if isinstance(env, TabularMDP) and arguments.prior == "tabularl":
         agents, independent = mdp_solvers(env.size, "tabularl"), {}
+    best = best_return(env)
     for solver, agent in agents.items():
         if solver in arguments.skip or solver not in (arguments.solvers or agents):
             continue
         start = time.perf_counter()
-        result = evaluate(agent, make_env, num_tasks=arguments.tasks, seed=arguments.seed, tasks_at_once=1000)
-        measured, seconds = f"{result.return_mean:.3f} ± {result.return_se:.3f}", time.perf_counter() - start
-        print_row(setting, solver, measured, independent, f"{seconds:.0f}")
+        paid, regret = play(agent, make_env, arguments.tasks, arguments.seed)
+        lucky = estimate(paid)
+        fair = Estimate(best.mean - estimate(regret).mean, math.hypot(best.error, estimate(regret).error))
+        reference = known(independent, setting, solver)
+        published = known(parse(PUBLISHED), setting, solver, error=paid.std().item() / math.sqrt(PUBLISHED_TASKS))
+        seconds = f"{time.perf_counter() - start:.0f}"
+        print_row(setting, solver, lucky, fair, *compared(fair, reference), *compared(fair, published), seconds)
     for bound, value in ({} if arguments.solvers else env.bounds()).items():
-        print_row(setting, bound, f"{value:.4f}", independent, "")
+        reference = known(independent, setting, bound)
+        print_row(setting, bound, "", f"{value:.4f}", "" if reference is None else reference.mean, "", "", "", "")
 
 
-def print_row(setting: str, solver: str, measured: str, independent: dict, seconds: str) -> None:
-    columns = [table.get((setting, solver), "") for table in (independent, parse(PUBLISHED))]
-    print("|", " | ".join([setting, solver, measured, *columns, seconds]), "|", flush=True)
+def play(agent: Agent, make_env: MakeEnv, num_tasks: int, seed: int, at_once: int = 1000) -> tuple[Tensor, Tensor]:
+    """Return paid and regret of a trial on each task, ``[num_tasks]`` each."""
+    env_seed, acting_seed = split_seed(seed, 2)
+    env, generator = make_env(num_tasks=at_once, seed=env_seed), make_generator(acting_seed)
+    paid, regrets = [], []
+    for _ in range(math.ceil(num_tasks / at_once)):
+        env.sample_tasks("held_out")
+        (rollout,) = collect_trial(env, agent, generator)
+        taken = env.regrets(rollout).gather(-1, rollout.decision.action.unsqueeze(-1))
+        paid.append(rollout.reward.sum(0))
+        regrets.append(taken.squeeze(-1).sum(0))
+    return torch.cat(paid).double(), torch.cat(regrets).double()
+
+
+def best_return(env: MetaEnv, num_tasks: int = 400_000) -> Estimate:
+    """Of a trial whose task is known: exact for bandits, over many tasks for MDPs."""
+    if isinstance(env, BernoulliBandit):
+        return Estimate(env.num_episodes * env.num_arms / (env.num_arms + 1))
+    values = []
+    for _ in range(num_tasks // 10_000):
+        mdp = MDP(*env.draw_tasks(10_000, "held_out").parameters.values())
+        values.append(env.num_episodes * value_iteration(mdp, env.horizon)[:, 0, 0].amax(-1))
+    return estimate(torch.cat(values))
+
+
+def estimate(values: Tensor) -> Estimate:
+    """Of the mean."""
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+
+def known(table: dict[tuple[str, str], str], setting: str, solver: str, error: float = 0.0) -> Estimate | None:
+    """An entry, with its own error where it states one; None where there is none."""
+    cell = table.get((setting, solver), "-")
+    if cell == "-":
+        return None
+    mean, _, stated = cell.partition("±")
+    return Estimate(float(mean), float(stated or error))
+
+
+def compared(ours: Estimate, other: Estimate | None) -> tuple[str, str]:
+    """Another estimate, and how many standard errors ours lies above it."""
+    if other is None:
+        return "", ""
+    distance = "exact" if ours.error == other.error == 0 else f"{ours.distance(other):+.1f}"
+    return f"{other.mean:g}", distance
+
+
+def print_row(*cells: object) -> None:
+    """A row of a Markdown table."""
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 def search(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> None:
@@ -137,6 +214,20 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if not arguments.tune:
+        columns = (
+            "setting",
+            "solver",
+            "return",
+            "without luck",
+            "independent",
+            "distance",
+            "published",
+            "distance",
+            "s",
+        )
+        print_row(*(name.replace("_", " ") for name in columns))
+        print_row(*["---"] * len(columns))
     for setting, make_env in settings(arguments):
         (search if arguments.tune else measure)(setting, make_env, arguments)
 
