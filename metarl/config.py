@@ -26,7 +26,7 @@ from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 
 # What the program gives, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
-SPACES = frozenset({"observation_space", "action_space", "task_dim", "input_dim"})
+SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim"})
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")

@@ -69,13 +69,13 @@ def make_env(*overrides: str, num_tasks: int = 4, lanes_per_task: int = 1, seed:
     return build_env_factory(config)(num_tasks=num_tasks, seed=seed)
 
 
-def make_policy(*overrides: str, observation_space=None, action_space=None, task_dim: int = 3, seed: int = 0):
+def make_policy(*overrides: str, observation_space=None, action_space=None, task_dim: int = 3, trial_length: int = 40, seed: int = 0):
     """A small policy as the model's YAML describes it."""
     torch.manual_seed(seed)
     observation_space = observation_space or spaces.Box(-1, 1, (4,))
     action_space = action_space or spaces.Discrete(3)
     partial = instantiate(small_config(*overrides)["model"], _convert_="all")
-    return partial(observation_space, action_space, task_dim)
+    return partial(observation_space, action_space, task_dim, trial_length)
 
 
 def make_algorithm(*overrides: str, lanes: int = 6):

@@ -233,20 +233,20 @@ def features_of(inputs: str, states: int = 2):
 
 def test_features_show_the_whole_last_transition_where_asked():
     found = features_of("transition")
-    assert torch.equal(found[:, :7], features_of("step"))
-    assert found[:, 7:].tolist() == [[0, 0], [1, 0]]
+    assert torch.equal(found[:, [*range(6), -1]], features_of("step"))
+    assert found[:, 6:-1].tolist() == [[0, 0], [1, 0]]
 
 
 def test_features_show_the_pair_of_observation_and_action_and_its_reward_where_asked():
     found = features_of("conjunction")
-    assert torch.equal(found[:, :9], features_of("transition"))
+    assert torch.equal(found[:, [*range(8), -1]], features_of("transition"))
     pair = [0, 0, 1, 0, 0, 0]  # observation 0 and action 2 of 2 x 3
-    assert found[:, 9:].tolist() == [[0] * 12, pair + [0.5 * bit for bit in pair]]
+    assert found[:, 8:-1].tolist() == [[0] * 12, pair + [0.5 * bit for bit in pair]]
 
 
 def test_an_observation_that_never_changes_leaves_the_action_as_its_pair():
     found = features_of("conjunction", states=1)
-    assert found[1].tolist() == [0, 0, 1, 0.5, 0, *(0, 0, 1), *(0, 0, 0.5)]
+    assert found[1].tolist() == [0, 0, 1, 0.5, *(0, 0, 1), *(0, 0, 0.5), 0]
 
 
 def test_features_leave_out_spaces_of_one_element():
@@ -258,9 +258,9 @@ def test_an_encoder_rectifies_a_layer_of_the_features():
     policy = make_policy("model=mlp", "model.encoder_size=7", observation_space=spaces.Discrete(2))
     plain = make_policy("model=mlp", observation_space=spaces.Discrete(2)).features(START_AND_NEXT)
     layer = next(module for module in policy.features.modules() if isinstance(module, torch.nn.Linear))
-    expected = (plain @ layer.weight.T + layer.bias).clamp(min=0)
-    torch.testing.assert_close(policy.features(START_AND_NEXT), expected)
-    assert policy.memory.layers[0].in_features == policy.features.output_dim == 7
+    expected = (plain[:, :-1] @ layer.weight.T + layer.bias).clamp(min=0)
+    torch.testing.assert_close(policy.features(START_AND_NEXT), torch.cat([expected, plain[:, -1:]], -1))
+    assert policy.memory.layers[0].in_features == policy.features.output_dim == 8
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate", "privileged"])

@@ -32,7 +32,7 @@ class RL2(Algorithm):
 
     Args:
         env: gives spaces, episodes and the size of a task; it is not kept.
-        model: builds the policy from observation space, action space and task size.
+        model: builds the policy from observation space, action space, task size and trial length.
         objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and which
             is free of the luck of rewards, transitions and tasks; for environments that know it.
         regret_coefficient: weight of predicting, from what the actor's head reads, the regret of every action. A dense
@@ -80,7 +80,7 @@ class RL2(Algorithm):
                 f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration; "
                 "lower it or raise meta_batch_size"
             )
-        self.policy = model(env.observation_space, env.action_space, env.task_dim)
+        self.policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
         self.rollouts = (env.num_episodes,)
         self.objective, self.regret_coefficient = objective, regret_coefficient
         self.regrets, self.regret_head = None, None

@@ -94,6 +94,11 @@ class MetaEnv(ABC):
         self._false = torch.zeros(self.num_lanes, dtype=torch.bool, device=self.device)
         self._true = torch.ones(self.num_lanes, dtype=torch.bool, device=self.device)
 
+    @property
+    def trial_length(self) -> int:
+        """Most steps of a trial."""
+        return self.num_episodes * self.horizon
+
     @abstractmethod
     def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
         """``num_tasks`` new tasks of a set. Where tasks have a density, a fresh draw is held out already."""

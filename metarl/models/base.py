@@ -12,7 +12,10 @@ class SequenceModel(nn.Module, ABC):
     """A causal map of sequences, with its memory in the open.
 
     Memory law: feeding a sequence in pieces, handing the carry on, gives what feeding it whole gives,
-    forward and in gradients; lanes do not interact.
+    forward and in gradients; lanes do not interact. Without gradients ``step`` may write into the carry it is given,
+    so only the one it returns is good for more; copy it to branch.
+
+    The last channel of the input is 1 where an episode starts, for memories that care.
     """
 
     output_dim: int

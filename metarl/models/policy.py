@@ -19,7 +19,8 @@ Inputs = Literal["step", "transition", "conjunction"]
 class Features(nn.Module):
     """What the memory is fed: the present observation and what led to it, side by side.
 
-    Discrete observations and actions are one-hot; a space of one element carries nothing and is left out.
+    Discrete observations and actions are one-hot; a space of one element carries nothing and is left out. The last
+    channel flags the start of an episode.
 
     Args:
         observation_space, action_space: of the environment.
@@ -27,7 +28,7 @@ class Features(nn.Module):
             published. ``transition`` adds the previous observation. ``conjunction`` further adds the outer
             product of previous observation and action, alone and times the reward: a memory then only has to
             sum what else it would have to learn to associate.
-        encoder_size: units of a rectified layer on top; None passes the features on.
+        encoder_size: units of a rectified layer over all but the flag; None passes the features on.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class Features(nn.Module):
         observation_dim, action_dim = self.observation.output_dim, self.action.output_dim
         pairs = max(observation_dim, 1) * action_dim
         extra = {"step": 0, "transition": observation_dim, "conjunction": observation_dim + 2 * pairs}
-        width = observation_dim + action_dim + 2 + extra[inputs]
-        self.output_dim = encoder_size or width
+        width = observation_dim + action_dim + 1 + extra[inputs]
+        self.output_dim = (encoder_size or width) + 1
         self.encoder = rectified_layer(width, encoder_size) if encoder_size else None
 
     def forward(self, timestep: Timestep) -> Tensor:
         """``[..., output_dim]``, for any leading shape."""
         action, reward = self.action(timestep.previous_action), timestep.previous_reward.unsqueeze(-1)
-        parts = [self.observation(timestep.observation), action, reward, timestep.first.unsqueeze(-1).float()]
+        parts = [self.observation(timestep.observation), action, reward]
         if self.inputs != "step":
             previous = self.observation(timestep.previous_observation)
             parts.append(previous)
@@ -58,8 +59,10 @@ class Features(nn.Module):
                 # An observation that never changes leaves the action as its own pair.
                 pair = (previous.unsqueeze(-1) * action.unsqueeze(-2)).flatten(-2) if previous.shape[-1] else action
                 parts += [pair, pair * reward]
-        x = torch.cat(parts, dim=-1)
-        return x if self.encoder is None else self.encoder(x)
+        first = timestep.first.unsqueeze(-1).float()
+        if self.encoder is None:
+            return torch.cat([*parts, first], dim=-1)
+        return torch.cat([self.encoder(torch.cat(parts, dim=-1)), first], dim=-1)
 
 
 def rectified_layer(input_dim: int, output_dim: int) -> nn.Sequential:
@@ -105,6 +108,7 @@ class Policy(nn.Module):
     Args:
         observation_space, action_space: of the environment.
         task_dim: size of ``Tasks.description``.
+        trial_length: most steps of a trial.
         memory: class of the memory, built with the input size and ``memory_options``.
         critic: ``shared`` reads the actor's memory; ``separate`` has a memory of its own; ``privileged``
             reads the actor's memory and the task's description, which only training ever needs
@@ -112,7 +116,11 @@ class Policy(nn.Module):
         inputs, encoder_size: see ``Features``.
         head_size: units of a rectified layer over memory and features together, below both heads: the memory need
             not also pass on what it is fed. None lets the heads read the memory alone.
-        memory_options: constructor arguments of the memory.
+        memory_options: constructor arguments of the memory. A memory that has a ``context``, the longest sequence it
+            can meet, is given that of a trial where the option is None.
+
+    Raises:
+        ValueError: ``context`` is shorter than a trial.
     """
 
     def __init__(
@@ -120,6 +128,7 @@ class Policy(nn.Module):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         task_dim: int,
+        trial_length: int,
         *,
         memory: type[SequenceModel],
         critic: Literal["shared", "separate", "privileged"] = "shared",
@@ -131,6 +140,8 @@ class Policy(nn.Module):
         super().__init__()
         self.features = Features(observation_space, action_space, inputs, encoder_size)
         self.distribution = action_distribution(action_space)
+        if "context" in memory_options:
+            memory_options["context"] = _context(memory_options["context"], trial_length)
         self.memory = memory(self.features.output_dim, **memory_options)
         self.critic_memory = memory(self.features.output_dim, **memory_options) if critic == "separate" else None
         width = self.memory.output_dim
@@ -169,6 +180,14 @@ class Policy(nn.Module):
         elif self.task_encoder is not None:
             critic_y = self.task_encoder(y, task)
         return PolicyOutput(self.actor_head(y), self.value_head(critic_y), y), carry
+
+
+def _context(configured: int | None, trial_length: int) -> int:
+    if configured is not None and configured < trial_length:
+        raise ValueError(
+            f"model.context={configured} is shorter than a trial of {trial_length} steps; raise it, or leave it null"
+        )
+    return configured or trial_length
 
 
 class Readout(nn.Module):
