@@ -69,7 +69,9 @@ def make_env(*overrides: str, num_tasks: int = 4, lanes_per_task: int = 1, seed:
     return build_env_factory(config)(num_tasks=num_tasks, seed=seed)
 
 
-def make_policy(*overrides: str, observation_space=None, action_space=None, task_dim: int = 3, trial_length: int = 40, seed: int = 0):
+def make_policy(
+    *overrides: str, observation_space=None, action_space=None, task_dim: int = 3, trial_length: int = 50, seed: int = 0
+):
     """A small policy as the model's YAML describes it."""
     torch.manual_seed(seed)
     observation_space = observation_space or spaces.Box(-1, 1, (4,))

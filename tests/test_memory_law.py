@@ -1,12 +1,15 @@
 """The memory law over every model: a sequence whole, in pieces or by steps gives the same. And their formulas."""
 
 import math
+import typing
+from itertools import pairwise
 
 import pytest
 import torch
 import yaml
 from gymnasium import spaces
 from helpers import make_policy, perturb, small_config
+from hydra.utils import instantiate
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metarl.compose import CONF, options
@@ -31,16 +34,24 @@ def memory_of(model_option: str, *changes: str):
 
 
 def variants() -> list:
-    """Every model as shipped and, where its memory has switches, with each one turned."""
+    """Every model as shipped and, where its memory has switches or choices, with each one turned."""
     shared = yaml.safe_load((CONF / "model" / "_policy.yaml").read_text())
     found = []
     for name in options("model"):
         found.append(pytest.param((name,), id=name))
-        for key, value in small_config(f"model={name}")["model"].items():
-            if isinstance(value, bool) and key not in shared:
-                change = f"model.{key}={str(not value).lower()}"
+        model = small_config(f"model={name}")["model"]
+        hints = typing.get_type_hints(instantiate(model["memory"]).__init__)
+        for key, value in model.items():
+            for other in other_choices(value, hints.get(key)) if key not in shared else []:
+                change = f"model.{key}={other}"
                 found.append(pytest.param((name, change), id=f"{name}-{change}"))
     return found
+
+
+def other_choices(value, annotation) -> list[str]:
+    if isinstance(value, bool):
+        return [str(not value).lower()]
+    return [word for word in typing.get_args(annotation) if isinstance(word, str) and word != value]
 
 
 every_memory = pytest.mark.parametrize("memory", variants())
@@ -74,9 +85,16 @@ def gradients(memory, run) -> list[torch.Tensor]:
     return list(torch.autograd.grad((y * weights).sum(), [*memory.parameters(), x]))
 
 
-def assert_close_gradients(found, expected) -> None:
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """To 1e-5 of the largest element in single precision, 1e-10 in double."""
+    tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-5
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    torch.testing.assert_close(found, expected, atol=tolerance * scale, rtol=tolerance)
+
+
+def assert_all_close(found, expected) -> None:
     for left, right in zip(found, expected, strict=True):
-        torch.testing.assert_close(left, right, atol=1e-5 * max(1.0, right.abs().max().item()), rtol=1e-5)
+        assert_close(left, right)
 
 
 def whole(memory, x):
@@ -90,26 +108,50 @@ def test_pieces_give_what_the_whole_sequence_gives(memory, lengths):
     y, carry = whole(memory, sequence())
     assert y.shape == (STEPS, LANES, memory.output_dim) and y.dtype == torch.float32
     pieces_y, pieces_carry = in_pieces(memory, sequence(), lengths)
-    torch.testing.assert_close(pieces_y, y, atol=1e-5, rtol=1e-5)
-    for left, right in zip(tree_leaves(pieces_carry), tree_leaves(carry), strict=True):
-        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
+    assert_close(pieces_y, y)
+    assert_all_close(tree_leaves(pieces_carry), tree_leaves(carry))
 
 
 @every_memory
-def test_single_steps_give_what_the_whole_sequence_gives(memory):
+@pytest.mark.parametrize("grad", [True, False], ids=["with gradients", "without"])
+def test_single_steps_give_what_the_whole_sequence_gives(memory, grad):
     memory = memory_of(*memory)
-    y, carry = whole(memory, sequence())
-    steps_y, steps_carry = in_steps(memory, sequence())
-    torch.testing.assert_close(steps_y, y, atol=1e-5, rtol=1e-5)
-    following = sequence(9)[:3]
-    torch.testing.assert_close(memory(following, steps_carry)[0], memory(following, carry)[0], atol=1e-5, rtol=1e-5)
+    with torch.set_grad_enabled(grad):
+        y, carry = whole(memory, sequence())
+        steps_y, steps_carry = in_steps(memory, sequence())
+        assert_close(steps_y, y)
+        following = sequence(9)[:3]
+        assert_close(memory(following, steps_carry)[0], memory(following, carry)[0])
 
 
 @every_memory
 @pytest.mark.parametrize("run", [lambda m, x: in_pieces(m, x, (1, 16, 3, 17)), in_steps], ids=["pieces", "steps"])
 def test_gradients_flow_through_the_carry_as_through_the_whole_sequence(memory, run):
     memory = memory_of(*memory)
-    assert_close_gradients(gradients(memory, run), gradients(memory, whole))
+    assert_all_close(gradients(memory, run), gradients(memory, whole))
+
+
+@pytest.mark.parametrize("length", [1, 7, 100, 257])
+def test_the_law_holds_in_double_precision_for_any_length_and_cuts(model_option, length):
+    policy = make_policy(f"model={model_option}", trial_length=length + 3)
+    memory = policy.memory.double()
+    perturb(memory)
+    x = torch.randn(length, 2, INPUT, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+    random = torch.Generator().manual_seed(length)
+    cuts = sorted(torch.randint(0, length + 1, (4,), generator=random).tolist())
+    lengths = [end - start for start, end in pairwise([0, *cuts, length]) if end > start]
+
+    def learnt(run):
+        given = x.clone().requires_grad_()
+        y, _ = run(memory, given)
+        weights = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
+        return [y, *torch.autograd.grad((y * weights).sum(), [*memory.parameters(), given])]
+
+    expected = learnt(whole)
+    assert_all_close(learnt(lambda m, x: in_pieces(m, x, lengths)), expected)
+    assert_all_close(learnt(in_steps), expected)
+    with torch.no_grad():
+        assert_close(in_steps(memory, x)[0], expected[0])
 
 
 @every_memory
