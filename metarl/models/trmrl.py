@@ -1,0 +1,218 @@
+"""TrMRL: transformers are meta-reinforcement learners (Melo 2022, arXiv 2206.06614)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from metarl.models.attention import fused, waves
+from metarl.models.base import SequenceModel
+from metarl.models.transformer import check_sizes
+
+Initialization = Literal["published", "paper"]
+
+
+class Window(NamedTuple):
+    """What TrMRL remembers."""
+
+    recent: Tensor  # [B, window - 1, input_dim], the last inputs, latest last
+    count: Tensor  # int64 [B], steps already spent in the present episode, or trial
+
+
+class TrMRL(SequenceModel):
+    """A transformer without layer normalisation over the last few steps, with T-Fixup initialisation.
+
+    Each step is read in a window of its own: the last ``window`` steps, the oldest in row 0 with position 0. The same
+    step so has another position, and other hidden states, in each window it belongs to, as published.
+
+    Args:
+        input_dim: size of the input.
+        hidden_size: width of an embedded step and of each layer.
+        num_layers: pairs of attention and feed-forward layers.
+        num_heads: of attention; divides ``hidden_size``.
+        feedforward_size: units of the feed-forward layers.
+        window: steps seen at once, the present one included (the working memory).
+        initialization: T-Fixup (Huang et al. 2020) as the ``published`` agents had it, scaling queries and keys too, or
+            as its ``paper`` says, scaling values, outputs and feed-forward layers.
+        head_input: ``latest`` is the present step's output; ``mixed`` has its embedding beside it; ``full`` has the
+            outputs of all rows of the window, those not yet filled included.
+        memory_scope: windows reach back to the start of the ``episode``, as published, or of the ``trial``.
+        recurrent_feedback: before the next step, overwrite the present one in memory by a linear map of all outputs.
+            Learning then walks through time step by step.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_size: PositiveInt = 128,
+        num_layers: PositiveInt = 4,
+        num_heads: PositiveInt = 16,
+        feedforward_size: PositiveInt = 512,
+        window: PositiveInt = 5,
+        initialization: Initialization = "published",
+        head_input: Literal["latest", "mixed", "full"] = "latest",
+        memory_scope: Literal["episode", "trial"] = "episode",
+        recurrent_feedback: bool = False,
+    ):
+        super().__init__()
+        check_sizes(hidden_size, num_heads, even_heads=False)
+        if hidden_size % 2:
+            raise ValueError(f"model.hidden_size={hidden_size} is odd; sinusoidal positions need an even one")
+        if recurrent_feedback and window == 1:
+            raise ValueError("model.window=1 holds no earlier step that recurrent_feedback could overwrite; raise it")
+        self.input_dim, self.window = input_dim, window
+        self.head_input, self.whole_trial = head_input, memory_scope == "trial"
+        self.embed = nn.Linear(input_dim, hidden_size, bias=False)
+        self.layers = nn.ModuleList(WindowLayer(hidden_size, num_heads, feedforward_size) for _ in range(num_layers))
+        self.positions: Tensor
+        table = torch.stack(waves(0, window, hidden_size, self.embed.weight), dim=-1).flatten(1)
+        self.register_buffer("positions", table, persistent=False)  # [window, hidden_size]
+        self.feedback = nn.Linear(window * hidden_size, input_dim, bias=False) if recurrent_feedback else None
+        initialize(self.embed, self.layers, initialization)
+        self.output_dim = {"latest": 1, "mixed": 2, "full": window}[head_input] * hidden_size
+
+    def initial_carry(self, batch_size: int) -> Window:
+        weight = self.embed.weight
+        recent = weight.new_zeros(batch_size, self.window - 1, self.input_dim)
+        return Window(recent, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
+
+    def forward(self, x: Tensor, carry: Window) -> tuple[Tensor, Window]:
+        if self.feedback is None:
+            return self._read(x, carry)[0], self._remember(x, carry)
+        outputs = []
+        for step in x.split(1):
+            y, rows = self._read(step, carry)
+            recent, count = self._remember(step, carry)
+            if self.window > 1:
+                recent = torch.cat([recent[:, :-1], self.feedback(rows.flatten(2)).transpose(0, 1)], dim=1)
+            carry = Window(recent, count)
+            outputs.append(y)
+        return torch.cat(outputs), carry
+
+    def _age(self, x: Tensor, count: Tensor) -> Tensor:
+        """Steps before each in its scope, ``[T, B]``."""
+        time = torch.arange(len(x), device=x.device).unsqueeze(1)
+        if self.whole_trial:
+            return count + time
+        start = torch.where(x[..., -1] > 0.5, time, -1).cummax(0).values
+        return torch.where(start >= 0, time - start, count + time)
+
+    def _remember(self, x: Tensor, carry: Window) -> Window:
+        if self.window == 1:
+            return Window(carry.recent, self._age(x, carry.count)[-1] + 1)
+        recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)[:, -(self.window - 1) :]
+        return Window(recent, self._age(x, carry.count)[-1] + 1)
+
+    def _read(self, x: Tensor, carry: Window) -> tuple[Tensor, Tensor]:
+        """What the heads read, and the outputs of all rows ``[T, B, window, hidden_size]`` where they are needed."""
+        tokens = self.embed(torch.cat([carry.recent.transpose(0, 1), x]))
+        filled = self._age(x, carry.count).clamp(max=self.window - 1)  # rows before the present one, [T, B]
+        windows = Windows(tokens, filled, self.window)
+        every_row = self.head_input == "full" or self.feedback is not None
+        rows = self.layers[0].over_tokens(windows, self.positions, last_row=len(self.layers) == 1 and not every_row)
+        for index, layer in enumerate(self.layers[1:], 2):
+            rows = layer(rows, windows.present if index == len(self.layers) and not every_row else None)
+        rows = rows.unflatten(0, filled.shape)  # [T, B, window or 1, hidden_size]
+        latest = rows.flatten(2) if rows.shape[2] == 1 else windows.pick(rows.flatten(0, 1)).view(*filled.shape, -1)
+        if self.head_input == "latest":
+            return latest, rows
+        if self.head_input == "mixed":
+            return torch.cat([tokens[self.window - 1 :], latest], dim=-1), rows
+        return rows.flatten(2), rows
+
+
+class Windows:
+    """Where each of ``T * B`` windows finds its rows in one sequence of tokens.
+
+    Args:
+        tokens: ``[window - 1 + T, B, size]``, of the past and of the T steps whose windows these are.
+        filled: int64 ``[T, B]``, rows before the present one.
+        window: rows.
+    """
+
+    def __init__(self, tokens: Tensor, filled: Tensor, window: int):
+        lanes = filled.shape[1]
+        time = torch.arange(window - 1, window - 1 + len(filled), device=filled.device).view(-1, 1, 1)
+        row = torch.arange(window, device=filled.device)
+        source = (time - filled.unsqueeze(-1) + row) * lanes + torch.arange(lanes, device=filled.device).view(1, -1, 1)
+        empty = tokens.shape[0] * lanes  # one more token, zero, for rows that are not filled
+        self.source = torch.where(row <= filled.unsqueeze(-1), source, empty).flatten()
+        self.tokens, self.window = tokens, window
+        self.present = filled.flatten()  # row of the present step, [T * B]
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """Rows ``[T * B, window, size]`` of something known per token, ``[window - 1 + T, B, size]``."""
+        table = F.pad(tokens.flatten(0, 1), (0, 0, 0, 1))
+        return table.index_select(0, self.source).unflatten(0, (-1, self.window))
+
+    def pick(self, rows: Tensor) -> Tensor:
+        """The present step's row, ``[T * B, size]``."""
+        return rows[torch.arange(len(rows), device=rows.device), self.present]
+
+
+class WindowLayer(nn.Module):
+    """Attention and feed-forward with residuals and no normalisation, over many windows: ``[N, window, size]``."""
+
+    def __init__(self, size: int, num_heads: int, feedforward_size: int):
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (size // num_heads) ** -0.5
+        self.project = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+        self.feed_in = nn.Linear(size, feedforward_size)
+        self.feed_out = nn.Linear(feedforward_size, size)
+
+    def over_tokens(self, windows: Windows, positions: Tensor, last_row: bool) -> Tensor:
+        """The first layer: what is linear in token and position is computed once for each, not once per window."""
+        rows = windows.gather(windows.tokens) + positions
+        projected = windows.gather(F.linear(windows.tokens, self.project.weight))
+        projected = projected + F.linear(positions, self.project.weight, self.project.bias)
+        query, key, value = projected.chunk(3, dim=-1)
+        if last_row:
+            rows, query = windows.pick(rows).unsqueeze(1), windows.pick(query).unsqueeze(1)
+        return self._attend(rows, query, key, value, windows.present if last_row else None)
+
+    def forward(self, rows: Tensor, present: Tensor | None) -> Tensor:
+        """All rows, or with ``present`` the one row of each window that is asked for, ``[N, 1, size]``."""
+        if present is None:
+            query, key, value = self.project(rows).chunk(3, dim=-1)
+            return self._attend(rows, query, key, value, None)
+        weight, bias = self.project.weight, self.project.bias
+        size = rows.shape[-1]
+        key, value = F.linear(rows, weight[size:], bias[size:]).chunk(2, dim=-1)
+        rows = rows[torch.arange(len(rows), device=rows.device), present].unsqueeze(1)
+        return self._attend(rows, F.linear(rows, weight[:size], bias[:size]), key, value, present)
+
+    def _attend(self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        if present is None:
+            read = fused(query, key, value, self.scale, is_causal=True)
+        else:
+            visible = torch.arange(key.shape[2], device=key.device) <= present.unsqueeze(1)
+            scores = self.scale * (query @ key.transpose(-1, -2))
+            read = scores.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1) @ value
+        rows = rows + self.output(read.transpose(1, 2).flatten(2))
+        return rows + self.feed_out(torch.relu(self.feed_in(rows)))
+
+
+@torch.no_grad()
+def initialize(embed: nn.Linear, layers: nn.ModuleList, how: Initialization) -> None:
+    """T-Fixup (Huang et al. 2020, section 3.2) for N layers without normalisation.
+
+    Embedding normal with deviation ``d^(-1/2) (9 N)^(-1/4)``; matrices Xavier uniform, scaled by ``0.67 N^(-1/4)``:
+    value, output and feed-forward, and as ``published`` also query and key.
+    """
+    count, size = len(layers), embed.out_features
+    embed.weight.normal_(std=size**-0.5 * (9 * count) ** -0.25)
+    scale = 0.67 * count**-0.25
+    for layer in layers:
+        for block, gain in zip(layer.project.weight.split(size), (how == "published", how == "published", True)):
+            nn.init.xavier_uniform_(block, gain=scale if gain else 1.0)
+        for linear in (layer.output, layer.feed_in, layer.feed_out):
+            nn.init.xavier_uniform_(linear.weight, gain=scale)
+        nn.init.zeros_(layer.project.bias)
+        nn.init.zeros_(layer.output.bias)
