@@ -98,8 +98,19 @@ def test_depth_does_not_widen_the_window(layers, window):
     assert seen == list(range(12 - window + 1, 13))
 
 
-def test_an_episode_forgets_the_one_before():
-    model = small()
+@pytest.mark.parametrize(("layers", "window"), [(1, 4), (3, 4), (3, 1)])
+def test_depth_widens_what_a_band_sees(layers, window):
+    model = small(num_layers=layers, window=window, memory_scope="trial", past="banded")
+    x = inputs().requires_grad_()
+    y, _ = model(x, model.initial_carry(LANES))
+    (gradient,) = torch.autograd.grad(y[12].sum(), x)
+    seen = gradient.abs().sum((1, 2)).nonzero().flatten().tolist()
+    assert seen == list(range(12 - layers * (window - 1), 13))
+
+
+@pytest.mark.parametrize("past", ["windows", "banded"])
+def test_an_episode_forgets_the_one_before(past):
+    model = small(past=past)
     x = inputs().requires_grad_()
     y, _ = model(x, model.initial_carry(LANES))
     (gradient,) = torch.autograd.grad(y[7, 0].sum(), x)
@@ -134,6 +145,12 @@ def test_t_fixup_scales_of_four_layers(size, feed, deviation, attention, feedfor
         bounds += [(layer.feed_in.weight, feedforward), (layer.feed_out.weight, feedforward)]
         for weight, bound in bounds:
             assert 0.97 * bound < weight.abs().max().item() < 1.001 * bound
+
+
+@pytest.mark.parametrize("option", [{"head_input": "full"}, {"recurrent_feedback": True}])
+def test_a_band_has_no_rows(option):
+    with pytest.raises(ValueError, match=r"model\.past=banded.*use model\.past=windows"):
+        small(past="banded", **option)
 
 
 def test_recurrent_feedback_needs_an_earlier_step():

@@ -1,13 +1,14 @@
 """TrMRL: transformers are meta-reinforcement learners (Melo 2022, arXiv 2206.06614)."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.attention import fused, waves
+from metarl.models.attention import Waves, fused, rotate, waves
+from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes
 
@@ -18,14 +19,23 @@ class Window(NamedTuple):
     """What TrMRL remembers."""
 
     recent: Tensor  # [B, window - 1, input_dim], the last inputs, latest last
-    count: Tensor  # int64 [B], steps already spent in the present episode, or trial
+    spent: Tensor  # int64 [B], steps already spent in the present episode, or trial
+
+
+class Band(NamedTuple):
+    """The same where windows are not read apart."""
+
+    rings: tuple[Ring, ...]  # of each layer
+    spent: Tensor
 
 
 class TrMRL(SequenceModel):
     """A transformer without layer normalisation over the last few steps, with T-Fixup initialisation.
 
-    Each step is read in a window of its own: the last ``window`` steps, the oldest in row 0 with position 0. The same
-    step so has another position, and other hidden states, in each window it belongs to, as published.
+    As published each step is read in a window of its own: the last ``window`` steps, the oldest in row 0 with position
+    0. The same step so has another position, and other hidden states, in each window it belongs to. Ours instead is
+    sliding-window attention over the trial with relative (rotary) positions: a step is computed once, layer l sees
+    ``l (window - 1)`` steps back, and learning costs a fraction.
 
     Args:
         input_dim: size of the input.
@@ -34,6 +44,7 @@ class TrMRL(SequenceModel):
         num_heads: of attention; divides ``hidden_size``.
         feedforward_size: units of the feed-forward layers.
         window: steps seen at once, the present one included (the working memory).
+        past: ``windows`` is the published way to see it, ``banded`` ours.
         initialization: T-Fixup (Huang et al. 2020) as the ``published`` agents had it, scaling queries and keys too, or
             as its ``paper`` says, scaling values, outputs and feed-forward layers.
         head_input: ``latest`` is the present step's output; ``mixed`` has its embedding beside it; ``full`` has the
@@ -54,18 +65,25 @@ class TrMRL(SequenceModel):
         num_heads: PositiveInt = 16,
         feedforward_size: PositiveInt = 512,
         window: PositiveInt = 5,
+        past: Literal["windows", "banded"] = "windows",
         initialization: Initialization = "published",
         head_input: Literal["latest", "mixed", "full"] = "latest",
         memory_scope: Literal["episode", "trial"] = "episode",
         recurrent_feedback: bool = False,
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=False)
+        check_sizes(hidden_size, num_heads, even_heads=past == "banded")
+        if past == "banded" and (head_input == "full" or recurrent_feedback):
+            raise ValueError(
+                f"model.past=banded has no rows of a window, which model.head_input={head_input}, "
+                f"model.recurrent_feedback={recurrent_feedback} would read; use model.past=windows"
+            )
         if hidden_size % 2:
             raise ValueError(f"model.hidden_size={hidden_size} is odd; sinusoidal positions need an even one")
         if recurrent_feedback and window == 1:
             raise ValueError("model.window=1 holds no earlier step that recurrent_feedback could overwrite; raise it")
-        self.input_dim, self.window = input_dim, window
+        self.input_dim, self.window, self.banded = input_dim, window, past == "banded"
+        self.num_heads = num_heads
         self.head_input, self.whole_trial = head_input, memory_scope == "trial"
         self.embed = nn.Linear(input_dim, hidden_size, bias=False)
         self.layers = nn.ModuleList(WindowLayer(hidden_size, num_heads, feedforward_size) for _ in range(num_layers))
@@ -73,49 +91,71 @@ class TrMRL(SequenceModel):
         table = torch.stack(waves(0, window, hidden_size, self.embed.weight), dim=-1).flatten(1)
         self.register_buffer("positions", table, persistent=False)  # [window, hidden_size]
         self.feedback = nn.Linear(window * hidden_size, input_dim, bias=False) if recurrent_feedback else None
-        initialize(self.embed, self.layers, initialization)
+        initialize(self.embed, self._stack, initialization)
         self.output_dim = {"latest": 1, "mixed": 2, "full": window}[head_input] * hidden_size
 
-    def initial_carry(self, batch_size: int) -> Window:
-        weight = self.embed.weight
-        recent = weight.new_zeros(batch_size, self.window - 1, self.input_dim)
-        return Window(recent, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
+    @property
+    def _stack(self) -> "list[WindowLayer]":
+        return cast("list[WindowLayer]", list(self.layers))
 
-    def forward(self, x: Tensor, carry: Window) -> tuple[Tensor, Window]:
+    def initial_carry(self, batch_size: int) -> Window | Band:
+        weight = self.embed.weight
+        spent = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
+        if self.banded:
+            dim = len(weight) // self.num_heads
+            rings = tuple(empty_ring(batch_size, self.num_heads, self.window, dim, dim, weight) for _ in self.layers)
+            return Band(rings, spent)
+        return Window(weight.new_zeros(batch_size, self.window - 1, self.input_dim), spent)
+
+    def forward(self, x: Tensor, carry: Window | Band) -> tuple[Tensor, Window | Band]:
+        if isinstance(carry, Band):
+            return self._slide(x, carry)
         if self.feedback is None:
             return self._read(x, carry)[0], self._remember(x, carry)
         outputs = []
         for step in x.split(1):
             y, rows = self._read(step, carry)
-            recent, count = self._remember(step, carry)
+            recent, spent = self._remember(step, carry)
             if self.window > 1:
                 recent = torch.cat([recent[:, :-1], self.feedback(rows.flatten(2)).transpose(0, 1)], dim=1)
-            carry = Window(recent, count)
+            carry = Window(recent, spent)
             outputs.append(y)
         return torch.cat(outputs), carry
 
-    def _age(self, x: Tensor, count: Tensor) -> Tensor:
+    def _slide(self, x: Tensor, carry: Band) -> tuple[Tensor, Band]:
+        tokens = rows = self.embed(x)
+        age = self._age(x, carry.spent)
+        at = waves(carry.rings[0].steps, len(x), len(self.embed.weight) // self.num_heads, rows)
+        reach = None if self.whole_trial else age.T
+        rings = []
+        for layer, ring in zip(self._stack, carry.rings, strict=True):
+            rows, ring = layer.slide(rows, ring, at, reach)
+            rings.append(ring)
+        y = rows if self.head_input == "latest" else torch.cat([tokens, rows], dim=-1)
+        return y, Band(tuple(rings), age[-1] + 1)
+
+    def _age(self, x: Tensor, spent: Tensor) -> Tensor:
         """Steps before each in its scope, ``[T, B]``."""
         time = torch.arange(len(x), device=x.device).unsqueeze(1)
         if self.whole_trial:
-            return count + time
+            return spent + time
         start = torch.where(x[..., -1] > 0.5, time, -1).cummax(0).values
-        return torch.where(start >= 0, time - start, count + time)
+        return torch.where(start >= 0, time - start, spent + time)
 
     def _remember(self, x: Tensor, carry: Window) -> Window:
         if self.window == 1:
-            return Window(carry.recent, self._age(x, carry.count)[-1] + 1)
+            return Window(carry.recent, self._age(x, carry.spent)[-1] + 1)
         recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)[:, -(self.window - 1) :]
-        return Window(recent, self._age(x, carry.count)[-1] + 1)
+        return Window(recent, self._age(x, carry.spent)[-1] + 1)
 
     def _read(self, x: Tensor, carry: Window) -> tuple[Tensor, Tensor]:
         """What the heads read, and the outputs of all rows ``[T, B, window, hidden_size]`` where they are needed."""
         tokens = self.embed(torch.cat([carry.recent.transpose(0, 1), x]))
-        filled = self._age(x, carry.count).clamp(max=self.window - 1)  # rows before the present one, [T, B]
+        filled = self._age(x, carry.spent).clamp(max=self.window - 1)  # rows before the present one, [T, B]
         windows = Windows(tokens, filled, self.window)
         every_row = self.head_input == "full" or self.feedback is not None
-        rows = self.layers[0].over_tokens(windows, self.positions, last_row=len(self.layers) == 1 and not every_row)
-        for index, layer in enumerate(self.layers[1:], 2):
+        rows = self._stack[0].over_tokens(windows, self.positions, last_row=len(self.layers) == 1 and not every_row)
+        for index, layer in enumerate(self._stack[1:], 2):
             rows = layer(rows, windows.present if index == len(self.layers) and not every_row else None)
         rows = rows.unflatten(0, filled.shape)  # [T, B, window or 1, hidden_size]
         latest = rows.flatten(2) if rows.shape[2] == 1 else windows.pick(rows.flatten(0, 1)).view(*filled.shape, -1)
@@ -187,6 +227,13 @@ class WindowLayer(nn.Module):
         rows = rows[torch.arange(len(rows), device=rows.device), present].unsqueeze(1)
         return self._attend(rows, F.linear(rows, weight[:size], bias[:size]), key, value, present)
 
+    def slide(self, rows: Tensor, ring: Ring, at: Waves, reach: Tensor | None) -> tuple[Tensor, Ring]:
+        """Over a sequence ``[T, B, size]`` at positions ``at``, ``reach [B, T]`` steps back at most."""
+        parts = self.project(rows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)
+        query, key, value = parts  # [B, heads, T, head_dim]
+        read, ring = slide(rotate(query, at), rotate(key, at), value, ring, self.scale, reach=reach)
+        return self._join(rows, read.permute(2, 0, 1, 3).flatten(2)), ring
+
     def _attend(self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
         if present is None:
@@ -195,12 +242,15 @@ class WindowLayer(nn.Module):
             visible = torch.arange(key.shape[2], device=key.device) <= present.unsqueeze(1)
             scores = self.scale * (query @ key.transpose(-1, -2))
             read = scores.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1) @ value
-        rows = rows + self.output(read.transpose(1, 2).flatten(2))
+        return self._join(rows, read.transpose(1, 2).flatten(2))
+
+    def _join(self, rows: Tensor, read: Tensor) -> Tensor:
+        rows = rows + self.output(read)
         return rows + self.feed_out(torch.relu(self.feed_in(rows)))
 
 
 @torch.no_grad()
-def initialize(embed: nn.Linear, layers: nn.ModuleList, how: Initialization) -> None:
+def initialize(embed: nn.Linear, layers: list[WindowLayer], how: Initialization) -> None:
     """T-Fixup (Huang et al. 2020, section 3.2) for N layers without normalisation.
 
     Embedding normal with deviation ``d^(-1/2) (9 N)^(-1/4)``; matrices Xavier uniform, scaled by ``0.67 N^(-1/4)``:
@@ -210,8 +260,10 @@ def initialize(embed: nn.Linear, layers: nn.ModuleList, how: Initialization) -> 
     embed.weight.normal_(std=size**-0.5 * (9 * count) ** -0.25)
     scale = 0.67 * count**-0.25
     for layer in layers:
-        for block, gain in zip(layer.project.weight.split(size), (how == "published", how == "published", True)):
-            nn.init.xavier_uniform_(block, gain=scale if gain else 1.0)
+        query, key, value = layer.project.weight.split(size)
+        for block in (query, key):
+            nn.init.xavier_uniform_(block, gain=scale if how == "published" else 1.0)
+        nn.init.xavier_uniform_(value, gain=scale)
         for linear in (layer.output, layer.feed_in, layer.feed_out):
             nn.init.xavier_uniform_(linear.weight, gain=scale)
         nn.init.zeros_(layer.project.bias)
