@@ -48,6 +48,16 @@ def parser() -> argparse.ArgumentParser:
     _evaluation_options(playing)
     playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
 
+    analysing = _command(
+        commands, "analyse", analyse, "what memories keep over a trial: gradients, order, signal, noise"
+    )
+    analysing.add_argument(
+        "subjects", nargs="+", metavar="RUN or KEY=VALUE", help="runs, or model=gru,lstm env=... untrained"
+    )
+    analysing.add_argument("--repeats", type=_positive, default=3, help="random inputs to average over")
+    analysing.add_argument("--seed", type=_natural, default=0, help="of the inputs and of untrained weights")
+    analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for memory.csv and memory.svg")
+
     listing = _command(commands, "list", list_options, "configuration options, and runs")
     listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
     return top
@@ -128,6 +138,48 @@ def baselines(options: argparse.Namespace) -> None:
         rows = [{"solver": name} | _flat(_play(agent, make_env, options)) for name, agent in env.baselines().items()]
         rows += [{"solver": name, "return": value, "standard error": 0.0} for name, value in env.bounds().items()]
     _print(rows, options.format)
+
+
+def analyse(options: argparse.Namespace) -> None:
+    """Trained or untrained memories on random inputs; the table shows a few steps, the files all."""
+    from metarl.analysis.memory import analyse as measure
+    from metarl.analysis.memory import at_steps, write_analysis
+    from metarl.seeding import make_generator
+
+    measured = {}
+    for name, policy, steps in _policies(options):
+        generator = make_generator(options.seed)
+        measured[name] = measure(policy.memory, policy.features.output_dim, steps, options.repeats, generator)
+    paths = write_analysis(measured, options.output)
+    longest = max(len(values) for quantities in measured.values() for values in quantities.values())
+    _print(at_steps(measured, sorted({0, 1, longest // 10, longest // 2, longest - 1})), options.format)
+    print(*paths, sep="\n", file=sys.stderr)
+
+
+def _policies(options: argparse.Namespace) -> Any:
+    """Name, policy and trial length of every run and of every untrained model that is asked for."""
+    from metarl import checkpoint
+    from metarl.compose import compose, resolved
+    from metarl.config import build_algorithm
+    from metarl.run_directory import RunDirectory
+
+    overrides = [subject for subject in options.subjects if "=" in subject]
+    for run in (Path(subject) for subject in options.subjects if "=" not in subject):
+        directory = RunDirectory(run)
+        config = directory.config() | {"device": "cpu"}
+        agent, parts = build_algorithm(config)
+        checkpoint.load_weights(agent, directory.checkpoints.path("latest"), "cpu")
+        yield str(run), agent.policy, parts.make_env(num_tasks=1, seed=0).trial_length
+    models = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
+    others = [override for override in overrides if not override.startswith("model=")]
+    if overrides and not models:
+        raise ConfigError(f"{' '.join(overrides)}: which memories? Add model=gru, or several: model=gru,lstm")
+    for model in ",".join(models).split(",") if models else []:
+        chosen = [*others, f"model={model}", f"seed={options.seed}"]
+        groups = dict(override.split("=", 1) for override in chosen)
+        choices = {name: groups.get(name, name) for name in ("env", "model", "algorithm", "logger")}
+        agent, parts = build_algorithm(resolved(compose(chosen), choices))
+        yield model, agent.policy, parts.make_env(num_tasks=1, seed=0).trial_length
 
 
 def compare(options: argparse.Namespace) -> None:
