@@ -1,0 +1,177 @@
+"""What the memories cost: acting late against early, caches against recomputing, learning against stepping, memory."""
+
+import inspect
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from timing import Row, configuration, cpu_seconds, learner, matmul_peak, trial_of
+from torch import Tensor
+
+from metarl.compose import options
+from metarl.models.base import SequenceModel
+from metarl.seeding import make_generator
+
+INPUT = 28
+LATE, EARLY = 1000, 100
+FULL_ATTENTION = ("transformer",)  # sees the whole trial at every step, by its nature
+Works = dict[str, Callable]
+LOOPS = ("gru", "lstm", "mlp", "reinstatement")  # cells that step through time anyway, or no memory at all
+
+
+def rows() -> Iterator[Row]:
+    """Every model as its YAML has it, one thread, CPU time."""
+    torch.set_num_threads(1)
+    for part in (late_acting, caches, long_trials, shares_of_peak, peak_memories):
+        yield from part()
+
+
+def memory_of(model: str, *changes: str, context: int = LATE + 10) -> SequenceModel:
+    """The bare memory of a model, for trials of ``context`` steps."""
+    config = configuration(f"model={model}", *changes)["model"]
+    memory = get_class(config["memory"]["path"])
+    chosen = {name: config[name] for name in inspect.signature(memory).parameters if name in config}
+    return memory(INPUT, **chosen | ({"context": context} if "context" in chosen else {}))
+
+
+def inputs(steps: int, lanes: int) -> Tensor:
+    x = torch.randn(steps, lanes, INPUT)
+    x[..., -1] = 0
+    x[0, :, -1] = 1
+    return x
+
+
+def late_acting() -> Iterator[Row]:
+    """Cost of a step after 1,000 steps against one after 100, 64 lanes."""
+    for model in options("model"):
+        seconds = seconds_at(memory_of(model), inputs(LATE + 10, 64))
+        most = 3 if model in FULL_ATTENTION else 1.3
+        title = f"acting, {model}: step {LATE} / step {EARLY}"
+        yield Row(title, seconds[LATE] / seconds[EARLY], most, most=True)
+
+
+@torch.no_grad()
+def seconds_at(memory: SequenceModel, x: Tensor) -> dict[int, float]:
+    """CPU time of ten steps early and late in one trial."""
+    seconds, carry = {}, memory.initial_carry(x.shape[1])
+    for t, row in enumerate(x[: LATE + 1]):
+        if t in (EARLY, LATE):
+            seconds[t] = cpu_seconds({"": partial(ten_steps, memory, x[t : t + 10], carry)}, repeats=7)[""]
+        _, carry = memory.step(row, carry)
+    return seconds
+
+
+def ten_steps(memory: SequenceModel, x: Tensor, carry: Any) -> None:
+    """The same ten steps again; what they write into the carry's free room is overwritten."""
+    for row in x:
+        _, carry = memory.step(row, carry)
+
+
+def caches() -> Iterator[Row]:
+    """A trial of 100 steps, 240 lanes, step by step: with what the carry holds, and recomputing what is seen."""
+    x = inputs(100, 240)
+    for model, target in (("snail", 30), ("transformer", 15)):
+        memory = memory_of(model, context=100)
+        seconds = cpu_seconds({"cached": partial(acted, memory, x), "again": partial(prefixes, memory, x)}, repeats=1)
+        title = f"acting, {model}, 100 steps: recomputing / cached"
+        yield Row(title, seconds["again"] / seconds["cached"], target)
+    work = {name: partial(acted, memory_of("trmrl", f"model.past={name}"), x) for name in ("windows", "banded")}
+    seconds = cpu_seconds(work, repeats=1)
+    yield Row("acting, trmrl: windows / banded", seconds["windows"] / seconds["banded"], 4)
+
+
+@torch.no_grad()
+def acted(memory: SequenceModel, x: Tensor) -> None:
+    """A trial, one step at a time."""
+    stepped(memory, x)
+
+
+def stepped(memory: SequenceModel, x: Tensor) -> list[Tensor]:
+    """All outputs, one step at a time."""
+    carry, outputs = memory.initial_carry(x.shape[1]), []
+    for row in x:
+        y, carry = memory.step(row, carry)
+        outputs.append(y)
+    return outputs
+
+
+@torch.no_grad()
+def prefixes(memory: SequenceModel, x: Tensor) -> None:
+    """The same from the start of the trial at every step."""
+    for end in range(1, len(x) + 1):
+        memory(x[:end], memory.initial_carry(x.shape[1]))
+
+
+def learned(memory: SequenceModel, x: Tensor) -> None:
+    """Forward and backward over a whole trial at once."""
+    memory(x, memory.initial_carry(x.shape[1]))[0].square().mean().backward()
+
+
+def learned_by_steps(memory: SequenceModel, x: Tensor) -> None:
+    """The same through the steps of acting."""
+    torch.stack(stepped(memory, x)).square().mean().backward()
+
+
+def long_trials() -> Iterator[Row]:
+    """Learning from 8 trials of 1,000 steps at once, against through the steps."""
+    x = inputs(LATE, 8)
+    for model in (name for name in options("model") if name not in LOOPS):
+        memory = memory_of(model)
+        work: dict[str, Callable] = {
+            "whole": partial(learned, memory, x),
+            "steps": partial(learned_by_steps, memory, x),
+        }
+        seconds = cpu_seconds(work, repeats=1)
+        yield Row(f"learning, {model}, 1,000 steps: stepping / whole", seconds["steps"] / seconds["whole"], 10)
+        yield Row(f"learning, {model}, 1,000 steps: transitions/s", f"{8 * LATE / seconds['whole']:,.0f}")
+    work = {name: partial(learned, memory_of("trmrl", f"model.past={name}"), x) for name in ("windows", "banded")}
+    seconds = cpu_seconds(work, repeats=1)
+    yield Row("learning, trmrl: windows / banded", seconds["windows"] / seconds["banded"], 4)
+
+
+def shares_of_peak() -> Iterator[Row]:
+    """Useful operations of learning from trials of 500 steps over the matrix-multiply peak."""
+    peak, steps, lanes = matmul_peak(), 500, 16
+    sizes = {
+        "gru": ("model.layer_norm=false", "model.hidden_size=256"),
+        "transformer": ("model.num_layers=4", "model.feedforward_size=512"),
+        "snail": (),
+    }
+    for model, changes in sizes.items():
+        memory = memory_of(model, *changes, context=steps)
+        x = inputs(steps, 60 if model == "gru" else lanes)
+        seconds = cpu_seconds({"whole": partial(learned, memory, x)}, repeats=3)["whole"]
+        per_step = 2 * sum(p.numel() for p in memory.parameters() if p.ndim == 2)
+        # Scores and what they weigh: on average half the trial is seen.
+        layers, width = {"gru": (0, 0), "transformer": (4, 128), "snail": (1, 32)}[model]
+        per_step += layers * 2 * 2 * width * steps / 2
+        share = 3 * per_step * steps * x.shape[1] / seconds / peak
+        yield Row(f"learning, {model}, T={steps}: share of matmul peak", share, 0.45 if model == "gru" else 0.5)
+
+
+def peak_memories() -> Iterator[Row]:
+    """Memory of one update from 60 trials of 1,000 steps, above that of the process before it."""
+    for model in options("model"):
+        done = subprocess.run(
+            [sys.executable, __file__, model], capture_output=True, text=True, check=True, cwd=sys.path[0]
+        )
+        yield Row(f"memory, {model}: one update, 60 trials of 1,000 steps (GiB)", float(done.stdout), 4, most=True)
+
+
+def print_peak_memory(model: str) -> None:
+    """Of this process, for one update; to be run alone."""
+    torch.set_num_threads(1)
+    size = ("env=bandit", "env.num_episodes=1000", "meta_batch_size=60", "algorithm.num_epochs=1")
+    algorithm, env = learner(*size, f"model={model}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    algorithm.update(trial_of(algorithm, env), 0.0, make_generator(2))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+
+
+if __name__ == "__main__":
+    print_peak_memory(sys.argv[1])
