@@ -183,6 +183,7 @@ class Softmax(Aggregator):
 
     Carry: the average and the logarithm of the sum of weights, ``[B, n]`` each. A step moves the average by its share
     of all weight so far, a difference of logarithms, which neither overflows nor vanishes at any temperature or length.
+    The 2 cancels, and is left out but for the straight-through gradient, which is that of ``sum p x``.
     The published code divides by ``max(sum p, exp(-3 / temperature))``, which no input within ±1 reaches.
 
     Args:
@@ -197,7 +198,7 @@ class Softmax(Aggregator):
 
     def first(self, x: Tensor) -> Scan:
         value, weight = self._value_and_weight(x)
-        return value, (weight - 2) / self.log_temperature.exp()
+        return value, weight / self.log_temperature.exp()
 
     def empty(self, like: Tensor) -> Scan:
         value, log_weight = super().empty(like)
@@ -206,10 +207,11 @@ class Softmax(Aggregator):
     def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
         value, log_weight = self.first(x)
         log_total = torch.logaddexp(log_weight.logcumsumexp(0), carry[1])
-        share = (log_weight - log_total).exp()  # of the total weight, held by each step when it comes
-        average = linear_scan(1 - share, share * value, carry[0])
+        excess = log_weight - torch.cat([carry[1].unsqueeze(0), log_total[:-1]])  # over all weight before
+        average = linear_scan(torch.sigmoid(-excess), torch.sigmoid(excess) * value, carry[0])
         if self.straight_through:
-            average = straight_through(average, running_sum(log_weight.exp() * value, carry[0]))
+            published = (log_weight - 2 / self.log_temperature.exp()).exp()
+            average = straight_through(average, running_sum(published * value, carry[0]))
         return average, (average[-1], log_total[-1])
 
     def _value_and_weight(self, x: Tensor) -> tuple[Tensor, Tensor]:
