@@ -95,6 +95,7 @@ WRONG = {
     "model.critic=both": ["model.critic='both'", "'shared', 'separate' or 'privileged'"],
     "algorithm.value_loss=cubic": ["algorithm.value_loss='cubic'", "'huber'", "'squared'"],
     "logger=wandb wandb.mode=of": ["wandb.mode='of'", "'offline', 'online' or 'disabled'"],
+    "model=splagger model.aggregator=mean": ["model.aggregator='mean'", "'average'", "'gaussian'"],
     # sizes
     "seed=-1": ["seed=-1", NATURAL],
     "meta_batch_size=0": ["meta_batch_size=0", POSITIVE],
@@ -120,6 +121,9 @@ WRONG = {
     "algorithm.discount=1.5": ["algorithm.discount=1.5", "less than or equal to 1"],
     "algorithm.gae_lambda=-0.1": ["algorithm.gae_lambda=-0.1", NATURAL],
     "meta_batch_size=2 algorithm.num_minibatches=3": ["algorithm.num_minibatches=3", "2 trials", "meta_batch_size"],
+    "model=splagger model.hidden_size=7": ["model.hidden_size=7", "divisible by 2", "use 8"],
+    "model=amrl model.aggregator=gaussian model.hidden_size=10": ["model.hidden_size=10", "divisible by 4", "use 12"],
+    "model=splagger model.temperature=0.5": ["model.temperature=0.5", "aggregator=max", "softmax", "null"],
     # neither number nor end
     "algorithm.learning_rate=nan": ["algorithm.learning_rate=nan", FINITE],
     "algorithm.discount=nan": ["algorithm.discount=nan", FINITE],
@@ -130,7 +134,7 @@ WRONG = {
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
     "env=banditt": ["env=banditt", ENVS],
-    "model=grru": ["model=grru", "gru, lstm, mlp"],
+    "model=grru": ["model=grru", ", ".join(options("model"))],
     "algorithm=ppo": ["algorithm=ppo", "rl2"],
     "logger=tb": ["logger=tb", "jsonl, tensorboard, wandb"],
     "experiment=nothing": ["experiment=nothing"],
