@@ -75,7 +75,7 @@ def other_values(value, annotation) -> list[str]:
     if isinstance(value, int | float):
         return [str(2 * value)]
     if value is None:
-        return ["7"]
+        return ["100"]
     return [word for word in words if word != value]
 
 
@@ -93,7 +93,11 @@ def model_options() -> list[tuple[str, str, str]]:
 
 
 # What an option of a model only counts with, and is refused without.
-NEEDED = {"temperature": ("model.aggregator=softmax",)}
+NEEDED = {
+    ("splagger", "temperature"): ("model.aggregator=softmax",),
+    ("amrl", "temperature"): ("model.aggregator=softmax",),
+    ("transformer", "context"): ("model.attention=sparse",),
+}
 
 
 @pytest.mark.parametrize(("model", "option", "value"), model_options())
@@ -108,7 +112,7 @@ def test_every_option_of_a_model_changes_what_it_computes(model, option, value):
     )
 
     def outputs(*overrides):
-        policy = make_policy(f"model={model}", *NEEDED.get(option, ()), *overrides)
+        policy = make_policy(f"model={model}", *NEEDED.get((model, option), ()), *overrides)
         perturb(policy)
         output, _ = policy(timestep, policy.initial_carry(2), torch.randn(2, 3, generator=make_generator(1)))
         return tuple(part.detach() for part in output)
