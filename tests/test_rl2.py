@@ -67,6 +67,10 @@ def test_every_option_of_the_algorithm_changes_what_is_learnt(option):
     assert not same(plain.policy.state_dict(), changed.policy.state_dict())
 
 
+# What else an option needs in order to count.
+WITH = {("transformer", "context"): ("model.positions=learned",)}
+
+
 def other_values(value, annotation) -> list[str]:
     """Other admissible values of an option, one at least."""
     words = [word for word in typing.get_args(annotation) if isinstance(word, str)]
@@ -75,7 +79,7 @@ def other_values(value, annotation) -> list[str]:
     if isinstance(value, int | float):
         return [str(2 * value)]
     if value is None:
-        return ["7"]
+        return ["70"]  # a context must be longer than the trial
     return [word for word in words if word != value]
 
 
@@ -104,7 +108,7 @@ def test_every_option_of_a_model_changes_what_it_computes(model, option, value):
     )
 
     def outputs(*overrides):
-        policy = make_policy(f"model={model}", *overrides)
+        policy = make_policy(f"model={model}", *WITH.get((model, option), ()), *overrides)
         perturb(policy)
         output, _ = policy(timestep, policy.initial_carry(2), torch.randn(2, 3, generator=make_generator(1)))
         return tuple(part.detach() for part in output)
