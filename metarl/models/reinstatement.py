@@ -1,0 +1,207 @@
+"""Episodic memories reinstated: one slot per episode, rewritten by a transformer (after TrMRL, Melo 2022).
+
+Melo, "Transformers are Meta-Reinforcement Learners", arXiv 2206.06614: an encoder reads the working memory, the last
+steps of an episode; a decoder refines the episodic memories, one of each episode of the trial.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from metarl.models.base import SequenceModel
+from metarl.models.transformer import PositionCode, check_sizes, feed_forward
+
+
+class EpisodicCarry(NamedTuple):
+    """Working and episodic memory; lanes may be anywhere in their episodes."""
+
+    recent: Tensor  # [B, window - 1, hidden_size], embeddings of the last steps, the newest last
+    age: Tensor  # int64 [B], steps of the present episode so far
+    slots: Tensor  # [B, num_slots, hidden_size], oldest episode first; zeros where none was
+    episodes: Tensor  # int64 [B], of the trial so far, the present one included
+
+
+class Plan(NamedTuple):
+    """Where each step of a sequence stands: all that flags of episodes decide, before anything is computed."""
+
+    age: Tensor  # int64 [T, B], steps of the episode before this one
+    slot: Tensor  # int64 [T, B], of the present episode
+    opens: Tensor  # bool [T, B]: an episode starts and finds no free slot, so the oldest is dropped
+    episodes: Tensor  # int64 [B], after the last step
+
+
+class Reinstatement(SequenceModel):
+    """A window of the episode, encoded, updates the memory of the episode beside those of earlier episodes.
+
+    At every step the decoder reads the slots of all episodes so far and the encoded window, and its output at the slot
+    of the present episode overwrites that slot. The output is the embedding of the step beside that slot.
+
+    Args:
+        input_dim: size of the input, whose last channel is 1 where an episode starts.
+        embedding_size: tanh units between the input and its embedding.
+        hidden_size: width of embeddings, slots and layers; even, for sinusoids.
+        num_layers: of the encoder and of the decoder.
+        num_heads: of attention; divides ``hidden_size``.
+        feedforward_size: units of the feed-forward layers.
+        window: steps of the working memory, the present one included; steps of earlier episodes are masked.
+        num_slots: episodes remembered, the present one included; one more drops the oldest.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        embedding_size: PositiveInt = 128,
+        hidden_size: PositiveInt = 128,
+        num_layers: PositiveInt = 1,
+        num_heads: PositiveInt = 4,
+        feedforward_size: PositiveInt = 256,
+        window: PositiveInt = 8,
+        num_slots: PositiveInt = 16,
+    ):
+        super().__init__()
+        check_sizes(hidden_size, num_heads, even_heads=False)
+        self.hidden_size, self.window, self.num_slots = hidden_size, window, num_slots
+        self.embed = nn.Sequential(
+            nn.Linear(input_dim, embedding_size), nn.Tanh(), nn.Linear(embedding_size, hidden_size)
+        )
+        self.code = PositionCode("sinusoidal", hidden_size, None)
+        encoder_layer = nn.TransformerEncoderLayer(
+            hidden_size, num_heads, feedforward_size, dropout=0.0, batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(encoder_layer, num_layers, enable_nested_tensor=False)
+        self.decoder = nn.ModuleList(DecoderLayer(hidden_size, num_heads, feedforward_size) for _ in range(num_layers))
+        self.sources = nn.ModuleList(SourceProjection(hidden_size, num_heads) for _ in range(num_layers))
+        self._initialize()
+        self.output_dim = 2 * hidden_size
+
+    def _initialize(self) -> None:
+        """Xavier weights, of queries, keys and values each by itself, and zero biases."""
+        for name, parameter in self.named_parameters():
+            stacked = "in_proj" in name or name.endswith(("slots.weight", "project.weight"))
+            if parameter.ndim > 1:
+                for block in parameter.data.split(self.hidden_size) if stacked else [parameter.data]:
+                    nn.init.xavier_uniform_(block)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def initial_carry(self, batch_size: int) -> EpisodicCarry:
+        like = self.code.like
+        recent, slots = (
+            like.new_zeros(batch_size, rows, self.hidden_size) for rows in (self.window - 1, self.num_slots)
+        )
+        age, episodes = torch.zeros(2, batch_size, dtype=torch.long, device=like.device)
+        return EpisodicCarry(recent, age, slots, episodes)
+
+    def forward(self, x: Tensor, carry: EpisodicCarry) -> tuple[Tensor, EpisodicCarry]:
+        plan = self._plan(x[..., -1] > 0.5, carry)
+        embedding = self.embed(x)
+        rows = torch.cat([carry.recent.transpose(0, 1), embedding])
+        absent = torch.arange(self.window - 1, -1, -1, device=x.device) > plan.age.unsqueeze(-1)  # [T, B, window]
+        encoded = self._encode(rows, absent)
+        sources = [source(encoded, absent) for source in self.sources]
+        written, slots = self._decode(sources, plan, carry.slots)
+        recent = rows[len(rows) - (self.window - 1) :].transpose(0, 1)
+        after = EpisodicCarry(recent, plan.age[-1] + 1, slots, plan.episodes)
+        return torch.cat([embedding, written], dim=-1), after
+
+    def _plan(self, starts: Tensor, carry: EpisodicCarry) -> Plan:
+        """From the flags of episodes' starts, bool ``[T, B]``; the first step of a trial starts one anyway."""
+        starts = torch.cat([starts[:1] | (carry.episodes == 0), starts[1:]])
+        time = torch.arange(len(starts), device=starts.device).unsqueeze(1)
+        began = torch.where(starts, time, -carry.age).cummax(0).values
+        episodes = carry.episodes + starts.long().cumsum(0)
+        opens = starts & (episodes > self.num_slots)
+        return Plan(time - began, episodes.clamp(max=self.num_slots) - 1, opens, episodes[-1])
+
+    def _encode(self, rows: Tensor, absent: Tensor) -> Tensor:
+        """All windows of ``[window - 1 + T, B, size]`` at once, ``[T, B, window, size]``; codes tell the rows' ages."""
+        windows = rows.unfold(0, self.window, 1).transpose(-1, -2)
+        windows = windows + self.code(0, self.window).flip(0)
+        encoded = self.encoder(windows.flatten(0, 1), src_key_padding_mask=absent.flatten(0, 1))
+        return encoded.unflatten(0, windows.shape[:2])
+
+    def _decode(self, sources: list["Source"], plan: Plan, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """The recurrence over time: what is written at each step, ``[T, B, size]``, and the slots after the last."""
+        code, index = self.code(0, self.num_slots), torch.arange(self.num_slots, device=slots.device)
+        present = index == plan.slot.unsqueeze(-1)  # [T, B, slots]
+        empty = (index > plan.slot.unsqueeze(-1)).unsqueeze(-2).unsqueeze(-2)  # [T, B, 1, 1, slots]
+        written = []
+        for t in range(len(present)):
+            shifted = F.pad(slots[:, 1:], (0, 0, 0, 1))
+            slots = torch.where(plan.opens[t, :, None, None], shifted, slots)
+            here, target = present[t].unsqueeze(-1), slots + code
+            for layer, source in zip(self.decoder, sources, strict=True):
+                last = layer is self.decoder[-1]  # of which one row is read
+                query = (target * here).sum(1, keepdim=True) if last else target
+                target = layer(query, target, empty[t], source.at(t))
+            slots = torch.where(here, target, slots)
+            written.append(target.squeeze(1))
+        return torch.stack(written), slots
+
+
+class Source(NamedTuple):
+    """Keys and values of encoded windows, for one layer of the decoder."""
+
+    keys: Tensor  # [T, B, heads, head_dim, window], scaled
+    values: Tensor  # [T, B, heads, window, head_dim]
+    absent: Tensor  # bool [T, B, 1, 1, window]
+
+    def at(self, step: int) -> "Source":
+        """Of one step, without the axis of time."""
+        return Source(self.keys[step], self.values[step], self.absent[step])
+
+
+class SourceProjection(nn.Module):
+    """What a layer of the decoder asks of the windows alone, computed for a whole sequence at once."""
+
+    def __init__(self, size: int, num_heads: int):
+        super().__init__()
+        self.num_heads, self.project = num_heads, nn.Linear(size, 2 * size, bias=False)
+
+    def forward(self, encoded: Tensor, absent: Tensor) -> Source:
+        """Of encoded windows ``[T, B, window, size]`` and which of their rows are not there, ``[T, B, window]``."""
+        keys, values = _keys_and_values(self.project(encoded), self.num_heads)
+        return Source(keys, values, absent.unsqueeze(-2).unsqueeze(-2))
+
+
+class DecoderLayer(nn.Module):
+    """Slots attend to slots, then to the window, then a feed-forward layer; each is added and normalised after.
+
+    Vaswani et al. 2017, section 3.1.
+    """
+
+    def __init__(self, size: int, num_heads: int, feedforward_size: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.slots = nn.Linear(size, size, bias=False), nn.Linear(size, 2 * size, bias=False)
+        self.output = nn.Linear(size, size, bias=False)
+        self.window_query, self.window_output = (nn.Linear(size, size, bias=False) for _ in range(2))
+        self.feed = feed_forward(size, feedforward_size, size)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(3))
+
+    def forward(self, query: Tensor, slots: Tensor, empty: Tensor, source: Source) -> Tensor:
+        """Some rows ``[B, rows, size]`` of the slots ``[B, slots, size]``, of which some are empty, at one step."""
+        keys, values = _keys_and_values(self.slots(slots), self.num_heads)
+        x = self.norms[0](query + self.output(_attend(self.query(query), keys, values, empty)))
+        read = _attend(self.window_query(x), source.keys, source.values, source.absent)
+        x = self.norms[1](x + self.window_output(read))
+        return self.norms[2](x + self.feed(x))
+
+
+def _keys_and_values(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Of ``[..., n, 2 size]``: keys ``[..., heads, head_dim, n]``, scaled, and values ``[..., heads, n, head_dim]``."""
+    keys, values = projected.unflatten(-1, (2, num_heads, -1)).transpose(-4, -2).unbind(-3)
+    return keys.shape[-1] ** -0.5 * keys.transpose(-1, -2), values
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+    """What rows ``[B, rows, size]`` see of keys ``[B, heads, head_dim, n]`` that are not hidden."""
+    scores = query.unflatten(-1, (keys.shape[1], -1)).transpose(1, 2) @ keys
+    weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
+    return (weights @ values).transpose(1, 2).flatten(2)
