@@ -1,7 +1,10 @@
 """How fast an agent acts: many lanes against one, and against the bare arithmetic of its cell."""
 
+import os
+from functools import partial
+
 import torch
-from timing import Row, cpu_seconds, learner, trial_of
+from timing import Row, learner, trial_of, wall_seconds
 from torch import nn
 
 LANES, EPISODES, HIDDEN = 1024, 100, 256
@@ -9,20 +12,21 @@ SIZE = ("env=bandit", f"env.num_episodes={EPISODES}", f"model.hidden_size={HIDDE
 
 
 def rows() -> list[Row]:
-    """Environment steps per CPU-second of collecting trials on the bandit, one thread."""
-    torch.set_num_threads(1)
+    """Environment steps per second of collecting trials on the bandit, by one thread and by all cores; wall time."""
     found = []
-    for name, norm in (("GRU", "false"), ("layer-normalised GRU", "true")):
-        many = learner(*SIZE, f"model.layer_norm={norm}", f"meta_batch_size={LANES}")
-        one = learner(*SIZE, f"model.layer_norm={norm}", "meta_batch_size=1")
-        work = {"many": lambda many=many: trial_of(*many), "one": lambda one=one: trial_of(*one), "cell": bare_cell}
-        seconds = cpu_seconds(work, repeats=7)
-        title = f"acting, {name} {HIDDEN}, {LANES} lanes"
-        found += [
-            Row(f"{title}: steps/s", f"{LANES * EPISODES / seconds['many']:,.0f}"),
-            Row(f"{title} / one lane", LANES * seconds["one"] / seconds["many"], 30),
-            Row(f"{title} / bare nn.GRUCell", seconds["cell"] / seconds["many"], 0.6),
-        ]
+    for threads in sorted({1, os.cpu_count() or 1}):
+        torch.set_num_threads(threads)
+        for name, norm in (("GRU", "false"), ("layer-normalised GRU", "true")):
+            many = learner(*SIZE, f"model.layer_norm={norm}", f"meta_batch_size={LANES}")
+            one = learner(*SIZE, f"model.layer_norm={norm}", "meta_batch_size=1")
+            work = {"many": partial(trial_of, *many), "one": partial(trial_of, *one), "cell": bare_cell}
+            seconds = wall_seconds(work, repeats=7)
+            title = f"acting, {name} {HIDDEN}, {LANES} lanes, {threads} threads"
+            found += [
+                Row(f"{title}: steps/s", f"{LANES * EPISODES / seconds['many']:,.0f}"),
+                Row(f"{title} / one lane", LANES * seconds["one"] / seconds["many"], 30),
+                Row(f"{title} / bare nn.GRUCell", seconds["cell"] / seconds["many"], 0.6),
+            ]
     return found
 
 

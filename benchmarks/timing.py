@@ -41,14 +41,23 @@ class Row:
 
 def cpu_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
     """Median CPU time of each, taken in turns so that a busy machine disturbs all alike."""
+    return _seconds(work, repeats, time.process_time)
+
+
+def wall_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
+    """Median wall time of each, in turns: for work of several threads, on an idle machine."""
+    return _seconds(work, repeats, time.perf_counter)
+
+
+def _seconds(work: dict[str, Work], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
         call()
     for _ in range(repeats):
         for name, call in work.items():
-            started = time.process_time()
+            started = clock()
             call()
-            times[name].append(time.process_time() - started)
+            times[name].append(clock() - started)
     return {name: median(values) for name, values in times.items()}
 
 
