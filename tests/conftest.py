@@ -1,8 +1,11 @@
 """Options of ``conf/`` as fixtures: a new YAML meets every law without a change here."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import combinations
+from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
 
 from metarl.compose import options
 
@@ -18,3 +21,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(fixture, options(group))
     if "combination" in metafunc.fixturenames:
         metafunc.parametrize("combination", combinations(), ids="-".join)
+
+
+MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}
+
+
+@pytest.fixture
+def bandit(tmp_path) -> Path:
+    """A finished run with baselines and a bound."""
+    return write_run(tmp_path / "bandit", baselines=BANDIT_BASELINES, bounds=BANDIT_BOUNDS)
+
+
+@pytest.fixture
+def sweep(tmp_path) -> list[Path]:
+    """Two methods, three seeds, two environments."""
+    paths = []
+    for env, base, bounds in (("tabular_mdp", MDP_BASELINES, {}), ("bandit", BANDIT_BASELINES, BANDIT_BOUNDS)):
+        top = bounds.get("Bayes optimum", base.get("PSRL"))
+        for model, share in (("gru", 0.8), ("lstm", 0.7)):
+            for seed in range(3):
+                final = base["Random"] + (share + 0.02 * seed) * (top - base["Random"])
+                path = tmp_path / f"{env}-{model}-{seed}"
+                settings = dict(env=env, model=model, seed=seed, final=final, baselines=base, bounds=bounds)
+                paths.append(write_run(path, **settings))
+    return paths

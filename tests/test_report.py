@@ -1,4 +1,4 @@
-"""Loading, naming, tables, comparison, figures and reports, over run directories made up for the purpose."""
+"""Tables, comparison, figures and reports, over run directories made up for the purpose."""
 
 import csv
 import io
@@ -11,160 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, EPISODES, write_run
+from run_directories import BANDIT_BASELINES, EPISODES, write_run
 
 from metarl.analysis.comparison import AGGREGATE, compare
 from metarl.analysis.comparison_figures import comparison_figures, over_seeds
 from metarl.analysis.figures import learning_curve, regret_curve, regret_reference, run_figures, training_diagnostics
 from metarl.analysis.report import write_report
-from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, require_finished
+from metarl.analysis.runs import load_run, load_runs
 from metarl.analysis.style import _apart
 from metarl.analysis.tables import FORMATS, final_table, format_table
 from metarl.errors import RunDirectoryError
-
-MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}
-
-
-@pytest.fixture
-def bandit(tmp_path) -> Path:
-    """A finished run with baselines and a bound."""
-    return write_run(tmp_path / "bandit", baselines=BANDIT_BASELINES, bounds=BANDIT_BOUNDS)
-
-
-@pytest.fixture
-def sweep(tmp_path) -> list[Path]:
-    """Two methods, three seeds, two environments."""
-    paths = []
-    for env, base, bounds in (("tabular_mdp", MDP_BASELINES, {}), ("bandit", BANDIT_BASELINES, BANDIT_BOUNDS)):
-        top = bounds.get("Bayes optimum", base.get("PSRL"))
-        for model, share in (("gru", 0.8), ("lstm", 0.7)):
-            for seed in range(3):
-                final = base["Random"] + (share + 0.02 * seed) * (top - base["Random"])
-                path = tmp_path / f"{env}-{model}-{seed}"
-                settings = dict(env=env, model=model, seed=seed, final=final, baselines=base, bounds=bounds)
-                paths.append(write_run(path, **settings))
-    return paths
-
-
-# Loading
-
-
-def test_a_finished_run_is_read(bandit):
-    run = load_run(bandit)
-    assert (run.environment, run.method, run.seed, run.finished) == ("bandit", "gru/rl2", 0, True)
-    assert run.evaluations["sampled"]["return_mean"] == 6.5
-    curve = run.curve("greedy")
-    assert len(curve.env_steps) == 12 and curve.env_steps[-1] == 600_000
-    assert curve.mean[-1] == pytest.approx(6.55)
-    assert len(run.series("update/entropy")[1]) == 60
-
-
-def test_an_unfinished_run_gives_its_latest_evaluation(tmp_path):
-    run = load_run(write_run(tmp_path / "a", finished=False, final=6.0))
-    assert run.evaluations["sampled"]["return_mean"] == pytest.approx(6.0)
-    assert run.baselines == {} and run.bounds == {}
-    with pytest.raises(RunDirectoryError, match=r"unfinished \(no summary.json\)"):
-        require_finished(run)
-
-
-def test_a_run_that_has_just_started_is_read(tmp_path):
-    path = write_run(tmp_path / "a", finished=False)
-    (path / "metrics.jsonl").unlink()
-    run = load_run(path)
-    assert run.history == [] and run.evaluations == {} and run_figures(run) == {}
-
-
-def test_a_last_line_that_is_cut_off_is_ignored(bandit):
-    whole = load_run(bandit).history
-    text = (bandit / "metrics.jsonl").read_text()
-    for cut in (1, 2, 40):
-        (bandit / "metrics.jsonl").write_text(text[:-cut])
-        assert load_run(bandit).history == (whole if cut == 1 else whole[:-1])
-
-
-def test_a_row_written_again_after_a_resume_counts_once(bandit):
-    whole = load_run(bandit).history
-    lines = (bandit / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (bandit / "metrics.jsonl").write_text("".join(lines + lines[50:55]))
-    assert load_run(bandit).history == whole
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("metrics.jsonl", '{"iteration": 1, \n{"iteration": 2}\n', r"metrics.jsonl, line 1: not a row"),
-        ("metrics.jsonl", '{"no": 1}\n{"iteration": 2}\n', r"metrics.jsonl, line 1: not a row"),
-        ("summary.json", '{"evaluation": ', r"summary.json is damaged .* delete it"),
-        ("summary.json", "{}", r"summary.json holds no evaluation"),
-        ("config.yaml", "a: [", r"config.yaml is not readable as YAML"),
-        ("config.yaml", "a: 1", r"config.yaml names no choices"),
-    ],
-)
-def test_damaged_files_are_named(bandit, file, text, message):
-    (bandit / file).write_text(text)
-    with pytest.raises(RunDirectoryError, match=message) as caught:
-        load_run(bandit)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunDirectoryError, match="is not a run directory"):
-        load_run(tmp_path)
-    with pytest.raises(RunDirectoryError, match="no run directory given"):
-        load_runs([])
-
-
-# Naming and grouping
-
-
-def test_runs_that_differ_in_the_seed_are_one_group(sweep):
-    groups = group_runs(load_runs(sweep))
-    assert list(groups) == ["tabular_mdp/gru/rl2", "tabular_mdp/lstm/rl2", "bandit/gru/rl2", "bandit/lstm/rl2"]
-    assert [run.seed for run in groups["bandit/gru/rl2"]] == [0, 1, 2]
-
-
-def test_labels_hold_the_settings_that_differ(tmp_path):
-    settings = [
-        {},
-        {"model.hidden_size": 32, "seed": 1},
-        {"env.num_arms": 10},
-        {"algorithm.learning_rate": 1e-4, "model.hidden_size": 32},
-    ]
-    runs = [load_run(write_run(tmp_path / str(i), settings=changes)) for i, changes in enumerate(settings)]
-    names = name_runs(runs)
-    assert names[0].label == "bandit/gru/rl2 num_arms=5 learning_rate=0.001 hidden_size=128"
-    assert names[2].environment == "bandit num_arms=10"
-    assert names[3].method == "gru/rl2 learning_rate=0.0001 hidden_size=32"
-    assert len(group_runs(runs)) == 4
-
-
-def test_labels_ignore_where_and_how_a_run_ran(tmp_path):
-    changes = {"device": "cuda", "training.eval_every": 50, "eval.num_tasks": 7, "num_threads": 4}
-    runs = [load_run(write_run(tmp_path / str(i), seed=i, settings=c)) for i, c in enumerate(({}, changes))]
-    assert list(group_runs(runs)) == ["bandit/gru/rl2"]
-
-
-def test_settings_that_follow_the_environment_are_no_difference(tmp_path):
-    """Each environment may need its own budget; the method is still the same."""
-    one = write_run(tmp_path / "a", env="bandit")
-    other = write_run(tmp_path / "b", env="tabular_mdp", settings={"training.total_steps": 7})
-    changes = {"training.total_steps": 9, "env.num_arms": 10}
-    wider = write_run(tmp_path / "c", env="bandit", settings=changes)
-    names = name_runs(load_runs([one, other, wider]))
-    assert {name.method for name in names} == {"gru/rl2"}
-    assert [name.environment for name in names] == ["bandit num_arms=5", "tabular_mdp", "bandit num_arms=10"]
-
-
-def test_ambiguous_keys_are_shown_whole(tmp_path):
-    changes = {"model.width": 2, "algorithm.width": 3}
-    runs = [load_run(write_run(tmp_path / str(i), settings=c)) for i, c in enumerate(({}, changes))]
-    assert name_runs(runs)[1].method == "gru/rl2 algorithm.width=3 model.width=2"
-    assert name_runs(runs)[0].method == "gru/rl2 algorithm.width=absent model.width=absent"
-
-
-def test_a_method_without_a_model_is_named(tmp_path):
-    assert load_run(write_run(tmp_path / "a", model=None)).method == "rl2"
-
 
 # Tables
 

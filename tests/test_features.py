@@ -1,0 +1,81 @@
+"""What memories and heads are fed."""
+
+import pytest
+import torch
+from gymnasium import spaces
+from helpers import make_policy, perturb
+
+from metarl.rollout import Timestep
+
+START_AND_NEXT = Timestep(
+    observation=torch.tensor([0, 1]),
+    previous_observation=torch.tensor([-1, 0]),
+    previous_action=torch.tensor([-1, 2]),
+    previous_reward=torch.tensor([0.0, 0.5]),
+    first=torch.tensor([True, False]),
+)
+
+
+def test_features_say_nothing_before_the_first_action_and_show_everything_after():
+    policy = make_policy("model=mlp", observation_space=spaces.Discrete(2), action_space=spaces.Discrete(3))
+    features = policy.features(START_AND_NEXT)
+    assert features.tolist() == [[1, 0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 1, 0.5, 0]]
+
+
+def features_of(inputs: str, states: int = 2):
+    overrides = ("model=mlp", f"model.inputs={inputs}")
+    policy = make_policy(*overrides, observation_space=spaces.Discrete(states), action_space=spaces.Discrete(3))
+    assert policy.features(START_AND_NEXT).shape == (2, policy.features.output_dim)
+    return policy.features(START_AND_NEXT)
+
+
+def test_features_show_the_whole_last_transition_where_asked():
+    found = features_of("transition")
+    assert torch.equal(found[:, [*range(6), -1]], features_of("step"))
+    assert found[:, 6:-1].tolist() == [[0, 0], [1, 0]]
+
+
+def test_features_show_the_pair_of_observation_and_action_and_its_reward_where_asked():
+    found = features_of("conjunction")
+    assert torch.equal(found[:, [*range(8), -1]], features_of("transition"))
+    pair = [0, 0, 1, 0, 0, 0]  # observation 0 and action 2 of 2 x 3
+    assert found[:, 8:-1].tolist() == [[0] * 12, pair + [0.5 * bit for bit in pair]]
+
+
+def test_an_observation_that_never_changes_leaves_the_action_as_its_pair():
+    found = features_of("conjunction", states=1)
+    assert found[1].tolist() == [0, 0, 1, 0.5, *(0, 0, 1), *(0, 0, 0.5), 0]
+
+
+def test_features_leave_out_spaces_of_one_element():
+    policy = make_policy("model=mlp", observation_space=spaces.Discrete(1), action_space=spaces.Discrete(3))
+    assert policy.features.output_dim == 5
+
+
+def test_an_encoder_rectifies_a_layer_of_the_features():
+    policy = make_policy("model=mlp", "model.encoder_size=7", observation_space=spaces.Discrete(2))
+    plain = make_policy("model=mlp", observation_space=spaces.Discrete(2)).features(START_AND_NEXT)
+    layer = next(module for module in policy.features.modules() if isinstance(module, torch.nn.Linear))
+    expected = (plain[:, :-1] @ layer.weight.T + layer.bias).clamp(min=0)
+    torch.testing.assert_close(policy.features(START_AND_NEXT), torch.cat([expected, plain[:, -1:]], -1))
+    assert policy.memory.layers[0].in_features == policy.features.output_dim == 8
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged"])
+def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
+    def reaction(*head: str) -> float:
+        policy = make_policy("model=gru", f"model.critic={critic}", *head)
+        perturb(policy)
+        with torch.no_grad():
+            for parameter in policy.memory.parameters():
+                parameter.zero_()
+        first, second = (torch.ones(1, 4) * number for number in (0, 1))
+        rest = {"previous_action": torch.zeros(1, dtype=torch.long), "previous_reward": torch.zeros(1)}
+        outputs = [
+            policy.step(Timestep(x, x, first=torch.ones(1, dtype=torch.bool), **rest), policy.initial_carry(1), task)[0]
+            for x in (first, second)
+            for task in [torch.zeros(1, 3)]
+        ]
+        return (outputs[0].parameters - outputs[1].parameters).abs().max().item()
+
+    assert reaction() == 0 and reaction("model.head_size=16") > 1e-3
