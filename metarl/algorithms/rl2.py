@@ -31,7 +31,7 @@ class RL2(Algorithm):
     """One memory over all episodes of a trial, trained on the return of the whole trial.
 
     Args:
-        env: gives spaces, episodes and the size of a task; it is not kept.
+        env: gives spaces, episodes, the size of a task and, where asked for, regrets.
         model: builds the policy from observation space, action space, task size and trial length.
         objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and which
             is free of the luck of rewards, transitions and tasks; for environments that know it.
@@ -49,6 +49,9 @@ class RL2(Algorithm):
         normalize_returns: learn values on standardised returns (PopArt).
         max_gradient_norm: gradients are scaled down to this norm; null leaves them.
         target_kl: no further epoch once the mean KL divergence from the acting policy exceeds it; null never stops.
+
+    Raises:
+        ValueError: more minibatches than trials, or regrets of an environment that does not know them.
     """
 
     def __init__(
@@ -83,14 +86,8 @@ class RL2(Algorithm):
         self.policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
         self.rollouts = (env.num_episodes,)
         self.objective, self.regret_coefficient = objective, regret_coefficient
-        self.regrets, self.regret_head = None, None
-        if objective == "regret" or regret_coefficient > 0:
-            if not env.knows_regrets:
-                raise ValueError(
-                    f"algorithm.objective={objective}, algorithm.regret_coefficient={regret_coefficient}: "
-                    f"{type(env).__name__} does not know the regrets of its actions; use return and 0"
-                )
-            self.regrets = env.regrets
+        self.regrets = _regrets_of(env, objective, regret_coefficient)
+        self.regret_head = None
         if regret_coefficient > 0:
             self.regret_head = nn.Linear(self.policy.readout.output_dim, self.policy.distribution.num_parameters)
         self.discount, self.gae_lambda = discount, gae_lambda
@@ -175,9 +172,9 @@ class RL2(Algorithm):
         mean = _masked_mean(batch.mask)
         extra = {}
         if self.regret_head is not None and batch.regrets is not None:
-            error = self.regret_head(output.features) - batch.regrets
+            missed = self.regret_head(output.features) - batch.regrets
             # Of the regrets' mean square: the share that is not explained.
-            extra["regret_loss"] = mean(error.square().sum(-1)) / mean(batch.regrets.square().sum(-1))
+            extra["regret_loss"] = mean(missed.square().sum(-1)) / mean(batch.regrets.square().sum(-1))
         return extra | {
             "policy_loss": -mean(torch.minimum(surrogate, clipped)),
             "value_loss": mean(value_error),
@@ -227,6 +224,18 @@ class Batch(NamedTuple):
         timestep, regrets = Timestep(*map(of, self.timestep)), None if self.regrets is None else of(self.regrets)
         action, log_prob, advantage, returns, mask = map(of, self[1:6])
         return Batch(timestep, action, log_prob, advantage, returns, mask, regrets, self.task[lanes])
+
+
+def _regrets_of(env: MetaEnv, objective: str, regret_coefficient: float) -> Callable[[Rollout], Tensor] | None:
+    """How to know regrets, where they are asked for."""
+    if objective == "return" and regret_coefficient == 0:
+        return None
+    if not env.knows_regrets:
+        raise ValueError(
+            f"algorithm.objective={objective}, algorithm.regret_coefficient={regret_coefficient}: "
+            f"{type(env).__name__} does not know the regrets of its actions; use return and 0"
+        )
+    return env.regrets
 
 
 def _linear(ends: tuple[float, float], progress: float) -> float:
