@@ -74,9 +74,7 @@ def matmul_peak(size: int = 1024) -> float:
 
 def configuration(*overrides: str) -> dict:
     """What ``run.py`` would use."""
-    names = ("env", "model", "algorithm", "logger")
-    given = dict(pair.split("=", 1) for pair in overrides)
-    return resolved(compose(overrides), {name: given.get(name, name) for name in names})
+    return resolved(compose(overrides), choices={})
 
 
 def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:

@@ -175,10 +175,8 @@ def _policies(options: argparse.Namespace) -> Any:
     if overrides and not models:
         raise ConfigError(f"{' '.join(overrides)}: which memories? Add model=gru, or several: model=gru,lstm")
     for model in ",".join(models).split(",") if models else []:
-        chosen = [*others, f"model={model}", f"seed={options.seed}"]
-        groups = dict(override.split("=", 1) for override in chosen)
-        choices = {name: groups.get(name, name) for name in ("env", "model", "algorithm", "logger")}
-        agent, parts = build_algorithm(resolved(compose(chosen), choices))
+        config = resolved(compose([*others, f"model={model}", f"seed={options.seed}"]), choices={})
+        agent, parts = build_algorithm(config)
         yield model, agent.policy, parts.make_env(num_tasks=1, seed=0).trial_length
 
 

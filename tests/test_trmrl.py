@@ -156,3 +156,8 @@ def test_a_band_has_no_rows(option):
 def test_recurrent_feedback_needs_an_earlier_step():
     with pytest.raises(ValueError, match=r"model\.window=1.*raise it"):
         small(window=1, recurrent_feedback=True)
+
+
+def test_heads_of_odd_width_cannot_be_rotated():
+    with pytest.raises(ValueError, match=r"heads of odd width.*or use model\.past=windows"):
+        small(hidden_size=6, num_heads=2, past="banded")

@@ -54,6 +54,17 @@ def empty_cache(batch_size: int, num_heads: int, key_dim: int, value_dim: int, l
     return Cache(keys, values, torch.zeros(batch_size, dtype=torch.long))
 
 
+def split_heads(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, ``[T, B, 3 size]`` side by side, as ``[B, heads, T, head_dim]`` each."""
+    query, key, value = projected.unflatten(-1, (3, num_heads, -1)).permute(2, 1, 3, 0, 4)
+    return query, key, value
+
+
+def join_heads(read: Tensor) -> Tensor:
+    """``[B, heads, T, head_dim]`` to ``[T, B, size]``."""
+    return read.permute(2, 0, 1, 3).flatten(2)
+
+
 def attend(query: Tensor, cache: Cache, scale: float) -> Tensor:
     """What the last T steps of a cache see of it and of each other, causally.
 

@@ -147,12 +147,14 @@ def banded_attend(
     if blocks > 1:
         mask = mask.expand(batch, blocks, -1, -1, -1)
     query = F.pad(query, (0, 0, 0, tail)).unflatten(2, (blocks, size)).transpose(1, 2).flatten(0, 1)
-    keys, values = (
-        F.pad(part, (0, 0, before - past, tail)).unfold(2, before + size, size).permute(0, 2, 1, 4, 3).flatten(0, 1)
-        for part in (keys, values)
-    )
+    keys, values = (_overlapping(F.pad(p, (0, 0, before - past, tail)), before + size, size) for p in (keys, values))
     out = fused(query, keys, values, scale, attn_mask=mask.flatten(0, 1))
     return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :steps]
+
+
+def _overlapping(x: Tensor, length: int, size: int) -> Tensor:
+    """Stretches of time ``[B blocks, heads, length, dim]``, one every ``size`` steps."""
+    return x.unfold(2, length, size).permute(0, 2, 1, 4, 3).flatten(0, 1)
 
 
 def _seen(steps: int, past: int, window: int, reach: Tensor | None, device: torch.device) -> Tensor:

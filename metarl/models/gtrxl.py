@@ -6,10 +6,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.attention import Waves, relative_key, relative_query, waves
+from metarl.models.attention import Waves, join_heads, relative_key, relative_query, split_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
-from metarl.models.transformer import check_sizes, feed_forward
+from metarl.models.transformer import check_sizes, feed_forward, head_projection
 
 Gating = Literal["residual", "residual_relu", "gru"]
 Relative = Literal["waves", "learned"]
@@ -53,13 +53,8 @@ class GTrXL(SequenceModel):
         norm: Literal["pre", "post"] = "pre",
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=False)
+        check_sizes(hidden_size, num_heads, "model.relative=learned" if relative == "waves" else None)
         self.head_dim, self.num_heads, self.window = hidden_size // num_heads, num_heads, memory_length + 1
-        if relative == "waves" and self.head_dim % 2:
-            raise ValueError(
-                f"model.hidden_size={hidden_size} over model.num_heads={num_heads} gives heads of odd width, which "
-                "sines and cosines cannot share; change one of them, or use model.relative=learned"
-            )
         self.key_dim = self.head_dim * (2 if relative == "waves" else 1)
         self.output_dim = hidden_size
         self.embed = nn.Linear(input_dim, hidden_size)
@@ -146,9 +141,7 @@ class WindowedHeads(nn.Module):
     def __init__(self, size: int, num_heads: int, window: int, relative: Relative):
         super().__init__()
         self.num_heads, self.head_dim, self.relative = num_heads, size // num_heads, relative
-        self.project = nn.Linear(size, 3 * size, bias=False)
-        for block in self.project.weight.data.split(size):
-            nn.init.xavier_uniform_(block)
+        self.project = head_projection(size, size)
         self.output = nn.Linear(size, size, bias=False)
         nn.init.xavier_uniform_(self.output.weight)
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))  # u
@@ -162,8 +155,7 @@ class WindowedHeads(nn.Module):
 
     def forward(self, x: Tensor, ring: Ring, at: Waves) -> tuple[Tensor, Ring]:
         """T steps ``[T, B, size]`` at positions ``at``, after those of the ring."""
-        parts = self.project(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = parts.permute(2, 1, 3, 0, 4)  # [B, heads, T, head_dim]
+        query, key, value = split_heads(self.project(x), self.num_heads)
         scale, content = self.head_dim**-0.5, query + self.content_bias
         if self.relative == "waves":
             content = relative_query(content, (query + self.position_bias) @ self.distance, at)
@@ -172,4 +164,4 @@ class WindowedHeads(nn.Module):
             met = min(ring.window, ring.steps + len(x))
             by_distance = scale * (query @ self.distance[..., :met] + self.distance_bias[..., :met])
             y, ring = slide(content, key, value, ring, scale, by_distance)
-        return self.output(y.permute(2, 0, 1, 3).flatten(2)), ring
+        return self.output(join_heads(y)), ring

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from metarl.models.attention import join_heads, split_heads
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes, feed_forward
 
@@ -45,7 +46,7 @@ class LinearAttention(SequenceModel):
         context: PositiveInt | None = None,
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=False)
+        check_sizes(hidden_size, num_heads)
         self.output_dim, self.num_heads = hidden_size, num_heads
         self.embed = nn.Linear(input_dim, hidden_size)
         self.layers = nn.ModuleList(
@@ -86,11 +87,11 @@ class LinearAttentionLayer(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """A sequence and the state ``[B, heads, key, value]`` before it; with the state after it."""
         normed = self.norm(x)
-        *parts, gate = self.project(normed).chunk(4, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3) for part in parts)
+        stacked, gate = self.project(normed).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
+        query, key, value = split_heads(stacked, self.num_heads)
         log_decay = F.logsigmoid(self.decay(normed)).permute(1, 2, 0)  # [B, heads, T]
         read, state = gated_linear_attention(query, key * self.head_dim**-0.5, value, log_decay, state)
-        read = self.read_norm(read).permute(2, 0, 1, 3).flatten(2)
+        read = join_heads(self.read_norm(read))
         x = x + self.output(read * F.silu(gate))
         return x + self.feed(self.feed_norm(x)), state
 

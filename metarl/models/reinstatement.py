@@ -65,7 +65,7 @@ class Reinstatement(SequenceModel):
         num_slots: PositiveInt = 16,
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=False)
+        check_sizes(hidden_size, num_heads)
         self.hidden_size, self.window, self.num_slots = hidden_size, window, num_slots
         self.embed = nn.Sequential(
             nn.Linear(input_dim, embedding_size), nn.Tanh(), nn.Linear(embedding_size, hidden_size)

@@ -13,11 +13,13 @@ from metarl.models.attention import (
     Waves,
     attend,
     empty_cache,
+    join_heads,
     relative_key,
     relative_query,
     rotate,
     row_length,
     sparse_attend,
+    split_heads,
     waves,
 )
 from metarl.models.base import SequenceModel
@@ -63,7 +65,7 @@ class Transformer(SequenceModel):
         context: PositiveInt | None = None,
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=positions in ("rotary", "relative"))
+        check_sizes(hidden_size, num_heads, "model.positions=learned" if positions in ("rotary", "relative") else None)
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
         self.key_dim = self.head_dim * (2 if positions == "relative" else 1)
         self.embed = nn.Linear(input_dim, hidden_size)
@@ -106,8 +108,11 @@ class Transformer(SequenceModel):
         return self.final_norm(x), tuple(caches)
 
 
-def check_sizes(hidden_size: int, num_heads: int, even_heads: bool) -> None:
+def check_sizes(hidden_size: int, num_heads: int, unpaired: str | None = None) -> None:
     """Refuse widths that cannot be divided into heads.
+
+    Args:
+        unpaired: where heads must be even, because rotations and waves pair their channels, what does not need that.
 
     Raises:
         ValueError: naming what fits.
@@ -117,10 +122,10 @@ def check_sizes(hidden_size: int, num_heads: int, even_heads: bool) -> None:
         raise ValueError(
             f"model.num_heads={num_heads} does not divide model.hidden_size={hidden_size}; one of {fitting} does"
         )
-    if even_heads and hidden_size // num_heads % 2:
+    if unpaired and hidden_size // num_heads % 2:
         raise ValueError(
-            f"model.hidden_size={hidden_size} over model.num_heads={num_heads} gives heads of odd width, which rotary "
-            "and relative positions cannot pair; change one of them, or use model.positions=learned"
+            f"model.hidden_size={hidden_size} over model.num_heads={num_heads} gives heads of odd width, "
+            f"whose channels cannot be paired; change one of them, or use {unpaired}"
         )
 
 
@@ -192,9 +197,7 @@ class Heads(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
         self.positions, self.pattern, self.row = positions, pattern, row
-        self.project = nn.Linear(input_dim, 3 * hidden_size, bias=False)
-        for block in self.project.weight.data.split(hidden_size):
-            nn.init.xavier_uniform_(block)
+        self.project = head_projection(input_dim, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
         nn.init.xavier_uniform_(self.output.weight)
         if positions == "relative":
@@ -205,8 +208,7 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache, at: Waves) -> tuple[Tensor, Cache]:
         """T steps ``[T, B, input_dim]`` at positions ``at``, after those of the cache."""
-        parts = self.project(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = parts.permute(2, 1, 3, 0, 4)  # [B, heads, T, head_dim]
+        query, key, value = split_heads(self.project(x), self.num_heads)
         if self.positions == "rotary":
             query, key = rotate(query, at), rotate(key, at)
         elif self.positions == "relative":
@@ -218,7 +220,15 @@ class Heads(nn.Module):
             y = attend(query, cache, scale)
         else:
             y = sparse_attend(query, cache, scale, self.pattern, self.row)
-        return self.output(y.permute(2, 0, 1, 3).flatten(2)), cache
+        return self.output(join_heads(y)), cache
+
+
+def head_projection(input_dim: int, size: int) -> nn.Linear:
+    """To query, key and value of ``size`` each: Xavier weights of each by itself, no bias."""
+    project = nn.Linear(input_dim, 3 * size, bias=False)
+    for block in project.weight.data.split(size):
+        nn.init.xavier_uniform_(block)
+    return project
 
 
 def feed_forward(input_dim: int, feedforward_size: int, output_dim: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.attention import Waves, fused, rotate, waves
+from metarl.models.attention import Waves, fused, join_heads, rotate, split_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes
@@ -72,7 +72,7 @@ class TrMRL(SequenceModel):
         recurrent_feedback: bool = False,
     ):
         super().__init__()
-        check_sizes(hidden_size, num_heads, even_heads=past == "banded")
+        check_sizes(hidden_size, num_heads, "model.past=windows" if past == "banded" else None)
         if past == "banded" and (head_input == "full" or recurrent_feedback):
             raise ValueError(
                 f"model.past=banded has no rows of a window, which model.head_input={head_input}, "
@@ -83,7 +83,7 @@ class TrMRL(SequenceModel):
         if recurrent_feedback and window == 1:
             raise ValueError("model.window=1 holds no earlier step that recurrent_feedback could overwrite; raise it")
         self.input_dim, self.window, self.banded = input_dim, window, past == "banded"
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
         self.head_input, self.whole_trial = head_input, memory_scope == "trial"
         self.embed = nn.Linear(input_dim, hidden_size, bias=False)
         self.layers = nn.ModuleList(WindowLayer(hidden_size, num_heads, feedforward_size) for _ in range(num_layers))
@@ -102,8 +102,8 @@ class TrMRL(SequenceModel):
         weight = self.embed.weight
         spent = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         if self.banded:
-            dim = len(weight) // self.num_heads
-            rings = tuple(empty_ring(batch_size, self.num_heads, self.window, dim, dim, weight) for _ in self.layers)
+            sizes = (self.num_heads, self.window, self.head_dim, self.head_dim)
+            rings = tuple(empty_ring(batch_size, *sizes, like=weight) for _ in self.layers)
             return Band(rings, spent)
         return Window(weight.new_zeros(batch_size, self.window - 1, self.input_dim), spent)
 
@@ -116,8 +116,7 @@ class TrMRL(SequenceModel):
         for step in x.split(1):
             y, rows = self._read(step, carry)
             recent, spent = self._remember(step, carry)
-            if self.window > 1:
-                recent = torch.cat([recent[:, :-1], self.feedback(rows.flatten(2)).transpose(0, 1)], dim=1)
+            recent = torch.cat([recent[:, :-1], self.feedback(rows.flatten(2)).transpose(0, 1)], dim=1)
             carry = Window(recent, spent)
             outputs.append(y)
         return torch.cat(outputs), carry
@@ -125,7 +124,7 @@ class TrMRL(SequenceModel):
     def _slide(self, x: Tensor, carry: Band) -> tuple[Tensor, Band]:
         tokens = rows = self.embed(x)
         age = self._age(x, carry.spent)
-        at = waves(carry.rings[0].steps, len(x), len(self.embed.weight) // self.num_heads, rows)
+        at = waves(carry.rings[0].steps, len(x), self.head_dim, rows)
         reach = None if self.whole_trial else age.T
         rings = []
         for layer, ring in zip(self._stack, carry.rings, strict=True):
@@ -143,10 +142,8 @@ class TrMRL(SequenceModel):
         return torch.where(start >= 0, time - start, spent + time)
 
     def _remember(self, x: Tensor, carry: Window) -> Window:
-        if self.window == 1:
-            return Window(carry.recent, self._age(x, carry.spent)[-1] + 1)
-        recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)[:, -(self.window - 1) :]
-        return Window(recent, self._age(x, carry.spent)[-1] + 1)
+        recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)
+        return Window(recent[:, recent.shape[1] - (self.window - 1) :], self._age(x, carry.spent)[-1] + 1)
 
     def _read(self, x: Tensor, carry: Window) -> tuple[Tensor, Tensor]:
         """What the heads read, and the outputs of all rows ``[T, B, window, hidden_size]`` where they are needed."""
@@ -229,10 +226,9 @@ class WindowLayer(nn.Module):
 
     def slide(self, rows: Tensor, ring: Ring, at: Waves, reach: Tensor | None) -> tuple[Tensor, Ring]:
         """Over a sequence ``[T, B, size]`` at positions ``at``, ``reach [B, T]`` steps back at most."""
-        parts = self.project(rows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)
-        query, key, value = parts  # [B, heads, T, head_dim]
+        query, key, value = split_heads(self.project(rows), self.num_heads)
         read, ring = slide(rotate(query, at), rotate(key, at), value, ring, self.scale, reach=reach)
-        return self._join(rows, read.permute(2, 0, 1, 3).flatten(2)), ring
+        return self._join(rows, join_heads(read)), ring
 
     def _attend(self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
