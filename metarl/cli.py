@@ -48,15 +48,22 @@ def parser() -> argparse.ArgumentParser:
     _evaluation_options(playing)
     playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
 
-    analysing = _command(
-        commands, "analyse", analyse, "what memories keep over a trial: gradients, order, signal, noise"
-    )
+    analysing = _command(commands, "analyse", analyse, "what memories keep, where they look, and what they say")
     analysing.add_argument(
         "subjects", nargs="+", metavar="RUN or KEY=VALUE", help="runs, or model=gru,lstm env=... untrained"
     )
-    analysing.add_argument("--repeats", type=_positive, default=3, help="random inputs to average over")
-    analysing.add_argument("--seed", type=_natural, default=0, help="of the inputs and of untrained weights")
-    analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for memory.csv and memory.svg")
+    analysing.add_argument(
+        "--study",
+        choices=("memory", "attention", "embeddings"),
+        default="memory",
+        help="gradients, order, signal and noise over a trial; attention maps; outputs and their principal components",
+    )
+    analysing.add_argument("--repeats", type=_positive, default=3, help="memory: random inputs to average over")
+    analysing.add_argument(
+        "--num-tasks", type=_positive, default=64, help="attention, embeddings: held-out tasks to play"
+    )
+    analysing.add_argument("--seed", type=_natural, default=0, help="of inputs, of tasks and of untrained weights")
+    analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for tables and figures")
 
     listing = _command(commands, "list", list_options, "configuration options, and runs")
     listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
@@ -141,24 +148,24 @@ def baselines(options: argparse.Namespace) -> None:
 
 
 def analyse(options: argparse.Namespace) -> None:
-    """Trained or untrained memories on random inputs; the table shows a few steps, the files all."""
-    from metarl.analysis.memory import analyse as measure
-    from metarl.analysis.memory import at_steps, write_analysis
-    from metarl.seeding import make_generator
+    """Trained or untrained memories; the table is a summary, the files hold everything."""
+    from metarl.analysis import studies
 
-    measured = {}
-    for name, policy, steps in _policies(options):
-        generator = make_generator(options.seed)
-        measured[name] = measure(policy.memory, policy.features.output_dim, steps, options.repeats, generator)
-    paths = write_analysis(measured, options.output)
-    longest = max(len(values) for quantities in measured.values() for values in quantities.values())
-    _print(at_steps(measured, sorted({0, 1, longest // 10, longest // 2, longest - 1})), options.format)
-    print(*paths, sep="\n", file=sys.stderr)
+    subjects = list(_subjects(options))
+    if options.study == "memory":
+        found = studies.memory_study(subjects, options.output, options.seed, options.repeats)
+    elif options.study == "attention":
+        found = studies.attention_study(subjects, options.output, options.seed, options.num_tasks)
+    else:
+        found = studies.embedding_study(subjects, options.output, options.seed, options.num_tasks)
+    _print(found.rows, options.format)
+    print(*found.paths, sep="\n", file=sys.stderr)
 
 
-def _policies(options: argparse.Namespace) -> Any:
-    """Name, policy and trial length of every run and of every untrained model that is asked for."""
+def _subjects(options: argparse.Namespace) -> Any:
+    """Every run and every untrained model that is asked for."""
     from metarl import checkpoint
+    from metarl.analysis.studies import Subject
     from metarl.compose import compose, resolved
     from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
@@ -169,7 +176,7 @@ def _policies(options: argparse.Namespace) -> Any:
         config = directory.config() | {"device": "cpu"}
         agent, parts = build_algorithm(config)
         checkpoint.load_weights(agent, directory.checkpoints.path("latest"), "cpu")
-        yield str(run), agent.policy, parts.make_env(num_tasks=1, seed=0).trial_length
+        yield Subject(str(run), agent, parts.make_env)
     models = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
     others = [override for override in overrides if not override.startswith("model=")]
     if overrides and not models:
@@ -177,7 +184,7 @@ def _policies(options: argparse.Namespace) -> Any:
     for model in ",".join(models).split(",") if models else []:
         config = resolved(compose([*others, f"model={model}", f"seed={options.seed}"]), choices={})
         agent, parts = build_algorithm(config)
-        yield model, agent.policy, parts.make_env(num_tasks=1, seed=0).trial_length
+        yield Subject(model, agent, parts.make_env)
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -118,8 +118,9 @@ def test_the_decoder_is_that_of_the_library():
             getattr(twin, f"norm{index}").load_state_dict(norm.state_dict())
     slots, encoded = (torch.randn(2, rows, 12, dtype=torch.float64, generator=make_generator(rows)) for rows in (4, 3))
     none = torch.zeros(2, 1, 1, 4, dtype=torch.bool)
+    present = torch.zeros(2, dtype=torch.long)
     source = projection(encoded[None], torch.zeros(1, 2, 3, dtype=torch.bool)).at(0)
-    torch.testing.assert_close(layer(slots, slots, none, source), twin(slots, encoded), atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(layer(slots, slots, none, source, present), twin(slots, encoded), atol=1e-10, rtol=1e-10)
 
 
 # ---------------------------------------------------------------- what is remembered

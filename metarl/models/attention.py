@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarl.models.watching import show, watching
+
 Positions = Literal["rotary", "relative", "sinusoidal", "learned"]
 Pattern = Literal["row", "column", "previous_row"]
 
@@ -79,7 +81,7 @@ def attend(query: Tensor, cache: Cache, scale: float) -> Tensor:
     keys, values = cache.present()
     steps, length = query.shape[2], keys.shape[2]
     if steps == 1:  # a product with one row: faster than the fused kernel
-        return _weigh(query, keys, values, scale)
+        return _weigh(query, keys, values, scale, slice(0, length))
     if steps == length:
         return fused(query, keys, values, scale, is_causal=True)
     allowed = torch.ones(steps, length, dtype=torch.bool, device=query.device).tril(length - steps)
@@ -95,8 +97,12 @@ def fused(query: Tensor, keys: Tensor, values: Tensor, scale: float, **mask) -> 
     return out[..., : out.shape[-1] - missing] if missing else out
 
 
-def _weigh(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    return torch.softmax(scale * (query @ keys.transpose(-1, -2)), dim=-1) @ values
+def _weigh(query: Tensor, keys: Tensor, values: Tensor, scale: float, seen: slice) -> Tensor:
+    """What the last step sees of some of the steps."""
+    weights = torch.softmax(scale * (query @ keys[:, :, seen].transpose(-1, -2)), dim=-1)
+    if watching():
+        show(weights.squeeze(2), torch.arange(keys.shape[2]).flip(0)[seen])
+    return weights @ values[:, :, seen]
 
 
 # ---------------------------------------------------------------- sparse patterns (Child et al. 2019)
@@ -116,9 +122,7 @@ def sparse_attend(query: Tensor, cache: Cache, scale: float, pattern: Pattern, r
     keys, values = cache.present()
     if query.shape[2] == 1:
         seen = _seen_by_last(keys.shape[2] - 1, pattern, row)
-        if seen is None:
-            return torch.zeros_like(values[:, :, -1:])
-        return _weigh(query, keys[:, :, seen], values[:, :, seen], scale)
+        return _weigh(query, keys, values, scale, seen)
     if query.shape[2] == keys.shape[2]:
         return _folded_attend(query, keys, values, scale, pattern, row)
     allowed = _allowed(query.shape[2], keys.shape[2], pattern, row, query.device)
@@ -126,13 +130,13 @@ def sparse_attend(query: Tensor, cache: Cache, scale: float, pattern: Pattern, r
     return fused(query, keys, values, scale, attn_mask=allowed | ~some) * some
 
 
-def _seen_by_last(step: int, pattern: Pattern, row: int) -> slice | None:
+def _seen_by_last(step: int, pattern: Pattern, row: int) -> slice:
     start = step - step % row
     if pattern == "row":
         return slice(start, step + 1)
     if pattern == "column":
         return slice(step % row, step + 1, row)
-    return slice(start - row, start) if start else None
+    return slice(max(0, start - row), start)  # nothing, in the first row
 
 
 def _folded_attend(query: Tensor, keys: Tensor, values: Tensor, scale: float, pattern: Pattern, row: int) -> Tensor:

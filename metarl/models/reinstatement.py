@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import PositionCode, check_sizes, feed_forward
+from metarl.models.watching import Unit, show, watching
 
 
 class EpisodicCarry(NamedTuple):
@@ -102,8 +103,9 @@ class Reinstatement(SequenceModel):
         plan = self._plan(x[..., -1] > 0.5, carry)
         embedding = self.embed(x)
         rows = torch.cat([carry.recent.transpose(0, 1), embedding])
-        absent = torch.arange(self.window - 1, -1, -1, device=x.device) > plan.age.unsqueeze(-1)  # [T, B, window]
-        encoded = self._encode(rows, absent)
+        longest = min(self.window, int(plan.age.max()) + 1)  # of the windows; no row before it is there
+        absent = torch.arange(longest - 1, -1, -1, device=x.device) > plan.age.unsqueeze(-1)  # [T, B, longest]
+        encoded = self._encode(rows[self.window - longest :], absent)
         sources = [source(encoded, absent) for source in self.sources]
         written, slots = self._decode(sources, plan, carry.slots)
         recent = rows[len(rows) - (self.window - 1) :].transpose(0, 1)
@@ -120,9 +122,10 @@ class Reinstatement(SequenceModel):
         return Plan(time - began, episodes.clamp(max=self.num_slots) - 1, opens, episodes[-1])
 
     def _encode(self, rows: Tensor, absent: Tensor) -> Tensor:
-        """All windows of ``[window - 1 + T, B, size]`` at once, ``[T, B, window, size]``; codes tell the rows' ages."""
-        windows = rows.unfold(0, self.window, 1).transpose(-1, -2)
-        windows = windows + self.code(0, self.window).flip(0)
+        """Windows of ``[longest - 1 + T, B, size]`` at once, ``[T, B, longest, size]``; codes tell the rows' ages."""
+        longest = absent.shape[-1]
+        windows = rows.unfold(0, longest, 1).transpose(-1, -2)
+        windows = windows + self.code(0, longest).flip(0)
         encoded = self.encoder(windows.flatten(0, 1), src_key_padding_mask=absent.flatten(0, 1))
         return encoded.unflatten(0, windows.shape[:2])
 
@@ -139,7 +142,7 @@ class Reinstatement(SequenceModel):
             for layer, source in zip(self.decoder, sources, strict=True):
                 last = layer is self.decoder[-1]  # of which one row is read
                 query = (target * here).sum(1, keepdim=True) if last else target
-                target = layer(query, target, empty[t], source.at(t))
+                target = layer(query, target, empty[t], source.at(t), plan.slot[t])
             slots = torch.where(here, target, slots)
             written.append(target.squeeze(1))
         return torch.stack(written), slots
@@ -185,11 +188,14 @@ class DecoderLayer(nn.Module):
         self.feed = feed_forward(size, feedforward_size, size)
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(3))
 
-    def forward(self, query: Tensor, slots: Tensor, empty: Tensor, source: Source) -> Tensor:
-        """Some rows ``[B, rows, size]`` of the slots ``[B, slots, size]``, of which some are empty, at one step."""
+    def forward(self, query: Tensor, slots: Tensor, empty: Tensor, source: Source, slot: Tensor) -> Tensor:
+        """All rows ``[B, slots, size]`` of the slots, some of them empty, or the row ``slot`` alone, at one step."""
         keys, values = _keys_and_values(self.slots(slots), self.num_heads)
-        x = self.norms[0](query + self.output(_attend(self.query(query), keys, values, empty)))
-        read = _attend(self.window_query(x), source.keys, source.values, source.absent)
+        read, weights = _attend(self.query(query), keys, values, empty)
+        _show(weights, slot, slot.unsqueeze(1) - torch.arange(slots.shape[1], device=slot.device), "episode")
+        x = self.norms[0](query + self.output(read))
+        read, weights = _attend(self.window_query(x), source.keys, source.values, source.absent)
+        _show(weights, slot, torch.arange(weights.shape[-1]).flip(0), "step")
         x = self.norms[1](x + self.window_output(read))
         return self.norms[2](x + self.feed(x))
 
@@ -200,8 +206,15 @@ def _keys_and_values(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor]
     return keys.shape[-1] ** -0.5 * keys.transpose(-1, -2), values
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
-    """What rows ``[B, rows, size]`` see of keys ``[B, heads, head_dim, n]`` that are not hidden."""
+def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """What rows ``[B, rows, size]`` see of keys ``[B, heads, head_dim, n]`` that are not hidden, and the weights."""
     scores = query.unflatten(-1, (keys.shape[1], -1)).transpose(1, 2) @ keys
     weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
-    return (weights @ values).transpose(1, 2).flatten(2)
+    return (weights @ values).transpose(1, 2).flatten(2), weights
+
+
+def _show(weights: Tensor, slot: Tensor, distance: Tensor, unit: Unit) -> None:
+    """What the present slot saw, of all slots or of itself alone ``[B, heads, slots or 1, n]``."""
+    if watching():
+        rows = slot if weights.shape[2] > 1 else torch.zeros_like(slot)
+        show(weights[torch.arange(len(weights)), :, rows], distance, unit)

@@ -11,6 +11,7 @@ from metarl.models.attention import Waves, fused, join_heads, rotate, split_head
 from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes
+from metarl.models.watching import show, watching
 
 Initialization = Literal["published", "paper"]
 
@@ -153,7 +154,7 @@ class TrMRL(SequenceModel):
         every_row = self.head_input == "full" or self.feedback is not None
         rows = self._stack[0].over_tokens(windows, self.positions, last_row=len(self.layers) == 1 and not every_row)
         for index, layer in enumerate(self._stack[1:], 2):
-            rows = layer(rows, windows.present if index == len(self.layers) and not every_row else None)
+            rows = layer(rows, windows.present, last_row=index == len(self.layers) and not every_row)
         rows = rows.unflatten(0, filled.shape)  # [T, B, window or 1, hidden_size]
         latest = rows.flatten(2) if rows.shape[2] == 1 else windows.pick(rows.flatten(0, 1)).view(*filled.shape, -1)
         if self.head_input == "latest":
@@ -211,18 +212,18 @@ class WindowLayer(nn.Module):
         query, key, value = projected.chunk(3, dim=-1)
         if last_row:
             rows, query = windows.pick(rows).unsqueeze(1), windows.pick(query).unsqueeze(1)
-        return self._attend(rows, query, key, value, windows.present if last_row else None)
+        return self._attend(rows, query, key, value, windows.present, last_row)
 
-    def forward(self, rows: Tensor, present: Tensor | None) -> Tensor:
-        """All rows, or with ``present`` the one row of each window that is asked for, ``[N, 1, size]``."""
-        if present is None:
+    def forward(self, rows: Tensor, present: Tensor, last_row: bool) -> Tensor:
+        """All rows, or the one of each window that is ``present``, ``[N, 1, size]``."""
+        if not last_row:
             query, key, value = self.project(rows).chunk(3, dim=-1)
-            return self._attend(rows, query, key, value, None)
+            return self._attend(rows, query, key, value, present, last_row)
         weight, bias = self.project.weight, self.project.bias
         size = rows.shape[-1]
         key, value = F.linear(rows, weight[size:], bias[size:]).chunk(2, dim=-1)
         rows = rows[torch.arange(len(rows), device=rows.device), present].unsqueeze(1)
-        return self._attend(rows, F.linear(rows, weight[:size], bias[:size]), key, value, present)
+        return self._attend(rows, F.linear(rows, weight[:size], bias[:size]), key, value, present, last_row)
 
     def slide(self, rows: Tensor, ring: Ring, at: Waves, reach: Tensor | None) -> tuple[Tensor, Ring]:
         """Over a sequence ``[T, B, size]`` at positions ``at``, ``reach [B, T]`` steps back at most."""
@@ -230,14 +231,17 @@ class WindowLayer(nn.Module):
         read, ring = slide(rotate(query, at), rotate(key, at), value, ring, self.scale, reach=reach)
         return self._join(rows, join_heads(read)), ring
 
-    def _attend(self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
+    def _attend(
+        self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, present: Tensor, last_row: bool
+    ) -> Tensor:
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
-        if present is None:
-            read = fused(query, key, value, self.scale, is_causal=True)
-        else:
-            visible = torch.arange(key.shape[2], device=key.device) <= present.unsqueeze(1)
-            scores = self.scale * (query @ key.transpose(-1, -2))
-            read = scores.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1) @ value
+        if last_row or watching():
+            back = present.unsqueeze(1) - torch.arange(key.shape[2], device=key.device)
+            asked = query if last_row else query[torch.arange(len(query)), :, present].unsqueeze(2)
+            scores = self.scale * (asked @ key.transpose(-1, -2))
+            weights = scores.masked_fill((back < 0)[:, None, None], -torch.inf).softmax(-1)
+            show(weights.squeeze(2), back)
+        read = weights @ value if last_row else fused(query, key, value, self.scale, is_causal=True)
         return self._join(rows, read.transpose(1, 2).flatten(2))
 
     def _join(self, rows: Tensor, read: Tensor) -> Tensor:

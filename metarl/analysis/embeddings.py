@@ -1,0 +1,93 @@
+"""Embeddings: what a memory says at each step of a trial, and its principal components."""
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metarl.analysis import style
+from metarl.analysis.tables import Row
+
+COMPONENTS = 3
+
+
+class Embeddings(NamedTuple):
+    """Outputs of a memory at N steps of trials on some tasks."""
+
+    vectors: np.ndarray  # [N, size]
+    task: np.ndarray  # int [N], which task
+    step: np.ndarray  # int [N], of the trial
+    episode: np.ndarray  # int [N], of the trial
+    descriptions: np.ndarray  # [tasks, task_dim]
+    returns: np.ndarray  # [tasks], of the trials
+
+
+class Projection(NamedTuple):
+    """Principal components of points."""
+
+    points: np.ndarray  # [N, k]
+    share: np.ndarray  # [k], of the variance
+
+
+def principal_components(points: np.ndarray, count: int = COMPONENTS) -> Projection:
+    """Of ``[N, size]``; each direction's largest entry is positive, so that signs are settled.
+
+    Fewer than ``count`` where there are fewer points or sizes.
+    """
+    centred = (points - points.mean(0)).astype(np.float64)
+    variance, directions = np.linalg.eigh(centred.T @ centred)  # ascending
+    count = min(count, *points.shape)
+    directions = directions[:, ::-1][:, :count]
+    largest = np.abs(directions).argmax(0)
+    directions = directions * np.sign(directions[largest, np.arange(count)])
+    share = variance[::-1][:count].clip(0) / max(variance.sum(), np.finfo(np.float64).tiny)
+    return Projection(centred @ directions, share)
+
+
+def component_table(embeddings: dict[str, Embeddings]) -> list[Row]:
+    """A row per model: the share of variance of each principal component.
+
+    Args:
+        embeddings: by model.
+    """
+    shares = {model: principal_components(found.vectors).share for model, found in embeddings.items()}
+    return [{"model": model} | _named(share) for model, share in shares.items()]
+
+
+def points_table(embeddings: dict[str, Embeddings]) -> list[Row]:
+    """A row per model, task and step with its principal components."""
+    return [
+        {"model": model, "task": int(task), "step": int(step), "episode": int(episode)} | _named(point)
+        for model, found in embeddings.items()
+        for task, step, episode, point in zip(
+            found.task, found.step, found.episode, principal_components(found.vectors).points, strict=True
+        )
+    ]
+
+
+def _named(components: np.ndarray) -> Row:
+    return {f"PC{i + 1}": float(value) for i, value in enumerate(components)}
+
+
+def draw(embeddings: dict[str, Embeddings]) -> Figure:
+    """Per model the first two components, coloured by step, by task and by the trial's return.
+
+    The task's colour is the first principal component of the tasks' standardised descriptions.
+    """
+    figure, axes = style.panels(3 * len(embeddings), height=3.2)
+    for row, (model, found) in enumerate(embeddings.items()):
+        points = principal_components(found.vectors, 2).points
+        points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+        spread = np.maximum(found.descriptions.std(0), np.finfo(np.float32).tiny)
+        place = principal_components(found.descriptions / spread, 1).points[:, 0]
+        colors = {
+            "step of the trial": found.step,
+            "task": place[found.task],
+            "return of the trial": found.returns[found.task],
+        }
+        for ax, (name, values) in zip(axes[3 * row : 3 * row + 3], colors.items(), strict=True):
+            style.draw_points(ax, points[:, 0], points[:, 1], values)
+            style.title(ax, f"{model}, by {name}")
+            ax.set_xlabel("PC1", fontsize=style.NORMAL, color=style.INK)
+            style.value_axis(ax, "PC2")
+    return figure

@@ -1,0 +1,113 @@
+"""The studies of ``metarl analyse``: each measures some memories, writes its files, and answers a short table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metarl.analysis import attention, embeddings, memory
+from metarl.analysis.tables import Row, format_table
+from metarl.errors import ConfigError
+from metarl.evaluation import MakeEnv
+from metarl.rollout import Rollout, collect_trial, episode_returns
+from metarl.seeding import make_generator, split_seed, stream_seed
+
+
+class Subject(NamedTuple):
+    """A trained or untrained agent, and the environment it is for."""
+
+    name: str
+    agent: Any
+    make_env: MakeEnv
+
+
+class Findings(NamedTuple):
+    """What a study found."""
+
+    rows: list[Row]
+    paths: list[Path]
+
+
+def memory_study(subjects: Sequence[Subject], folder: Path, seed: int, repeats: int) -> Findings:
+    """Gradients, order, signal and noise on random inputs: ``memory.csv`` and ``memory.svg``."""
+    measured = {}
+    for name, agent, make_env in subjects:
+        policy, steps = agent.policy, make_env(num_tasks=1, seed=0).trial_length
+        width = policy.features.output_dim
+        measured[name] = memory.analyse(policy.memory, width, steps, repeats, make_generator(seed))
+    paths = memory.write_analysis(measured, folder)
+    longest = max(len(values) for quantities in measured.values() for values in quantities.values())
+    return Findings(memory.at_steps(measured, sorted({0, 1, longest // 10, longest // 2, longest - 1})), paths)
+
+
+def attention_study(subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int) -> Findings:
+    """What each step of a trial saw, mean over held-out tasks.
+
+    Writes ``attention.csv`` (a row per head), ``attention.svg`` and ``attention.npz`` (the maps, ``[heads, T, seen]``).
+
+    Raises:
+        ConfigError: a memory has no attention weights.
+    """
+    maps = {}
+    for subject in subjects:
+        trial = play(subject, seed, num_tasks)
+        with torch.no_grad():
+            x = subject.agent.policy.features(trial.timestep)
+            maps[subject.name] = attention.attention_maps(subject.agent.policy.memory, x, trial.mask)
+        if not maps[subject.name]:
+            raise ConfigError(
+                f"{subject.name}: its memory has no attention weights to show; "
+                "--study memory and --study embeddings take any memory"
+            )
+    rows = attention.head_table(maps)
+    arrays = {f"{name}-layer{i}": m.weights for name, layers in maps.items() for i, m in enumerate(layers)}
+    return Findings(rows, _write(folder, "attention", rows, attention.draw(maps), arrays))
+
+
+def embedding_study(subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int) -> Findings:
+    """What the memory hands to the heads at each step of a trial on held-out tasks, and its principal components.
+
+    Writes ``embeddings.csv`` (the components of every step), ``embeddings.svg`` and ``embeddings.npz`` (the vectors
+    themselves and what they belong to).
+    """
+    found = {subject.name: _embeddings(subject, seed, num_tasks) for subject in subjects}
+    arrays = {f"{name}-{field}": getattr(e, field) for name, e in found.items() for field in e._fields}
+    paths = _write(folder, "embeddings", embeddings.points_table(found), embeddings.draw(found), arrays)
+    return Findings(embeddings.component_table(found), paths)
+
+
+def play(subject: Subject, seed: int, num_tasks: int) -> Rollout:
+    """The query rollout of one trial on each of some held-out tasks, sampled actions."""
+    env_seed, acting_seed = split_seed(stream_seed(seed, "command_line"), 2)
+    env = subject.make_env(num_tasks=num_tasks, seed=env_seed)
+    env.sample_tasks("held_out")
+    return collect_trial(env, subject.agent, make_generator(acting_seed))[-1]
+
+
+@torch.no_grad()
+def _embeddings(subject: Subject, seed: int, num_tasks: int) -> embeddings.Embeddings:
+    trial, policy = play(subject, seed, num_tasks), subject.agent.policy
+    x = policy.features(trial.timestep)
+    vectors, _ = policy.memory(x, policy.memory.initial_carry(x.shape[1]))
+    episodes = subject.agent.rollouts[-1]
+    step, task = trial.mask.nonzero(as_tuple=True)
+    return embeddings.Embeddings(
+        vectors=vectors[step, task].numpy(),
+        task=task.numpy(),
+        step=step.numpy(),
+        episode=(trial.timestep.first.long().cumsum(0) - 1)[step, task].numpy(),
+        descriptions=trial.tasks.description.numpy(),
+        returns=episode_returns(trial, episodes).sum(0).numpy(),
+    )
+
+
+def _write(folder: Path, stem: str, rows: list[Row], figure: Any, arrays: dict[str, np.ndarray]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.{ending}" for ending in ("csv", "svg", "npz")]
+    paths[0].write_text(format_table(rows, "csv"))
+    figure.savefig(paths[1], bbox_inches="tight")
+    named: dict[str, Any] = {name.replace("/", "_"): values for name, values in arrays.items()}
+    np.savez_compressed(paths[2], **named)
+    return paths
