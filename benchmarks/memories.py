@@ -157,10 +157,14 @@ def shares_of_peak() -> Iterator[Row]:
 def peak_memories() -> Iterator[Row]:
     """Memory of one update from 60 trials of 1,000 steps, above that of the process before it."""
     for model in options("model"):
-        done = subprocess.run(
-            [sys.executable, __file__, model], capture_output=True, text=True, check=True, cwd=sys.path[0]
-        )
-        yield Row(f"memory, {model}: one update, 60 trials of 1,000 steps (GiB)", float(done.stdout), 4, most=True)
+        title = f"memory, {model}: one update, 60 trials of 1,000 steps (GiB)"
+        yield Row(title, peak_memory(model), 4, most=True)
+
+
+def peak_memory(model: str) -> float:
+    """Of one update in a process of its own, GiB."""
+    command = [sys.executable, __file__, model]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=sys.path[0]).stdout)
 
 
 def print_peak_memory(model: str) -> None:

@@ -43,7 +43,7 @@ def _section(name: str, runs: list[Run], folder: Path) -> str:
     """Everything about one experiment; writes its curves and figure."""
     stem = name.rpartition("/")[2]
     for run in runs:
-        _write_curve(run, folder / f"{stem}-seed{run.seed}.csv")
+        write_curve(run, folder / f"{stem}-seed{run.seed}.csv")
     figure = folder / f"{stem}.svg"
     learning_curves(runs).savefig(figure, bbox_inches="tight")
     complete = next((run for run in runs if run.baselines), runs[0])
@@ -51,7 +51,7 @@ def _section(name: str, runs: list[Run], folder: Path) -> str:
         [
             f"## {name}\n",
             f"`python run.py experiment={name} seed=...`\n",
-            format_table([_row(run) for run in runs], "markdown"),
+            format_table([run_row(run) for run in runs], "markdown"),
             "",
             format_table(compare(runs).rows, "markdown"),
             f"\nSeed {complete.seed} beside the references, on the same tasks:\n",
@@ -61,7 +61,8 @@ def _section(name: str, runs: list[Run], folder: Path) -> str:
     )
 
 
-def _row(run: Run) -> dict[str, Any]:
+def run_row(run: Run) -> dict[str, Any]:
+    """One finished run, and all that made it."""
     summary = require_finished(run)
     sampled, greedy = summary["evaluation"]["sampled"], summary["evaluation"]["greedy"]
     return {
@@ -76,7 +77,8 @@ def _row(run: Run) -> dict[str, Any]:
     }
 
 
-def _write_curve(run: Run, path: Path) -> None:
+def write_curve(run: Run, path: Path) -> None:
+    """Held-out returns while training, as CSV."""
     rows = [{key: row[key] for key in CURVE} for row in run.history if CURVE[2] in row]
     path.write_text(format_table(rows, "csv") + "\n")
 
