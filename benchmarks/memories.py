@@ -21,7 +21,8 @@ INPUT = 28
 LATE, EARLY = 1000, 100
 FULL_ATTENTION = ("transformer",)  # sees the whole trial at every step, by its nature
 Works = dict[str, Callable]
-LOOPS = ("gru", "lstm", "mlp", "reinstatement")  # cells that step through time anyway, or no memory at all
+# Cells that step through time anyway, or no memory at all.
+LOOPS = ("amrl", "gru", "lstm", "mlp", "reinstatement", "splagger")
 
 
 def rows() -> Iterator[Row]:
@@ -118,19 +119,22 @@ def learned_by_steps(memory: SequenceModel, x: Tensor) -> None:
 
 
 def long_trials() -> Iterator[Row]:
-    """Learning from 8 trials of 1,000 steps at once, against through the steps."""
-    x = inputs(LATE, 8)
+    """Learning from trials of 1,000 steps at once, against through the steps: one trial, and eight side by side."""
     for model in (name for name in options("model") if name not in LOOPS):
-        memory = memory_of(model)
-        work: dict[str, Callable] = {
-            "whole": partial(learned, memory, x),
-            "steps": partial(learned_by_steps, memory, x),
-        }
-        seconds = cpu_seconds(work, repeats=1)
-        yield Row(f"learning, {model}, 1,000 steps: stepping / whole", seconds["steps"] / seconds["whole"], 10)
-        yield Row(f"learning, {model}, 1,000 steps: transitions/s", f"{8 * LATE / seconds['whole']:,.0f}")
+        memory = memory_of(model, *(["model.past=banded"] if model == "trmrl" else []))
+        for lanes, target in ((1, 10), (8, None)):
+            x = inputs(LATE, lanes)
+            work: dict[str, Callable] = {
+                "whole": partial(learned, memory, x),
+                "steps": partial(learned_by_steps, memory, x),
+            }
+            seconds = cpu_seconds(work, repeats=1)
+            title = f"learning, {model}, {lanes} x 1,000 steps"
+            yield Row(f"{title}: stepping / whole", seconds["steps"] / seconds["whole"], target)
+            yield Row(f"{title}: transitions/s", f"{lanes * LATE / seconds['whole']:,.0f}")
+    x = inputs(LATE, 8)
     work = {name: partial(learned, memory_of("trmrl", f"model.past={name}"), x) for name in ("windows", "banded")}
-    seconds = cpu_seconds(work, repeats=1)
+    seconds = cpu_seconds(work, repeats=3)
     yield Row("learning, trmrl: windows / banded", seconds["windows"] / seconds["banded"], 4)
 
 

@@ -183,10 +183,16 @@ def waves(start: int, steps: int, dim: int, like: Tensor) -> Waves:
     return Waves(angle.sin().to(like.dtype), angle.cos().to(like.dtype))
 
 
-def rotate(x: Tensor, at: Waves) -> Tensor:
-    """Turn each pair of channels ``[..., T, dim]`` by its position's angle (rotary, Su et al. 2021, equation 34)."""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * at.cosine - right * at.sine, left * at.sine + right * at.cosine], dim=-1)
+def split_rotated_heads(projected: Tensor, num_heads: int, at: Waves) -> tuple[Tensor, Tensor, Tensor]:
+    """``split_heads`` with each pair of channels of query and key turned by its position's angle.
+
+    Rotary positions (Su et al. 2021, section 3.2.2). A pair is one complex number, and a turn one product.
+    """
+    parts = projected.unflatten(-1, (3, num_heads, -1))
+    pairs = torch.view_as_complex(parts[:, :, :2].unflatten(-1, (-1, 2)))  # [T, B, 2, heads, head_dim / 2]
+    turns = torch.complex(at.cosine, at.sine)[:, None, None, None]
+    query, key = torch.view_as_real(pairs * turns).flatten(-2).permute(2, 1, 3, 0, 4)
+    return query, key, parts[:, :, 2].permute(1, 2, 0, 3)
 
 
 def relative_query(content: Tensor, position: Tensor, at: Waves) -> Tensor:

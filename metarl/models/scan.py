@@ -1,9 +1,11 @@
 """Linear recurrences over time without a step per time step."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
@@ -11,7 +13,8 @@ def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
 
     Time is cut into about sqrt(T) chunks of sqrt(T) steps: all chunks run side by side from zero, then their last
     states are chained, then each chunk adds what it inherited. About 2 sqrt(T) operations in a row instead of T,
-    twice the arithmetic; products of decays may vanish, nothing overflows, nothing is divided.
+    twice the arithmetic; products of decays may vanish, nothing overflows, nothing is divided. Gradients are the same
+    recurrence backwards in time.
 
     Args:
         decay: ``[T, B, ...]``, of size one at most in each element.
@@ -21,6 +24,30 @@ def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     Returns:
         ``[T, B, ...]``.
     """
+    return LinearScan.apply(decay, inputs, initial)
+
+
+class LinearScan(Function):
+    """``linear_scan`` with a backward pass of its own: nothing but the states is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+        states = _scan(decay, inputs, initial)
+        ctx.save_for_backward(decay, initial, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``g[t] = gradient[t] + decay[t + 1] g[t + 1]`` is the gradient of ``inputs[t]``."""
+        decay, initial, states = ctx.saved_tensors
+        (gradient,) = gradients
+        later = torch.cat([decay[1:], torch.zeros_like(decay[:1])])
+        of_inputs = linear_scan(later.flip(0), gradient.flip(0), torch.zeros_like(initial)).flip(0)
+        before = torch.cat([initial.unsqueeze(0), states[:-1]])
+        return of_inputs * before, of_inputs, of_inputs[0] * decay[0]
+
+
+def _scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     steps = len(inputs)
     size = max(1, math.isqrt(steps))
     missing = -steps % size
@@ -28,13 +55,13 @@ def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
         decay = torch.cat([decay, decay.new_ones(missing, *decay.shape[1:])])
         inputs = torch.cat([inputs, inputs.new_zeros(missing, *inputs.shape[1:])])
     decay, inputs = decay.unflatten(0, (-1, size)), inputs.unflatten(0, (-1, size))
-    local, shares = [inputs[:, 0]], [decay[:, 0]]  # [chunks, B, ...] each: states from zero, products of decays
+    states, shares = torch.empty_like(inputs), torch.empty_like(decay)  # states from zero, products of decays
+    states[:, 0], shares[:, 0] = inputs[:, 0], decay[:, 0]
     for t in range(1, size):
-        local.append(torch.addcmul(inputs[:, t], decay[:, t], local[-1]))
-        shares.append(shares[-1] * decay[:, t])
-    inherited, state = [], initial
-    for share, last in zip(shares[-1].unbind(0), local[-1].unbind(0), strict=True):
-        inherited.append(state)
-        state = torch.addcmul(last, share, state)
-    states = torch.addcmul(torch.stack(local, 1), torch.stack(shares, 1), torch.stack(inherited).unsqueeze(1))
-    return states.flatten(0, 1)[:steps]
+        torch.addcmul(inputs[:, t], decay[:, t], states[:, t - 1], out=states[:, t])
+        torch.mul(shares[:, t - 1], decay[:, t], out=shares[:, t])
+    inherited = torch.empty_like(states[:, 0])
+    inherited[0] = initial
+    for chunk in range(1, len(states)):
+        torch.addcmul(states[chunk - 1, -1], shares[chunk - 1, -1], inherited[chunk - 1], out=inherited[chunk])
+    return states.addcmul_(shares, inherited.unsqueeze(1)).flatten(0, 1)[:steps]

@@ -16,10 +16,10 @@ from metarl.models.attention import (
     join_heads,
     relative_key,
     relative_query,
-    rotate,
     row_length,
     sparse_attend,
     split_heads,
+    split_rotated_heads,
     waves,
 )
 from metarl.models.base import SequenceModel
@@ -208,10 +208,12 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache, at: Waves) -> tuple[Tensor, Cache]:
         """T steps ``[T, B, input_dim]`` at positions ``at``, after those of the cache."""
-        query, key, value = split_heads(self.project(x), self.num_heads)
+        projected = self.project(x)
         if self.positions == "rotary":
-            query, key = rotate(query, at), rotate(key, at)
-        elif self.positions == "relative":
+            query, key, value = split_rotated_heads(projected, self.num_heads, at)
+        else:
+            query, key, value = split_heads(projected, self.num_heads)
+        if self.positions == "relative":
             distance = (query + self.position_bias) @ self.distance
             query, key = relative_query(query + self.content_bias, distance, at), relative_key(key, at)
         cache = cache.append(key, value)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.attention import Waves, fused, join_heads, rotate, split_heads, waves
+from metarl.models.attention import Waves, fused, join_heads, split_rotated_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes
@@ -227,8 +227,8 @@ class WindowLayer(nn.Module):
 
     def slide(self, rows: Tensor, ring: Ring, at: Waves, reach: Tensor | None) -> tuple[Tensor, Ring]:
         """Over a sequence ``[T, B, size]`` at positions ``at``, ``reach [B, T]`` steps back at most."""
-        query, key, value = split_heads(self.project(rows), self.num_heads)
-        read, ring = slide(rotate(query, at), rotate(key, at), value, ring, self.scale, reach=reach)
+        query, key, value = split_rotated_heads(self.project(rows), self.num_heads, at)
+        read, ring = slide(query, key, value, ring, self.scale, reach=reach)
         return self._join(rows, join_heads(read)), ring
 
     def _attend(
