@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.models.attention import fused
+from metarl.models.attention import fused, softmax
 from metarl.models.watching import show
 
 SMALLEST_BLOCK = 32  # steps; smaller blocks waste less on what is masked, and more on small products
@@ -100,7 +100,7 @@ def _newest(query: Tensor, ring: Ring, scale: float, by_distance: Tensor | None,
         scores = scores + by_distance.index_select(-1, distance)
     if reach is not None:
         scores = scores.masked_fill((distance > reach)[:, None, None], -torch.inf)
-    weights = torch.softmax(scores, dim=-1)
+    weights = softmax(scores)
     show(weights.squeeze(2), distance)
     return weights @ ring.values[:, :, :held]
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from metarl.models.attention import softmax
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import PositionCode, check_sizes, feed_forward
 from metarl.models.watching import Unit, show, watching
@@ -209,7 +210,7 @@ def _keys_and_values(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor]
 def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """What rows ``[B, rows, size]`` see of keys ``[B, heads, head_dim, n]`` that are not hidden, and the weights."""
     scores = query.unflatten(-1, (keys.shape[1], -1)).transpose(1, 2) @ keys
-    weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1)
+    weights = softmax(scores.masked_fill(hidden, -torch.inf))
     return (weights @ values).transpose(1, 2).flatten(2), weights
 
 

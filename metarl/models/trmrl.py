@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.attention import Waves, fused, join_heads, split_rotated_heads, waves
+from metarl.models.attention import Waves, fused, join_heads, softmax, split_rotated_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
 from metarl.models.base import SequenceModel
 from metarl.models.transformer import check_sizes
@@ -239,7 +239,7 @@ class WindowLayer(nn.Module):
             back = present.unsqueeze(1) - torch.arange(key.shape[2], device=key.device)
             asked = query if last_row else query[torch.arange(len(query)), :, present].unsqueeze(2)
             scores = self.scale * (asked @ key.transpose(-1, -2))
-            weights = scores.masked_fill((back < 0)[:, None, None], -torch.inf).softmax(-1)
+            weights = softmax(scores.masked_fill((back < 0)[:, None, None], -torch.inf))
             show(weights.squeeze(2), back)
         read = weights @ value if last_row else fused(query, key, value, self.scale, is_causal=True)
         return self._join(rows, read.transpose(1, 2).flatten(2))
