@@ -59,7 +59,7 @@ def add(runs: list[Run]) -> None:
         found[_key(row)] = row
         write_curve(run, RESULTS / f"{row['environment']}-{row['model']}-seed{run.seed}.csv")
     rows = [found[key] for key in sorted(found)]
-    (RESULTS / "runs.csv").write_text(format_table(rows, "csv"))
+    (RESULTS / "runs.csv").write_text(format_table(rows, "csv") + "\n")
 
 
 def known_runs() -> Rows:

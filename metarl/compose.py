@@ -9,6 +9,7 @@ from typing import Any
 from metarl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+MANY = 20  # options that still fit a message
 
 
 def compose(overrides: Sequence[str]) -> Any:
@@ -60,12 +61,20 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     return f"{key}={value}: no such key; {where} has {', '.join(sorted(allowed))}{hint}"
 
 
+def _shortlist(choice: str, allowed: Sequence[str]) -> str:
+    """All options, or of very many those most like the one that was asked for."""
+    if len(allowed) <= MANY:
+        return ", ".join(allowed)
+    close = difflib.get_close_matches(choice, allowed, n=5, cutoff=0.4) or list(allowed[:5])
+    return f"{len(allowed)} (metarl list shows them), such as {', '.join(close)}"
+
+
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for an error of composition, with what is allowed."""
     given = _given(overrides)
     for group, choice in given.items():
         if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group), ""}:
-            return f"{group}={choice}: no such option; {group} has {', '.join(options(group))}"
+            return f"{group}={choice}: no such option; {group} has {_shortlist(choice, options(group))}"
     text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
     named = re.search(r"full_key: (\S+)", text) or re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if named and ("is not in struct" in text or "Could not override" in text):

@@ -124,6 +124,13 @@ WRONG = {
     "model=splagger model.hidden_size=7": ["model.hidden_size=7", "divisible by 2", "use 8"],
     "model=amrl model.aggregator=gaussian model.hidden_size=10": ["model.hidden_size=10", "divisible by 4", "use 12"],
     "model=splagger model.temperature=0.5": ["model.temperature=0.5", "aggregator=max", "softmax", "null"],
+    "model=transformer model.num_heads=3": ["model.num_heads=3", "model.hidden_size=128", "128] does"],
+    "model=linear_attention model.num_heads=3": ["model.num_heads=3", "model.hidden_size=128", "128] does"],
+    "model=trmrl model.num_heads=7": ["model.num_heads=7", "model.hidden_size=128", "128] does"],
+    "model=transformer model.hidden_size=12": ["model.hidden_size=12", "odd width", "model.positions=learned"],
+    "model=snail model.context=9": ["model.context=9", "shorter than a trial of 10 steps", "leave it null"],
+    "model=transformer model.context=1": ["model.context=1", "shorter than a trial of 10 steps"],
+    "model=transformer model.attention=sparse env.num_episodes=11": ["model.context=11", "rows", "model.context=12"],
     # neither number nor end
     "algorithm.learning_rate=nan": ["algorithm.learning_rate=nan", FINITE],
     "algorithm.discount=nan": ["algorithm.discount=nan", FINITE],
@@ -137,7 +144,8 @@ WRONG = {
     "model=grru": ["model=grru", ", ".join(options("model"))],
     "algorithm=ppo": ["algorithm=ppo", "rl2"],
     "logger=tb": ["logger=tb", "jsonl, tensorboard, wandb"],
-    "experiment=nothing": ["experiment=nothing"],
+    "experiment=nothing": ["experiment=nothing", "metarl list"],
+    "experiment=rl2/tabular_mdp": ["experiment=rl2/tabular_mdp", "such as rl2/tabular_mdp_n10,"],
     # devices
     "device=cuda:17": ["device='cuda:17'", "cpu"],
     "device=gpu": ["device='gpu'", "cpu"],

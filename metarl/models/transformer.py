@@ -132,6 +132,11 @@ def check_sizes(hidden_size: int, num_heads: int, unpaired: str | None = None) -
 def _row(context: int | None) -> int:
     if context is None:
         raise ValueError("model.context=null: sparse attention folds a trial of known length; set model.context")
+    if context > 3 and row_length(context) == 1:
+        raise ValueError(
+            f"model.context={context} is prime and does not fold into rows, which model.attention=sparse needs; "
+            f"use model.context={context + 1}"
+        )
     return row_length(context)
 
 
