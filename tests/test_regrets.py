@@ -130,7 +130,24 @@ def test_predicting_regrets_teaches_the_memory():
     assert agent.losses(batch)["regret_loss"] < 0.9 * constant
 
 
-@pytest.mark.parametrize("option", ["objective=regret", "regret_coefficient=0.5"])
+def test_the_weight_of_predicting_regrets_is_linear_in_progress():
+    """The head learns from nothing else."""
+
+    def gradient(progress, *coefficients):
+        options = (
+            f"algorithm.{name}regret_coefficient={c}" for name, c in zip(("", "final_"), coefficients, strict=True)
+        )
+        agent, _, _, batch = batch_of(*options, "algorithm.max_gradient_norm=null")
+        agent._minibatch_step(batch, progress)
+        return agent.regret_head.weight.grad
+
+    whole = gradient(0.0, 1, 0)
+    assert whole.norm() > 1e-3
+    torch.testing.assert_close(gradient(0.75, 1, 0), 0.25 * whole)
+    torch.testing.assert_close(gradient(0.25, 0, 2), 0.5 * whole)
+
+
+@pytest.mark.parametrize("option", ["objective=regret", "regret_coefficient=0.5", "final_regret_coefficient=0.5"])
 def test_an_environment_that_does_not_know_them_is_refused(option):
     name, value = option.split("=")
     env = Corridor(num_tasks=4)

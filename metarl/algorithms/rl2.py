@@ -35,8 +35,9 @@ class RL2(Algorithm):
         model: builds the policy from observation space, action space, task size and trial length.
         objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and which
             is free of the luck of rewards, transitions and tasks; for environments that know it.
-        regret_coefficient: weight of predicting, from what the actor's head reads, the regret of every action. A dense
-            target that teaches the memory what of the past matters. 0 predicts nothing.
+        regret_coefficient, final_regret_coefficient: weight of predicting, from what the actor's head reads, the regret
+            of every action, linear in progress. A dense target that teaches the memory what of the past matters; once
+            it does, the policy learns faster without. 0 at both ends predicts nothing.
         discount: per step, over the whole trial.
         gae_lambda: of the advantage estimate.
         learning_rate, final_learning_rate: Adam's, linear in progress.
@@ -61,6 +62,7 @@ class RL2(Algorithm):
         *,
         objective: Literal["return", "regret"] = "return",
         regret_coefficient: NonNegativeFloat = 0.0,
+        final_regret_coefficient: NonNegativeFloat = 0.0,
         discount: UnitInterval = 0.99,
         gae_lambda: UnitInterval = 0.95,
         learning_rate: PositiveFloat = 1e-3,
@@ -85,10 +87,10 @@ class RL2(Algorithm):
             )
         self.policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
         self.rollouts = (env.num_episodes,)
-        self.objective, self.regret_coefficient = objective, regret_coefficient
-        self.regrets = _regrets_of(env, objective, regret_coefficient)
+        self.objective, self.regret_coefficient = objective, (regret_coefficient, final_regret_coefficient)
+        self.regrets = _regrets_of(env, objective, *self.regret_coefficient)
         self.regret_head = None
-        if regret_coefficient > 0:
+        if any(self.regret_coefficient):
             self.regret_head = nn.Linear(self.policy.readout.output_dim, self.policy.distribution.num_parameters)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.learning_rate = (learning_rate, final_learning_rate)
@@ -189,7 +191,7 @@ class RL2(Algorithm):
         total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
         total = total - entropy_coefficient * losses["entropy"]
         if "regret_loss" in losses:
-            total = total + self.regret_coefficient * losses["regret_loss"]
+            total = total + _linear(self.regret_coefficient, progress) * losses["regret_loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.max_gradient_norm or float("inf"))
@@ -226,14 +228,15 @@ class Batch(NamedTuple):
         return Batch(timestep, action, log_prob, advantage, returns, mask, regrets, self.task[lanes])
 
 
-def _regrets_of(env: MetaEnv, objective: str, regret_coefficient: float) -> Callable[[Rollout], Tensor] | None:
-    """How to know regrets, where they are asked for."""
-    if objective == "return" and regret_coefficient == 0:
+def _regrets_of(env: MetaEnv, objective: str, first: float, final: float) -> Callable[[Rollout], Tensor] | None:
+    """How to know regrets, where the objective or a weight of predicting them asks for it."""
+    if objective == "return" and first == final == 0:
         return None
     if not env.knows_regrets:
         raise ValueError(
-            f"algorithm.objective={objective}, algorithm.regret_coefficient={regret_coefficient}: "
-            f"{type(env).__name__} does not know the regrets of its actions; use return and 0"
+            f"algorithm.objective={objective}, algorithm.regret_coefficient={first}, "
+            f"algorithm.final_regret_coefficient={final}: "
+            f"{type(env).__name__} does not know the regrets of its actions; use return, 0 and 0"
         )
     return env.regrets
 
