@@ -21,6 +21,7 @@ PROGRESS = 0.5  # in the middle of the schedules, where both of their ends count
 CHANGES = {
     "objective": "regret",
     "regret_coefficient": "1.0",
+    "final_regret_coefficient": "1.0",
     "discount": "0.5",
     "gae_lambda": "0.9",
     "learning_rate": "3e-3",
