@@ -1,11 +1,11 @@
 """What the memories cost: acting late against early, caches against recomputing, learning against stepping, memory."""
 
 import inspect
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ def peak_memories() -> Iterator[Row]:
 def peak_memory(model: str) -> float:
     """Of one update in a process of its own, GiB."""
     command = [sys.executable, __file__, model]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=sys.path[0]).stdout)
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout)
 
 
 def print_peak_memory(model: str) -> None:
@@ -178,9 +178,15 @@ def print_peak_memory(model: str) -> None:
     torch.set_num_threads(1)
     size = ("env=bandit", "env.num_episodes=1000", "meta_batch_size=60", "algorithm.num_epochs=1")
     algorithm, env = learner(*size, f"model={model}")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water_mark()
     algorithm.update(trial_of(algorithm, env), 0.0, make_generator(2))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    print((high_water_mark() - before) / 2**20)
+
+
+def high_water_mark() -> int:
+    """Most memory this process ever held, KiB (Linux); ``ru_maxrss`` would count that of the process it comes from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 if __name__ == "__main__":
