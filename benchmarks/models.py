@@ -115,12 +115,9 @@ def measure(model: str) -> dict[str, Any]:
 
 def experiment(env: str, model: str) -> list[str]:
     """Overrides of the experiment in which a model meets an environment."""
-    own = f"memories/{env}_n10_{model}"
-    return (
-        [f"experiment={own}"]
-        if own in options("experiment")
-        else [f"experiment={own[: -len(model) - 1]}", f"model={model}"]
-    )
+    shared = f"memories/{env}_n10"
+    own = f"{shared}_{model}"
+    return [f"experiment={own}"] if own in options("experiment") else [f"experiment={shared}", f"model={model}"]
 
 
 def returns(runs: Rows, model: str) -> dict[str, str]:
@@ -142,7 +139,7 @@ def _shown(runs: Rows) -> Rows:
     """The runs with the command that repeats each."""
     shown = []
     for row in runs:
-        command = " ".join(["python run.py", *experiment(row["environment"], row["model"]), f"seed={row['seed']}"])
+        command = f"python run.py experiment={row['experiment']} model={row['model']} seed={row['seed']}"
         rest = {key: value for key, value in row.items() if key not in ("experiment", "seed")}
         shown.append(rest | {"command": f"`{command}`"})
     return shown

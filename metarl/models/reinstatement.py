@@ -193,10 +193,10 @@ class DecoderLayer(nn.Module):
         """All rows ``[B, slots, size]`` of the slots, some of them empty, or the row ``slot`` alone, at one step."""
         keys, values = _keys_and_values(self.slots(slots), self.num_heads)
         read, weights = _attend(self.query(query), keys, values, empty)
-        _show(weights, slot, slot.unsqueeze(1) - torch.arange(slots.shape[1], device=slot.device), "episode")
+        _show(weights, slot, "episode")
         x = self.norms[0](query + self.output(read))
         read, weights = _attend(self.window_query(x), source.keys, source.values, source.absent)
-        _show(weights, slot, torch.arange(weights.shape[-1]).flip(0), "step")
+        _show(weights, slot, "step")
         x = self.norms[1](x + self.window_output(read))
         return self.norms[2](x + self.feed(x))
 
@@ -214,8 +214,10 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> tupl
     return (weights @ values).transpose(1, 2).flatten(2), weights
 
 
-def _show(weights: Tensor, slot: Tensor, distance: Tensor, unit: Unit) -> None:
+def _show(weights: Tensor, slot: Tensor, unit: Unit) -> None:
     """What the present slot saw, of all slots or of itself alone ``[B, heads, slots or 1, n]``."""
     if watching():
         rows = slot if weights.shape[2] > 1 else torch.zeros_like(slot)
+        seen = torch.arange(weights.shape[-1], device=slot.device)
+        distance = slot.unsqueeze(1) - seen if unit == "episode" else seen.flip(0)
         show(weights[torch.arange(len(weights)), :, rows], distance, unit)
