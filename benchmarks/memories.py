@@ -81,11 +81,16 @@ def caches() -> Iterator[Row]:
         seconds = cpu_seconds({"cached": partial(acted, memory, x), "again": partial(prefixes, memory, x)}, repeats=1)
         title = f"acting, {model}, 100 steps: recomputing / cached"
         yield Row(title, seconds["again"] / seconds["cached"], target)
+    yield from ways_to_see_windows("acting, trmrl", acted, x, repeats=1)
+
+
+def ways_to_see_windows(title: str, do: Callable, x: Tensor, repeats: int) -> Iterator[Row]:
+    """Windows as published, windows without the rows of the last layer that nobody reads, and banded attention."""
     ways = {"rows": "model.head_input=full", "windows": "model.past=windows", "banded": "model.past=banded"}
-    work = {name: partial(acted, memory_of("trmrl", change), x) for name, change in ways.items()}
-    seconds = cpu_seconds(work, repeats=1)
-    yield Row("acting, trmrl: windows, all rows of all layers / banded", seconds["rows"] / seconds["banded"], 4)
-    yield Row("acting, trmrl: windows, rows that are needed / banded", seconds["windows"] / seconds["banded"])
+    work = {name: partial(do, memory_of("trmrl", change), x) for name, change in ways.items()}
+    seconds = cpu_seconds(work, repeats)
+    yield Row(f"{title}: windows, all rows of all layers / banded", seconds["rows"] / seconds["banded"], 4)
+    yield Row(f"{title}: windows, rows that are needed / banded", seconds["windows"] / seconds["banded"])
 
 
 @torch.no_grad()
@@ -134,10 +139,7 @@ def long_trials() -> Iterator[Row]:
             title = f"learning, {model}, {lanes} x 1,000 steps"
             yield Row(f"{title}: stepping / whole", seconds["steps"] / seconds["whole"], target)
             yield Row(f"{title}: transitions/s", f"{lanes * LATE / seconds['whole']:,.0f}")
-    x = inputs(LATE, 8)
-    work = {name: partial(learned, memory_of("trmrl", f"model.past={name}"), x) for name in ("windows", "banded")}
-    seconds = cpu_seconds(work, repeats=3)
-    yield Row("learning, trmrl: windows / banded", seconds["windows"] / seconds["banded"], 4)
+    yield from ways_to_see_windows("learning, trmrl", learned, inputs(LATE, 8), repeats=3)
 
 
 def shares_of_peak() -> Iterator[Row]:
