@@ -94,8 +94,8 @@ def check_target(node: Mapping, path: str, supplied: frozenset[str] = frozenset(
 def _parameters(target: Callable, node: Mapping, path: str) -> dict[str, inspect.Parameter]:
     """Named parameters of ``target``, annotations resolved.
 
-    ``**x_options`` stands for the parameters of whatever the argument ``x`` names; any other ``**`` is for the
-    program alone.
+    ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of the
+    class above; any other ``**`` is for the program alone.
     """
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     found: dict[str, inspect.Parameter] = {}
@@ -105,6 +105,8 @@ def _parameters(target: Callable, node: Mapping, path: str) -> dict[str, inspect
         elif name.endswith("_options"):
             inner = name.removesuffix("_options")
             found = _parameters(_named(node.get(inner), f"{path}.{inner}"), node, path) | found
+        elif name == "inherited" and inspect.isclass(target):
+            found = _parameters(target.__mro__[1], node, path) | found
     return found
 
 

@@ -1,4 +1,4 @@
-"""Running statistics that keep targets of a learner in range."""
+"""Running statistics that keep inputs and targets of a learner in range."""
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +52,41 @@ class ValueHead(nn.Linear):
         self.variance.add_((old_mean - self.mean).square()).lerp_((targets - self.mean).square().mean(), rate)
         self.weight.mul_(old_std / self.std)
         self.bias.copy_((old_std * self.bias + old_mean - self.mean) / self.std)
+
+
+class RunningScale(nn.Module):
+    """Standardises each channel by all that ``update`` was shown so far; without an ``update`` it changes nothing.
+
+    Args:
+        size: channels.
+        center: subtract the mean too; else values are divided alone, by their root mean square.
+        limit: of what leaves, either way.
+    """
+
+    def __init__(self, size: int, center: bool = True, limit: float = 10.0):
+        super().__init__()
+        self.center, self.limit = center, limit
+        self.count: Tensor
+        self.mean: Tensor
+        self.variance: Tensor
+        # Float64: a count of steps outgrows the whole numbers of float32.
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[..., size]``."""
+        scaled = (values - self.mean.to(values.dtype)) * (self.variance + 1e-6).rsqrt().to(values.dtype)
+        return scaled.clamp(-self.limit, self.limit)
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Include ``values [N, size]``, by the parallel form of Welford's sums (Chan et al. 1979)."""
+        values = values.double()
+        share = len(values) / (self.count + len(values))
+        mean = values.mean(0) if self.center else torch.zeros_like(self.mean)
+        spread = (values - mean).square().mean(0)
+        apart = share * (1 - share) * (mean - self.mean).square()
+        self.variance.copy_((1 - share) * self.variance + share * spread + apart)
+        self.mean.lerp_(mean, share)
+        self.count += len(values)

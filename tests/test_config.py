@@ -39,7 +39,6 @@ POSITIVE = "greater than 0"
 NATURAL = "greater than or equal to 0"
 INTEGER = "integer"
 FINITE = "finite"
-ENVS = "bandit, gaussian_bandit, tabular_mdp"
 
 # command line: what its one line must hold
 WRONG = {
@@ -92,7 +91,7 @@ WRONG = {
     "algorithm.discount=high": ["algorithm.discount='high'", "number"],
     "logger=wandb wandb.tags=3": ["wandb.tags=3", "list"],
     # one of several words
-    "model.critic=both": ["model.critic='both'", "'shared', 'separate' or 'privileged'"],
+    "model.critic=both": ["model.critic='both'", "'shared', 'separate', 'privileged' or 'present'"],
     "algorithm.value_loss=cubic": ["algorithm.value_loss='cubic'", "'huber'", "'squared'"],
     "logger=wandb wandb.mode=of": ["wandb.mode='of'", "'offline', 'online' or 'disabled'"],
     "model=splagger model.aggregator=mean": ["model.aggregator='mean'", "'average'", "'gaussian'"],
@@ -140,7 +139,7 @@ WRONG = {
     "env.num_episodes=1e400": ["env.num_episodes=inf", INTEGER],
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
-    "env=banditt": ["env=banditt", ENVS],
+    "env=banditt": ["env=banditt", "such as", "bandit", "metarl list"],
     "model=grru": ["model=grru", ", ".join(options("model"))],
     "algorithm=ppo": ["algorithm=ppo", "rl2"],
     "logger=tb": ["logger=tb", "jsonl, tensorboard, wandb"],
@@ -163,7 +162,7 @@ WRONG = {
     "~algorithm": ["algorithm", "missing"],
     "training=3": ["training=3", "total_steps"],
     "eval=null": ["eval=", "num_tasks"],
-    "env=null": ["env=", ENVS],
+    "env=null": ["env=", "metarl list"],
     "=3": ["=3"],
     "wandb.mode=online": ["wandb.mode=online", "logger=wandb"],
     "logger.foo=1": ["logger.foo=1", "jsonl, tensorboard, wandb"],

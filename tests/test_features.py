@@ -3,9 +3,11 @@
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import make_policy, perturb
+from helpers import collected, make_algorithm, make_policy, perturb
 
+from metarl.errors import ConfigError
 from metarl.rollout import Timestep
+from metarl.seeding import make_generator
 
 START_AND_NEXT = Timestep(
     observation=torch.tensor([0, 1]),
@@ -61,7 +63,7 @@ def test_an_encoder_rectifies_a_layer_of_the_features():
     assert policy.memory.layers[0].in_features == policy.features.output_dim == 8
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate", "privileged"])
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "present"])
 def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
     def reaction(*head: str) -> float:
         policy = make_policy("model=gru", f"model.critic={critic}", *head)
@@ -79,3 +81,32 @@ def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
         return (outputs[0].parameters - outputs[1].parameters).abs().max().item()
 
     assert reaction() == 0 and reaction("model.head_size=16") > 1e-3
+
+
+# ---------------------------------------------------------------- scales and continuous actions
+
+
+def test_inputs_are_standardised_by_what_updates_have_seen():
+    agent, env = make_algorithm("env=cheetah_vel", "model=mlp", lanes=8)
+    (rollout,) = trial = collected(agent, env)
+    agent.update(trial, 0.0, make_generator(0))
+    observation = agent.policy.features.observation_scale
+    torch.testing.assert_close(observation.mean, rollout.timestep.observation[rollout.mask].double().mean(0))
+    size = rollout.timestep.previous_reward[rollout.mask].double().square().mean()
+    torch.testing.assert_close(agent.policy.features.reward_scale.variance, size.unsqueeze(0))
+    features = agent.policy.features(rollout.timestep)[..., : env.observation_space.shape[0]]
+    torch.testing.assert_close(features.flatten(0, 1).mean(0), torch.zeros(17), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("action_std", ["free", "state"])
+def test_the_first_actions_have_the_deviation_that_was_asked_for(action_std):
+    options = ("model.initial_std=0.3", f"model.action_std={action_std}")
+    agent, env = make_algorithm("env=cheetah_vel", "model=gru", *options, lanes=200)
+    (rollout,) = collected(agent, env)
+    assert rollout.decision.action.std().item() == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize("option", ["initial_std=0.5", "action_std=state"])
+def test_options_of_continuous_actions_are_refused_where_actions_are_discrete(option):
+    with pytest.raises(ConfigError, match=f"model.{option}: actions of this environment are discrete; leave it null"):
+        make_algorithm("env=bandit", f"model.{option}")

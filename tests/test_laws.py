@@ -12,7 +12,7 @@ from metarl.config import build_algorithm
 from metarl.rollout import Rollout, collect_trial
 from metarl.seeding import make_generator
 
-CRITICS = ("shared", "separate", "privileged")
+CRITICS = ("shared", "separate", "privileged", "present")
 
 
 def recomputed(algorithm, rollout: Rollout):

@@ -211,7 +211,7 @@ def test_nothing_is_remembered_outside_the_carry(memory):
     assert torch.equal(whole(memory, sequence())[0], first)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate", "privileged"])
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "present"])
 @pytest.mark.parametrize("spaces_of", ["discrete", "box"])
 def test_a_policy_obeys_the_memory_law_with_every_critic(model_option, critic, spaces_of):
     observation, action = {

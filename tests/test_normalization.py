@@ -1,9 +1,9 @@
-"""PopArt: statistics are right, and no update of them changes a value."""
+"""Running statistics: those of all that was seen; with PopArt no update of them changes a value."""
 
 import pytest
 import torch
 
-from metarl.normalization import ValueHead
+from metarl.normalization import RunningScale, ValueHead
 from metarl.seeding import make_generator
 
 
@@ -99,3 +99,35 @@ def test_statistics_are_saved_with_the_weights():
 
 def test_statistics_are_no_parameters():
     assert {name for name, _ in head_of().named_parameters()} == {"weight", "bias"}
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_a_scale_holds_the_moments_of_all_it_was_shown():
+    scale, seen = RunningScale(3), torch.empty(0, 3)
+    for size in (7, 1, 40, 300):
+        batch = 5.0 + size * torch.randn(size, 3, generator=make_generator(size))
+        scale.update(batch)
+        seen = torch.cat([seen, batch])
+        torch.testing.assert_close(scale.mean, seen.double().mean(0))
+        torch.testing.assert_close(scale.variance, seen.double().var(0, correction=0))
+    standard = scale(seen)
+    torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_a_scale_without_a_center_divides_by_the_root_mean_square():
+    scale = RunningScale(1, center=False)
+    batches = [3 + torch.randn(50, 1, generator=make_generator(seed)) for seed in range(3)]
+    for batch in batches:
+        scale.update(batch)
+    size = torch.cat(batches).square().mean().sqrt()
+    torch.testing.assert_close(scale(batches[0]), batches[0] / size, rtol=1e-4, atol=0)
+
+
+def test_a_scale_changes_nothing_before_it_saw_anything_and_limits_what_leaves():
+    scale = RunningScale(2)
+    values = torch.tensor([[1.0, -3.0]])
+    torch.testing.assert_close(scale(values), values, rtol=1e-5, atol=0)
+    assert scale(1e6 * values).tolist() == [[10.0, -10.0]]

@@ -5,6 +5,7 @@ import typing
 
 import pytest
 import torch
+from gymnasium import spaces
 from helpers import Corridor, collected, config_of, make_algorithm, make_policy, perturb, same, small_config
 from hydra.utils import instantiate
 
@@ -87,7 +88,7 @@ def model_options() -> list[tuple[str, str, str]]:
         memory = instantiate(node["memory"])
         hints = typing.get_type_hints(memory.__init__) | typing.get_type_hints(Policy.__init__)
         for name in own_options(node) - {"memory"}:
-            values = other_values(node[name], hints[name])
+            values = ["state"] if name == "action_std" else other_values(node[name], hints[name])
             assert values, f"{model}.{name} has no other value"
             found += [(model, name, value) for value in values]
     return sorted(found)
@@ -99,6 +100,7 @@ NEEDED = {
     ("amrl", "temperature"): ("model.aggregator=softmax",),
     ("transformer", "context"): ("model.attention=sparse",),
 }
+CONTINUOUS = ("initial_std", "action_std")  # refused where actions are discrete
 
 
 @pytest.mark.parametrize(("model", "option", "value"), model_options())
@@ -111,9 +113,14 @@ def test_every_option_of_a_model_changes_what_it_computes(model, option, value):
         previous_reward=torch.randn(9, 2, generator=generator),
         first=torch.rand(9, 2, generator=generator) < 0.3,
     )
+    actions = spaces.Discrete(3)
+    if option in CONTINUOUS:
+        actions = spaces.Box(-1, 1, (3,))
+        timestep = timestep._replace(previous_action=torch.randn(9, 2, 3, generator=generator))
 
     def outputs(*overrides):
-        policy = make_policy(f"model={model}", *NEEDED.get((model, option), ()), *overrides)
+        needed = NEEDED.get((model, option), ())
+        policy = make_policy(f"model={model}", *needed, *overrides, action_space=actions)
         perturb(policy)
         output, _ = policy(timestep, policy.initial_carry(2), torch.randn(2, 3, generator=make_generator(1)))
         return tuple(part.detach() for part in output)

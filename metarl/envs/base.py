@@ -37,7 +37,7 @@ class Tasks:
     @property
     def description(self) -> Tensor:
         """All parameters side by side, ``[N, task_dim]``: what oracles and task inference may see."""
-        return torch.cat([value.flatten(1).float() for value in self.parameters.values()], dim=1)
+        return torch.cat([value.reshape(len(value), -1).float() for value in self.parameters.values()], dim=1)
 
     def select(self, index: Tensor | slice) -> "Tasks":
         """The tasks at ``index``."""
@@ -69,6 +69,7 @@ class MetaEnv(ABC):
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
+    most_tasks: int | None = None  # a set holds no more, and ``sample_tasks`` draws each but once
     knows_regrets = False  # tasks can be solved exactly, see ``regrets``
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
 

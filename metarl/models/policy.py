@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from metarl.distributions import action_distribution
 from metarl.models.base import Carry, SequenceModel
-from metarl.normalization import ValueHead
+from metarl.models.heads import ActionStd, actor_head
+from metarl.models.mlp import MLP
+from metarl.normalization import RunningScale, ValueHead
 from metarl.rollout import Timestep
 
 Inputs = Literal["step", "transition", "conjunction"]
@@ -29,6 +31,8 @@ class Features(nn.Module):
             product of previous observation and action, alone and times the reward: a memory then only has to
             sum what else it would have to learn to associate.
         encoder_size: units of a rectified layer over all but the flag; None passes the features on.
+        normalize_inputs: observations, where they are not discrete, to zero mean and unit variance, and rewards to unit
+            size, by all that ``learn_scales`` was shown.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Features(nn.Module):
         action_space: spaces.Space,
         inputs: Inputs = "step",
         encoder_size: int | None = None,
+        normalize_inputs: bool = False,
     ):
         super().__init__()
         self.inputs = inputs
@@ -47,13 +52,18 @@ class Features(nn.Module):
         width = observation_dim + action_dim + 1 + extra[inputs]
         self.output_dim = (encoder_size or width) + 1
         self.encoder = rectified_layer(width, encoder_size) if encoder_size else None
+        scaled = normalize_inputs and not isinstance(observation_space, spaces.Discrete)
+        self.observation_scale = RunningScale(observation_dim) if scaled else None
+        self.reward_scale = RunningScale(1, center=False) if normalize_inputs else None
 
     def forward(self, timestep: Timestep) -> Tensor:
         """``[..., output_dim]``, for any leading shape."""
         action, reward = self.action(timestep.previous_action), timestep.previous_reward.unsqueeze(-1)
-        parts = [self.observation(timestep.observation), action, reward]
+        if self.reward_scale is not None:
+            reward = self.reward_scale(reward)
+        parts = [self._observed(timestep.observation), action, reward]
         if self.inputs != "step":
-            previous = self.observation(timestep.previous_observation)
+            previous = self._observed(timestep.previous_observation)
             parts.append(previous)
             if self.inputs == "conjunction":
                 # An observation that never changes leaves the action as its own pair.
@@ -63,6 +73,17 @@ class Features(nn.Module):
         if self.encoder is None:
             return torch.cat([*parts, first], dim=-1)
         return torch.cat([self.encoder(torch.cat(parts, dim=-1)), first], dim=-1)
+
+    def _observed(self, observation: Tensor) -> Tensor:
+        observed = self.observation(observation)
+        return observed if self.observation_scale is None else self.observation_scale(observed)
+
+    def learn_scales(self, timestep: Timestep, mask: Tensor) -> None:
+        """Include the steps that count, ``mask [T, B]``. For after an update: the policy that acted is then another."""
+        if self.observation_scale is not None:
+            self.observation_scale.update(self.observation(timestep.observation[mask]))
+        if self.reward_scale is not None:
+            self.reward_scale.update(timestep.previous_reward[mask].unsqueeze(-1))
 
 
 def rectified_layer(input_dim: int, output_dim: int) -> nn.Sequential:
@@ -112,10 +133,13 @@ class Policy(nn.Module):
         memory: class of the memory, built with the input size and ``memory_options``.
         critic: ``shared`` reads the actor's memory; ``separate`` has a memory of its own; ``privileged``
             reads the actor's memory and the task's description, which only training ever needs
-            (asymmetric actor-critic, Pinto et al. 2018).
-        inputs, encoder_size: see ``Features``.
+            (asymmetric actor-critic, Pinto et al. 2018); ``present`` sees the present step alone, as published with
+            TrMRL.
+        inputs, encoder_size, normalize_inputs: see ``Features``.
         head_size: units of a rectified layer over memory and features together, below both heads: the memory need
             not also pass on what it is fed. None lets the heads read the memory alone.
+        actor_gain: of the actor's last weights at first; small ones start close to uniform or zero-mean actions.
+        initial_std, action_std: of continuous actions, see ``GaussianHead``; None is 1 and ``free``.
         memory_options: constructor arguments of the memory. A memory that has a ``context``, the longest sequence it
             can meet, is given that of a trial where the option is None.
 
@@ -131,29 +155,36 @@ class Policy(nn.Module):
         trial_length: int,
         *,
         memory: type[SequenceModel],
-        critic: Literal["shared", "separate", "privileged"] = "shared",
+        critic: Literal["shared", "separate", "privileged", "present"] = "shared",
         inputs: Inputs = "step",
         encoder_size: PositiveInt | None = None,
+        normalize_inputs: bool = False,
         head_size: PositiveInt | None = None,
+        actor_gain: PositiveFloat = 0.01,
+        initial_std: PositiveFloat | None = None,
+        action_std: ActionStd | None = None,
         **memory_options,
     ):
         super().__init__()
-        self.features = Features(observation_space, action_space, inputs, encoder_size)
+        self.features = Features(observation_space, action_space, inputs, encoder_size, normalize_inputs)
         self.distribution = action_distribution(action_space)
         if "context" in memory_options:
             memory_options["context"] = _context(memory_options["context"], trial_length)
         self.memory = memory(self.features.output_dim, **memory_options)
-        self.critic_memory = memory(self.features.output_dim, **memory_options) if critic == "separate" else None
-        width = self.memory.output_dim
-        self.readout = Readout(width, self.features.output_dim, head_size)
-        self.critic_readout = (
-            None if self.critic_memory is None else Readout(width, self.features.output_dim, head_size)
-        )
+        inputs_dim, width = self.features.output_dim, self.memory.output_dim
+        self.critic_memory: SequenceModel | None = None
+        if critic == "separate":
+            self.critic_memory = memory(inputs_dim, **memory_options)
+        elif critic == "present":
+            self.critic_memory = MLP(inputs_dim)
+        self.readout = Readout(width, inputs_dim, head_size)
+        self.critic_readout = None
+        if self.critic_memory is not None:
+            self.critic_readout = Readout(self.critic_memory.output_dim, inputs_dim, head_size)
         self.task_encoder = TaskEncoder(self.readout.output_dim, task_dim) if critic == "privileged" else None
-        self.actor_head = nn.Linear(self.readout.output_dim, self.distribution.num_parameters)
-        nn.init.orthogonal_(self.actor_head.weight, gain=0.01)  # the first policy is close to uniform
-        nn.init.zeros_(self.actor_head.bias)
-        self.value_head = ValueHead(self.readout.output_dim)
+        shape = (self.readout.output_dim, self.distribution.num_parameters)
+        self.actor_head = actor_head(action_space, *shape, actor_gain, initial_std, action_std)
+        self.value_head = ValueHead((self.critic_readout or self.readout).output_dim)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         """The empty memories of ``batch_size`` lanes, one per trunk."""

@@ -1,0 +1,143 @@
+"""Ant tasks: run in a direction or at a velocity, reach a goal (Finn et al. 2017; Rothfuss et al. 2018)."""
+
+import math
+
+import numpy as np
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from metarl.envs.base import Tasks
+from metarl.envs.physics import Array
+from metarl.envs.simulation import Directions, Flags, SimulatedEnv, check_range, on_circle
+
+TORSO = 1  # body number
+HEALTHY = (0.2, 1.0)  # metres above the ground
+
+
+class Ant(SimulatedEnv):
+    """The body of Gymnasium's ``Ant-v5``: 20 control steps a second.
+
+    Observation: the torso's x and y (2) where ``sees_position``, its height, attitude and joint angles (13),
+    velocities (14), and contact forces clipped to [-1, 1] (78) where ``sees_contacts``. With a direction of 0 radians
+    the rewards of ``AntDirection`` are those of ``Ant-v5``.
+
+    Args:
+        ends_when_unhealthy: an episode ends where the torso leaves 0.2 to 1 metre.
+        sees_position, sees_contacts: see above.
+        control_cost: weight of the squared action.
+        contact_cost: weight of the squared contact forces, clipped to [-1, 1].
+        inherited: see ``SimulatedEnv``.
+    """
+
+    file, frame_skip, observed = "ant.xml", 5, ("xpos", "cfrc_ext")
+
+    def __init__(
+        self,
+        ends_when_unhealthy: bool,
+        sees_position: bool,
+        sees_contacts: bool,
+        control_cost: NonNegativeFloat,
+        contact_cost: NonNegativeFloat,
+        **inherited,
+    ):
+        super().__init__(**inherited)
+        self.ends_when_unhealthy, self.fixed_length = ends_when_unhealthy, not ends_when_unhealthy
+        self.sees_position, self.sees_contacts = sees_position, sees_contacts
+        self.control_cost, self.contact_cost = control_cost, contact_cost
+
+    def observe(self) -> Array:
+        parts = [self.physics.qpos[:, 0 if self.sees_position else 2 :], self.physics.qvel]
+        if self.sees_contacts:
+            parts.append(self._contacts()[:, 1:].reshape(self.num_lanes, -1))  # without the world's
+        return np.concatenate(parts, axis=1)
+
+    def ended(self) -> Flags:
+        return ~self.healthy() if self.ends_when_unhealthy else super().ended()
+
+    def healthy(self) -> Flags:
+        """Whose torso is neither on the ground nor in the air, ``[B]``."""
+        low, high = HEALTHY
+        height = self.physics.qpos[:, 2]
+        return (low <= height) & (height <= high)
+
+    def torso(self) -> Array:
+        """Where the torso is in the plane, ``[B, 2]``, one integrator stage late as MuJoCo and Gymnasium have it."""
+        return self.physics.observed["xpos"][:, TORSO, :2]
+
+    def velocity(self) -> Array:
+        """Of the torso in the plane over the control step, metres per second, ``[B, 2]``."""
+        return (self.torso() - self.observed_before["xpos"][:, TORSO, :2]) / self.physics.control_interval
+
+    def cost(self, action: Array) -> Array:
+        """Of control, of the action as given, and of contacts, ``[B]``."""
+        control = self.control_cost * np.square(action).sum(axis=1)
+        return control + self.contact_cost * np.square(self._contacts()).sum(axis=(1, 2))
+
+    def _contacts(self) -> Array:
+        return self.physics.observed["cfrc_ext"].clip(-1, 1)
+
+
+class AntDirection(Ant):
+    """Run in a direction d as fast as possible: ``d . v - 0.5 |a|² - contacts + 1`` while healthy.
+
+    Args:
+        directions: which there are, see ``Directions``.
+        inherited: see ``Ant``.
+    """
+
+    def __init__(self, directions: Directions, **inherited):
+        super().__init__(**inherited)
+        self.directions: Directions = directions
+        self.task_dim = 2
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
+
+    def reward(self, action):
+        progress = (self.velocity() * self.task("direction")).sum(axis=1)
+        return progress - self.cost(action) + self.healthy()
+
+
+class AntVelocity(Ant):
+    """Run forward at v* metres per second, uniform between two bounds: ``1 - |v_x - v*| - costs + 0.05``.
+
+    Args:
+        min_velocity, max_velocity: of v*.
+        inherited: see ``Ant``.
+    """
+
+    def __init__(self, min_velocity: float, max_velocity: float, **inherited):
+        super().__init__(**inherited)
+        check_range("velocity", min_velocity, max_velocity)
+        self.bounds_of_velocity = (min_velocity, max_velocity)
+        self.task_dim = 1
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
+
+    def reward(self, action):
+        return 1.05 - np.abs(self.velocity()[:, 0] - self.task("velocity")) - self.cost(action)
+
+
+class AntGoal(Ant):
+    """Reach a goal, uniform in a disc around the start: minus the L1 distance of the torso, minus costs.
+
+    Args:
+        radius: of the disc, metres.
+        sparse_distance: the distance counts up to this alone (Beck et al. 2022: 0.75); null counts all of it.
+        inherited: see ``Ant``.
+    """
+
+    def __init__(self, radius: PositiveFloat, sparse_distance: PositiveFloat | None, **inherited):
+        super().__init__(**inherited)
+        self.radius, self.sparse_distance = radius, sparse_distance
+        self.task_dim = 2
+
+    def draw_tasks(self, num_tasks, task_set):
+        distance = self.radius * self.draw(num_tasks, (0, 1)).sqrt()
+        return Tasks({"goal": distance.unsqueeze(1) * on_circle(self.draw(num_tasks, (0, 2 * math.pi)))})
+
+    def reward(self, action):
+        distance = np.abs(self.torso() - self.task("goal")).sum(axis=1)
+        if self.sparse_distance is not None:
+            distance = distance.clip(max=self.sparse_distance)
+        return -distance - self.cost(action)

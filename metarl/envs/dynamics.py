@@ -1,0 +1,148 @@
+"""Run forward in bodies whose dynamics are the task: mass, inertia, friction and damping differ."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mujoco
+import numpy as np
+import torch
+from pydantic import PositiveFloat
+
+from metarl.envs.base import Tasks
+from metarl.envs.physics import Array
+from metarl.envs.simulation import Flags, SimulatedEnv
+
+FIELDS = {"mass": "body_mass", "inertia": "body_inertia", "friction": "geom_friction", "damping": "dof_damping"}
+RATIOS = (0.75, 0.85, 1.0, 1.15, 1.25)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A runner of Gymnasium: its file and what its ``v5`` environment rewards and ends."""
+
+    file: str
+    frame_skip: int
+    control_cost: float
+    normal_velocities: bool
+    healthy_bonus: float = 0.0
+    healthy_height: tuple[float, float] | None = None  # metres
+    healthy_angle: float = np.inf  # radians, either way
+    healthy_state: float = np.inf  # of every other position and velocity, either way
+    seen_velocity: float = np.inf  # velocities are clipped to this, either way
+
+
+BODIES = {
+    "half_cheetah": Body("half_cheetah.xml", 5, 0.1, True),
+    "hopper": Body("hopper.xml", 4, 1e-3, False, 1.0, (0.7, np.inf), 0.2, 100.0, 10.0),
+    "walker2d": Body("walker2d_v5.xml", 4, 1e-3, False, 1.0, (0.8, 2.0), 1.0, np.inf, 10.0),
+}
+BodyName = Literal["half_cheetah", "hopper", "walker2d"]
+
+
+class Runner(SimulatedEnv):
+    """Run forward as fast as possible in a body that differs between tasks.
+
+    Observation and reward are those of Gymnasium's ``HalfCheetah-v5``, ``Hopper-v5`` or ``Walker2d-v5``: forward
+    velocity, minus a cost of control, plus 1 while healthy where the body can fall, which ends an episode. Constants
+    that follow from what a task changes are computed anew.
+
+    Args:
+        body: which.
+        inherited: see ``SimulatedEnv``.
+    """
+
+    models_per_lane = True
+
+    def __init__(self, body: BodyName, **inherited):
+        self.body = BODIES[body]
+        self.file, self.frame_skip = self.body.file, self.body.frame_skip
+        self.normal_velocities = self.body.normal_velocities
+        self.fixed_length = self.body.healthy_height is None
+        super().__init__(**inherited)
+        self._scratch = mujoco.MjData(self.model)
+
+    def set_tasks(self, tasks):
+        tasks = super().set_tasks(tasks)
+        factors = {name: self.factors(name) for name in tasks.parameters}
+        for lane, model in enumerate(self.physics.models):
+            for name in factors:
+                nominal, factor = getattr(self.model, FIELDS[name]), factors[name][lane]
+                getattr(model, FIELDS[name])[:] = nominal * (factor.reshape(nominal.shape) if factor.ndim else factor)
+            mujoco.mj_setConst(model, self._scratch)
+        return tasks
+
+    def factors(self, name: str) -> Array:
+        """What multiplies a property of the body, ``[B, ...]``."""
+        return self.task(name)
+
+    def observe(self) -> Array:
+        velocity = self.physics.qvel.clip(-self.body.seen_velocity, self.body.seen_velocity)
+        return np.concatenate([self.physics.qpos[:, 1:], velocity], axis=1)
+
+    def reward(self, action):
+        velocity = (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
+        cost = self.body.control_cost * np.square(action).sum(axis=1)
+        return velocity + self.body.healthy_bonus * self._healthy() - cost
+
+    def ended(self) -> Flags:
+        return ~self._healthy()
+
+    def _healthy(self) -> Flags:
+        if self.body.healthy_height is None:
+            return self._all
+        (low, high), body = self.body.healthy_height, self.body
+        height, angle = self.physics.qpos[:, 1], self.physics.qpos[:, 2]
+        upright: Flags = (low < height) & (height < high) & (np.abs(angle) < body.healthy_angle)
+        return upright & (np.abs(self.physics.state[:, 3:]) < body.healthy_state).all(axis=1)
+
+
+class DynamicsGrid(Runner):
+    """Mass and damping of all parts, each 0.75, 0.85, 1, 1.15 or 1.25 times the body's own: 25 tasks.
+
+    Task i has the mass of row ``i // 5`` and the damping of column ``i % 5``; task 12 is the body itself.
+
+    Args:
+        held_out: tasks of the grid that training never meets; where empty, both sets have all 25.
+        inherited: see ``Runner``.
+    """
+
+    def __init__(self, held_out: list[int], **inherited):
+        super().__init__(**inherited)
+        cells = len(RATIOS) ** 2
+        wrong = [cell for cell in held_out if not 0 <= cell < cells]
+        if wrong or len(set(held_out)) == cells:
+            raise ValueError(f"env.held_out={held_out}: must leave some of the tasks 0 to {cells - 1} to train on")
+        training = [cell for cell in range(cells) if cell not in held_out]
+        self._cells = {"train": training, "held_out": held_out or training}
+        self.task_dim = 2
+
+    def draw_tasks(self, num_tasks, task_set):
+        cells = torch.tensor(self._cells[task_set], device=self.device)
+        chosen = torch.randint(len(cells), (num_tasks,), generator=self.task_generator, device=self.device)
+        cell, ratio = cells[chosen], torch.tensor(RATIOS, device=self.device)
+        return Tasks({"mass": ratio[cell // len(RATIOS)], "damping": ratio[cell % len(RATIOS)]})
+
+
+class RandomDynamics(Runner):
+    """Every mass, inertia, friction and damping of a body has a factor of its own.
+
+    Masses, inertias and frictions are multiplied by ``1.5^u``, dampings by ``1.3^u``, each with its u uniform between
+    plus and minus ``spread`` (Rothfuss et al. 2018: 3). Task parameters are the exponents.
+
+    Args:
+        spread: of the exponents.
+        inherited: see ``Runner``.
+    """
+
+    def __init__(self, spread: PositiveFloat, **inherited):
+        super().__init__(**inherited)
+        self.spread = spread
+        self._sizes = {name: getattr(self.model, field).size for name, field in FIELDS.items()}
+        self.task_dim = sum(self._sizes.values())
+
+    def draw_tasks(self, num_tasks, task_set):
+        bounds = (-self.spread, self.spread)
+        return Tasks({name: self.draw((num_tasks, size), bounds) for name, size in self._sizes.items()})
+
+    def factors(self, name):
+        return (1.3 if name == "damping" else 1.5) ** self.task(name)

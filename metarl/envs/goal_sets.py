@@ -1,0 +1,130 @@
+"""Fixed sets of goals in the plane: those to train on, held-out ones among them, and ones beyond (Lan et al. 2019)."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from metarl.envs.base import Tasks
+
+ATTEMPTS = 100_000  # draws of a set before it counts as too tight
+TASK_SETS = ("train", "held_out", "out_of_range")
+
+
+@dataclass(frozen=True)
+class GoalPlan:
+    """How goals are laid out.
+
+    ``annulus``: goals to train on and held-out ones lie between ``nearest`` and ``border``, those out of range between
+    ``border`` and ``farthest``. ``half_plane``: the former lie right of the start, the latter left of it, in
+    ``[0, 2] x [-2, 2]`` and its mirror.
+
+    Args:
+        split: the layout.
+        nearest, border, farthest: metres from the start.
+        spacing: least distance of two goals of a set, and of held-out goals to those trained on, metres.
+        num_goals: of each set; null draws a fresh goal every time, and ``spacing`` does not count.
+        goal_seed: of the sets; the same for every run that should meet the same ones.
+    """
+
+    split: Literal["annulus", "half_plane"]
+    nearest: NonNegativeFloat
+    border: PositiveFloat
+    farthest: PositiveFloat
+    spacing: NonNegativeFloat
+    num_goals: PositiveInt | None
+    goal_seed: NonNegativeInt
+
+    def __post_init__(self):
+        if not self.nearest < self.border < self.farthest:
+            raise ValueError(
+                f"env.nearest={self.nearest}, env.border={self.border}, env.farthest={self.farthest}: must increase"
+            )
+
+
+class GoalSets:
+    """The goals of a plan, drawn with a random state of their own.
+
+    Raises:
+        ValueError: they do not fit into their area at their spacing.
+    """
+
+    def __init__(self, plan: GoalPlan):
+        self.plan = plan
+        self.goals = {} if plan.num_goals is None else packed(plan)
+
+    def draw(self, num_tasks: int, task_set: str, generator: Generator, device: torch.device) -> Tasks:
+        """Different goals of a set, or fresh ones where the plan has no sets.
+
+        Raises:
+            ValueError: more than the set holds.
+        """
+        if self.plan.num_goals is None:
+            return Tasks({"goal": self._fresh(num_tasks, task_set, generator, device)})
+        if num_tasks > self.plan.num_goals:
+            raise ValueError(
+                f"{num_tasks} tasks side by side, and env.num_goals={self.plan.num_goals} in each set; lower "
+                "meta_batch_size or eval.tasks_at_once, or raise env.num_goals"
+            )
+        chosen = torch.randperm(self.plan.num_goals, generator=generator, device=device)[:num_tasks]
+        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(device)[chosen].float()})
+
+    def _fresh(self, num_tasks: int, task_set: str, generator: Generator, device: torch.device) -> Tensor:
+        """By rejection, in rounds over all that are missing."""
+        goals = torch.full((num_tasks, 2), torch.nan, dtype=torch.float64, device=device)
+        while (missing := goals[:, 0].isnan()).any():
+            unit = torch.rand(num_tasks, 2, generator=generator, dtype=torch.float64, device=device)
+            candidates = scaled(unit.cpu().numpy(), self.plan, task_set)
+            fits = torch.from_numpy(within(candidates, self.plan, task_set)).to(device)
+            goals = torch.where((missing & fits).unsqueeze(1), torch.from_numpy(candidates).to(device), goals)
+        return goals.float()
+
+
+@cache
+def packed(plan: GoalPlan) -> dict[str, np.ndarray]:
+    """The goals ``[num_goals, 2]`` of each set, each candidate taken that is far enough from those before it."""
+    goals: dict[str, np.ndarray] = {}
+    random = np.random.default_rng(plan.goal_seed)
+    for task_set in TASK_SETS:
+        candidates = scaled(random.random((ATTEMPTS, 2)), plan, task_set)
+        candidates = candidates[within(candidates, plan, task_set)]
+        others = goals["train"] if task_set == "held_out" else candidates[:0]
+        goals[task_set] = _apart(candidates, others, plan, task_set)
+    return goals
+
+
+def _apart(candidates: np.ndarray, others: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
+    wanted, count = len(others) + (plan.num_goals or 0), len(others)
+    kept = np.concatenate([others, np.empty((wanted - count, 2))])
+    for candidate in candidates:
+        if (np.square(kept[:count] - candidate).sum(1) >= plan.spacing**2).all():
+            kept[count] = candidate
+            count += 1
+            if count == wanted:
+                return kept[len(others) :]
+    raise ValueError(
+        f"env.num_goals={plan.num_goals} at env.spacing={plan.spacing} do not fit into the area of the "
+        f"{task_set} goals ({count - len(others)} did); lower one of them"
+    )
+
+
+def scaled(unit: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
+    """Points of the unit square ``[N, 2]``, where the goals of a set may lie."""
+    if plan.split == "half_plane":
+        right = np.array([0.0, -2.0]) + unit * np.array([2.0, 4.0])
+        return right * np.array([-1.0, 1.0]) if task_set == "out_of_range" else right
+    return plan.farthest * (2 * unit - 1)
+
+
+def within(goals: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
+    """Which of the points ``[N, 2]`` do."""
+    if plan.split == "half_plane":
+        return np.ones(len(goals), bool)
+    far = task_set == "out_of_range"
+    low, high = (plan.border, plan.farthest) if far else (plan.nearest, plan.border)
+    distance = np.linalg.norm(goals, axis=1)
+    return (low < distance) & (distance < high)

@@ -1,0 +1,143 @@
+"""HalfCheetah tasks: run at a velocity, in a direction, hop to a height, or one of these.
+
+Finn et al. 2017 (velocity and direction), Beck et al. 2022 (the others).
+"""
+
+import numpy as np
+import torch
+from pydantic import NonNegativeFloat
+
+from metarl.envs.base import Tasks
+from metarl.envs.physics import Array
+from metarl.envs.simulation import SimulatedEnv, check_range
+
+TORSO_HEIGHT = 0.7  # metres, of the torso where the joint that lifts it is at 0
+
+
+class HalfCheetah(SimulatedEnv):
+    """The body of Gymnasium's ``HalfCheetah-v5``: 20 control steps a second, episodes of exactly ``horizon`` steps.
+
+    Observation: joint positions but the first (8), joint velocities (9) and, with ``torso_position``, the torso's x, y
+    and z in metres (3) as the papers have it. Episodes start from the body's rest with noise uniform on positions and
+    normal on velocities.
+
+    Args:
+        control_cost: weight of the squared action.
+        torso_position: whether it is seen.
+        inherited: see ``SimulatedEnv``.
+    """
+
+    file, frame_skip = "half_cheetah.xml", 5
+
+    def __init__(self, control_cost: NonNegativeFloat, torso_position: bool, **inherited):
+        super().__init__(**inherited)
+        self.control_cost, self.torso_position = control_cost, torso_position
+
+    def observe(self) -> Array:
+        position, velocity = self.physics.qpos, self.physics.qvel
+        parts = [position[:, 1:], velocity]
+        if self.torso_position:
+            x, z = position[:, 0], TORSO_HEIGHT + position[:, 1]
+            parts.append(np.stack([x, np.zeros_like(x), z], axis=1))
+        return np.concatenate(parts, axis=1)
+
+    def forward_velocity(self) -> Array:
+        """Metres per second over the control step, ``[B]``."""
+        return (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
+
+    def cost(self, action: Array) -> Array:
+        """Of control, ``[B]``: of the action as given, before actuators clip it."""
+        return self.control_cost * np.square(action).sum(axis=1)
+
+
+class CheetahVelocity(HalfCheetah):
+    """Run at a velocity v* in metres per second, uniform between two bounds: ``-|v - v*| - 0.05 |a|²``.
+
+    Standing still costs about 300 in 200 steps where v* is between 0 and 3, running at the mean velocity about 150.
+
+    Args:
+        min_velocity, max_velocity: of v*.
+        inherited: see ``HalfCheetah``.
+    """
+
+    def __init__(self, min_velocity: float, max_velocity: float, **inherited):
+        super().__init__(**inherited)
+        check_range("velocity", min_velocity, max_velocity)
+        self.bounds_of_velocity = (min_velocity, max_velocity)
+        self.task_dim = 1
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
+
+    def reward(self, action):
+        return -np.abs(self.forward_velocity() - self.task("velocity")) - self.cost(action)
+
+
+class CheetahDirection(HalfCheetah):
+    """Run forward or backward as fast as possible: ``d v - 0.05 |a|²``, d = 1 or -1.
+
+    Args:
+        sparse_distance: metres from the start before which the velocity earns nothing (Beck et al. 2022: 10); 0 earns
+            from the start.
+        inherited: see ``HalfCheetah``.
+    """
+
+    def __init__(self, sparse_distance: NonNegativeFloat, **inherited):
+        super().__init__(**inherited)
+        self.sparse_distance = sparse_distance
+        self.task_dim = 1
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"direction": self.draw_sign(num_tasks)})
+
+    def reward(self, action):
+        earned = self.task("direction") * self.forward_velocity()
+        return earned * (np.abs(self.physics.qpos[:, 0]) >= self.sparse_distance) - self.cost(action)
+
+
+class CheetahHop(HalfCheetah):
+    """Lift the torso to a height z*, uniform between two bounds in metres above rest: ``10 (-|z - z*| - 0.05 |a|²)``.
+
+    Args:
+        min_height, max_height: of z*.
+        inherited: see ``HalfCheetah``.
+    """
+
+    def __init__(self, min_height: float, max_height: float, **inherited):
+        super().__init__(**inherited)
+        check_range("height", min_height, max_height)
+        self.bounds_of_height = (min_height, max_height)
+        self.task_dim = 1
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"height": self.draw(num_tasks, self.bounds_of_height)})
+
+    def reward(self, action):
+        return 10 * (-np.abs(self.physics.qpos[:, 1] - self.task("height")) - self.cost(action))
+
+
+class CheetahHopWalk(CheetahHop):
+    """Either run in a direction or hop to a height, evenly: the rewards of ``CheetahDirection`` and ``CheetahHop``.
+
+    Task parameters: 1 to hop, the direction, the height; those that do not count are 0.
+
+    Args:
+        parametric: directions and heights vary; else it is forward and the greatest height.
+        inherited: see ``CheetahHop``.
+    """
+
+    def __init__(self, parametric: bool, **inherited):
+        super().__init__(**inherited)
+        self.parametric = parametric
+        self.task_dim = 3
+
+    def draw_tasks(self, num_tasks, task_set):
+        hop = torch.rand(num_tasks, generator=self.task_generator, device=self.device) < 0.5
+        low, high = self.bounds_of_height
+        height = self.draw(num_tasks, (low if self.parametric else high, high))
+        direction = self.draw_sign(num_tasks) if self.parametric else torch.ones_like(height)
+        return Tasks({"hop": hop.float(), "direction": direction * ~hop, "height": height * hop})
+
+    def reward(self, action):
+        run = self.task("direction") * self.forward_velocity() - self.cost(action)
+        return np.where(self.task("hop") > 0, super().reward(action), run)

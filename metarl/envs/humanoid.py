@@ -1,0 +1,64 @@
+"""Humanoid: run in a direction (Rothfuss et al. 2018)."""
+
+import numpy as np
+from pydantic import NonNegativeFloat
+
+from metarl.envs.base import Tasks
+from metarl.envs.physics import Array
+from metarl.envs.simulation import Directions, Flags, SimulatedEnv
+
+HEALTHY = (1.0, 2.0)  # metres of the torso above the ground
+PROGRESS, HEALTHY_BONUS, CONTACT_COST, MOST_CONTACT_COST = 1.25, 5.0, 5e-7, 10.0
+
+
+class HumanoidDirection(SimulatedEnv):
+    """Run in a direction d as fast as possible, in the body of Gymnasium's ``Humanoid-v5``.
+
+    Reward: ``1.25 d . v - 0.1 |a|² - min(5e-7 |contacts|², 10) + 5`` while healthy, v the velocity of the centre of
+    mass in the plane. Along the x axis that is the reward of ``Humanoid-v5``. An episode ends where the torso leaves 1
+    to 2 metres above the ground.
+
+    Observation (348): positions but x and y, velocities, inertias and velocities of the body's parts about its centre,
+    forces of the joints, and contact forces.
+
+    Args:
+        directions: which there are, see ``Directions``.
+        control_cost: weight of the squared action.
+        inherited: see ``SimulatedEnv``.
+    """
+
+    fixed_length = False
+    normal_velocities = False
+    file, frame_skip = "humanoid.xml", 5
+    observed = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+
+    def __init__(self, directions: Directions, control_cost: NonNegativeFloat, **inherited):
+        super().__init__(**inherited)
+        self.directions: Directions = directions
+        self.control_cost = control_cost
+        self.task_dim = 2
+        self._share = self.model.body_mass / self.model.body_mass.sum()
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
+
+    def observe(self) -> Array:
+        seen = self.physics.observed
+        parts = [self.physics.qpos[:, 2:], self.physics.qvel]
+        parts += [seen["cinert"][:, 1:], seen["cvel"][:, 1:], seen["qfrc_actuator"][:, 6:], seen["cfrc_ext"][:, 1:]]
+        return np.concatenate([part.reshape(self.num_lanes, -1) for part in parts], axis=1)
+
+    def reward(self, action):
+        moved = self._share @ (self.physics.observed["xipos"] - self.observed_before["xipos"])[..., :2]
+        progress = (moved * self.task("direction")).sum(axis=1) / self.physics.control_interval
+        contact = CONTACT_COST * np.square(self.physics.observed["cfrc_ext"]).sum(axis=(1, 2))
+        cost = self.control_cost * np.square(action).sum(axis=1) + contact.clip(max=MOST_CONTACT_COST)
+        return PROGRESS * progress + HEALTHY_BONUS * self._healthy() - cost
+
+    def ended(self) -> Flags:
+        return ~self._healthy()
+
+    def _healthy(self) -> Flags:
+        low, high = HEALTHY
+        height = self.physics.qpos[:, 2]
+        return (low < height) & (height < high)

@@ -1,0 +1,280 @@
+"""A point in the plane, without a simulator: navigation, sparse goals on a half circle, goals of TESP."""
+
+import math
+from typing import Literal
+
+import torch
+from gymnasium import spaces
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.goal_sets import TASK_SETS, GoalPlan, GoalSets
+
+PARTS = 10  # of an action of Semicircle
+
+
+class PlanarEnv(MetaEnv):
+    """Lanes whose state is a small tensor ``[B, state_dim]`` that every episode starts from ``start``.
+
+    A subclass says how an action moves it (``move``), what it earns (``reward``), and who has arrived (``arrived``).
+    """
+
+    state: Tensor
+
+    def __init__(self, *, ends_at_goal: bool, **lanes):
+        super().__init__(**lanes)
+        self.ends_at_goal, self.fixed_length = ends_at_goal, not ends_at_goal
+        self.task_dim = 2
+        self._elapsed = torch.zeros(self.num_lanes, dtype=torch.long, device=self.device)
+
+    @property
+    def goal(self) -> Tensor:
+        """``[B, 2]``."""
+        return self.tasks.parameters["goal"]
+
+    def start(self) -> Tensor:
+        """States of fresh episodes, ``[B, state_dim]``."""
+        raise NotImplementedError
+
+    def move(self, action: Tensor) -> Tensor:
+        """The states after an action ``[B, action_dim]``."""
+        raise NotImplementedError
+
+    def reward(self) -> Tensor:
+        """Of the present states, ``[B]``."""
+        raise NotImplementedError
+
+    def arrived(self) -> Tensor:
+        """Who is at the goal, bool ``[B]``."""
+        raise NotImplementedError
+
+    def distance(self) -> Tensor:
+        """To the goal, ``[B]``."""
+        return (self.state[:, :2] - self.goal).norm(dim=1)
+
+    def reset(self) -> Tensor:
+        self._elapsed = torch.zeros_like(self._elapsed)
+        self.state = self.start()
+        return self.state
+
+    def step(self, action: Tensor) -> Step:
+        self.state = self.move(action)
+        reward, arrived, final = self.reward(), self.arrived(), self.state
+        self._elapsed = self._elapsed + 1
+        terminated = arrived if self.ends_at_goal else self._false
+        truncated = (self._elapsed >= self.horizon) & ~terminated
+        done = terminated | truncated
+        if done.any():
+            self.state = torch.where(done.unsqueeze(1), self.start(), self.state)
+            self._elapsed = self._elapsed * ~done
+        return Step(self.state, reward, terminated, truncated, arrived, final)
+
+    def _zeros(self, size: int) -> Tensor:
+        return torch.zeros(self.num_lanes, size, device=self.device)
+
+
+class PointNavigation(PlanarEnv):
+    """Move to a goal, uniform in a square: minus the distance at every step (Finn et al. 2017, section 5.1).
+
+    Observation: x and y. Actions of 1 move a coordinate by ``max_step``.
+
+    Args:
+        horizon: steps of an episode.
+        num_episodes: of a trial.
+        half_width: of the square of goals around the start.
+        max_step: see above.
+        arrival: an episode ends where both coordinates are nearer to the goal than this.
+        lanes: see ``MetaEnv``.
+    """
+
+    def __init__(
+        self,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        half_width: PositiveFloat,
+        max_step: PositiveFloat,
+        arrival: NonNegativeFloat,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=arrival > 0, **lanes)
+        self.half_width, self.max_step, self.arrival = half_width, max_step, arrival
+        self.observation_space = spaces.Box(-math.inf, math.inf, (2,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+
+    def draw_tasks(self, num_tasks, task_set):
+        unit = torch.rand(num_tasks, 2, generator=self.task_generator, device=self.device)
+        return Tasks({"goal": self.half_width * (2 * unit - 1)})
+
+    def start(self):
+        return self._zeros(2)
+
+    def move(self, action):
+        return self.state + self.max_step * action.clamp(-1, 1)
+
+    def reward(self):
+        return -self.distance()
+
+    def arrived(self):
+        return ((self.state - self.goal).abs() < self.arrival).all(1)
+
+
+class SparsePoint(PlanarEnv):
+    """Move to a goal on the upper half of the unit circle; near it, ``1 - distance``, elsewhere nothing.
+
+    The sparse point robot of Rakelly et al. 2019 (section 6.3), as VariBAD's code has it. Observation: x and y.
+
+    Args:
+        horizon: steps of an episode.
+        num_episodes: of a trial.
+        radius: of the goal.
+        max_step: an action of 1 moves a coordinate by this.
+        lanes: see ``MetaEnv``.
+    """
+
+    def __init__(
+        self,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        radius: PositiveFloat,
+        max_step: PositiveFloat,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=False, **lanes)
+        self.radius, self.max_step = radius, max_step
+        self.observation_space = spaces.Box(-math.inf, math.inf, (2,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"goal": half_circle(num_tasks, self)})
+
+    def start(self):
+        return self._zeros(2)
+
+    def move(self, action):
+        return self.state + self.max_step * action.clamp(-1, 1)
+
+    def reward(self):
+        distance = self.distance()
+        return torch.where(distance < self.radius, 1 - distance, torch.zeros_like(distance))
+
+    def arrived(self):
+        return self.distance() < self.radius
+
+
+class Semicircle(PlanarEnv):
+    """Drive to a goal on a half circle, as often as an episode allows; only arriving earns, 1 each time.
+
+    Observation: x, y and the heading in radians. An action is a speed and a turn, in [-1, 1]; it is carried out in ten
+    parts. Who arrives is put back to the start, with a random heading as at the start of an episode.
+
+    Args:
+        horizon: steps of an episode.
+        num_episodes: of a trial.
+        circle: radius of the half circle.
+        radius: of the goal.
+        max_speed: distance of one action.
+        max_turn: radians of one action.
+        lanes: see ``MetaEnv``.
+    """
+
+    def __init__(
+        self,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        circle: PositiveFloat,
+        radius: PositiveFloat,
+        max_speed: PositiveFloat,
+        max_turn: PositiveFloat,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=False, **lanes)
+        self.circle, self.radius, self.max_speed, self.max_turn = circle, radius, max_speed, max_turn
+        self.observation_space = spaces.Box(-math.inf, math.inf, (3,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+        self._arrived = self._false
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"goal": self.circle * half_circle(num_tasks, self)})
+
+    def start(self):
+        heading = 2 * math.pi * torch.rand(self.num_lanes, generator=self.generator, device=self.device)
+        return torch.cat([self._zeros(2), heading.unsqueeze(1)], dim=1)
+
+    def move(self, action):
+        speed, turn = (action.clamp(-1, 1) / PARTS).unbind(1)
+        x, y, heading = self.state.unbind(1)
+        goal_x, goal_y = self.goal.unbind(1)
+        arrived = self._false
+        for _ in range(PARTS):
+            heading = heading + self.max_turn * turn
+            x, y = x + self.max_speed * speed * heading.cos(), y + self.max_speed * speed * heading.sin()
+            arrived = arrived | (torch.hypot(x - goal_x, y - goal_y) < self.radius)
+        self._arrived = arrived
+        return torch.where(arrived.unsqueeze(1), self.start(), torch.stack([x, y, heading], dim=1))
+
+    def reward(self):
+        return self._arrived.float()
+
+    def arrived(self):
+        return self._arrived
+
+
+class PointGoal(PlanarEnv):
+    """Move to a goal of TESP's fixed sets (Lan et al. 2019): minus the distance; an episode ends at the goal.
+
+    Observation: x and y, clipped to [-5, 5]. Actions of 1 move a coordinate by ``max_step``.
+
+    Args:
+        horizon: most steps of an episode.
+        num_episodes: of a trial.
+        max_step: see above.
+        arrival: an episode ends where both coordinates are nearer to the goal than this.
+        split, nearest, border, farthest, spacing, num_goals, goal_seed: of the goals, see ``GoalPlan``.
+        lanes: see ``MetaEnv``.
+    """
+
+    task_sets = TASK_SETS
+    WALL = 5.0
+
+    def __init__(
+        self,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        max_step: PositiveFloat,
+        arrival: PositiveFloat,
+        split: Literal["annulus", "half_plane"],
+        nearest: NonNegativeFloat,
+        border: PositiveFloat,
+        farthest: PositiveFloat,
+        spacing: NonNegativeFloat,
+        num_goals: PositiveInt | None,
+        goal_seed: NonNegativeInt,
+        **lanes,
+    ):
+        self.goal_sets = GoalSets(GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed))
+        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=True, **lanes)
+        self.max_step, self.arrival, self.most_tasks = max_step, arrival, num_goals
+        self.observation_space = spaces.Box(-self.WALL, self.WALL, (2,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+
+    def draw_tasks(self, num_tasks, task_set):
+        return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
+
+    def start(self):
+        return self._zeros(2)
+
+    def move(self, action):
+        return (self.state + self.max_step * action.clamp(-1, 1)).clamp(-self.WALL, self.WALL)
+
+    def reward(self):
+        return -self.distance()
+
+    def arrived(self):
+        return ((self.state - self.goal).abs() < self.arrival).all(1)
+
+
+def half_circle(num_tasks: int, env: MetaEnv) -> Tensor:
+    """Points of the upper half of the unit circle, evenly, ``[N, 2]``."""
+    angle = math.pi * torch.rand(num_tasks, generator=env.task_generator, device=env.device)
+    return torch.stack([angle.cos(), angle.sin()], dim=1)

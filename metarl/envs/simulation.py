@@ -1,0 +1,239 @@
+"""Task distributions over one simulated body: what is seen, rewarded and ends an episode, over all lanes at once."""
+
+import logging
+import math
+from abc import abstractmethod
+from copy import copy
+from functools import cached_property, partial
+from importlib.resources import files
+from typing import Literal
+
+import mujoco
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from metarl.envs.base import MetaEnv, Step
+from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
+
+Flags = NDArray[np.bool_]
+# Along the x axis; any in the plane; the angles 1 and -1 radian of TrMRL's code, 115 degrees apart.
+Directions = Literal["forward_backward", "any", "legacy_radian"]
+
+
+def load_model(file: str) -> mujoco.MjModel:
+    """A body of ours, or one that comes with Gymnasium."""
+    own = files("metarl.envs") / "bodies" / file
+    path = own if own.is_file() else files("gymnasium.envs.mujoco") / "assets" / file
+    return mujoco.MjModel.from_xml_path(str(path))
+
+
+class SimulatedEnv(MetaEnv):
+    """Lanes of one MuJoCo body. Physics is float64 on the CPU, whatever the device; what leaves is float32.
+
+    A subclass says what ``observe`` and ``reward`` are, where an episode starts (``rest``) and, where it can end before
+    its horizon, when (``ended``). They see the state in ``self.physics``, and what it was before the control step in
+    ``position_before`` and ``observed_before``. A simulation that diverges ends its episode with reward 0; the lane
+    starts anew.
+
+    Args:
+        horizon: most steps of an episode.
+        num_episodes: of a trial.
+        reset_noise: of starting positions, the half-width; of velocities too, or the standard deviation where they are
+            normal.
+        num_threads: of the simulation; None takes all cores. Results do not depend on it.
+        lanes: see ``MetaEnv``.
+    """
+
+    file: str  # of the body
+    frame_skip: int  # simulation steps per control step
+    observed: tuple[str, ...] = ()  # fields of mujoco.MjData that observation or reward need beside the state
+    models_per_lane = False  # lanes differ in their bodies
+    normal_velocities = True  # at the start of an episode; else uniform, as positions are
+
+    def __init__(
+        self,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        reset_noise: NonNegativeFloat,
+        num_threads: PositiveInt | None,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
+        self.reset_noise = reset_noise
+        self.model = model = load_model(self.file)
+        models = [copy(model) for _ in range(self.num_lanes)] if self.models_per_lane else [model]
+        kind = partial(ObservedPhysics, observed=self.observed) if self.observed else BatchedPhysics
+        self.physics = kind(models, self.num_lanes, self.frame_skip, num_threads)
+        self.action_space = spaces.Box(*model.actuator_ctrlrange.T.astype(np.float32))
+        self.before = self.physics.state.copy()
+        self.observed_before = {name: values.copy() for name, values in self.physics.observed.items()}
+        self.num_unstable = 0  # simulations that diverged so far
+        self._episode = np.zeros(self.num_lanes, int)  # begun so far
+        self._elapsed = torch.zeros(self.num_lanes, dtype=torch.long)
+        self._all: Flags = np.ones(self.num_lanes, bool)
+        self.physics.place(self._all, self.rest, np.zeros(model.nv))
+
+    @cached_property
+    def observation_space(self) -> spaces.Box:  # type: ignore[override]
+        """As many unbounded numbers as ``observe`` gives."""
+        return spaces.Box(-np.inf, np.inf, self.observe().shape[1:])
+
+    # ---------------------------------------------------------------- what a subclass says
+
+    @abstractmethod
+    def observe(self) -> Array:
+        """What is seen of the present states, ``[B, ...]``."""
+
+    @abstractmethod
+    def reward(self, action: Array) -> Array:
+        """Of the control step just made, ``[B]``; ``action`` as the agent gave it, ``[B, action_dim]``."""
+
+    def ended(self) -> Flags:
+        """Whose episode ends here, ``[B]``."""
+        return ~self._all
+
+    def succeeded(self) -> Flags | None:
+        """Who reached what the task asks for, ``[B]``."""
+        return None
+
+    def control(self, action: Array) -> Array:
+        """What the actuators are told, ``[B, num_actuators]``: the action, as far as they go."""
+        return action.clip(*self.model.actuator_ctrlrange.T)
+
+    @property
+    def rest(self) -> Array:
+        """Joint positions ``[nq]`` around which episodes start."""
+        return self.model.qpos0
+
+    # ---------------------------------------------------------------- what it may use
+
+    @property
+    def position_before(self) -> Array:
+        """Joint positions ``[B, nq]`` before the control step."""
+        return self.before[:, 1 : 1 + self.model.nq]
+
+    def task(self, name: str) -> Array:
+        """A parameter of the tasks, ``[B, ...]``."""
+        return self._parameters[name]
+
+    def draw(self, shape: int | tuple[int, ...], bounds: tuple[float, float]) -> Tensor:
+        """For each new task a number between two bounds, evenly, or several: ``[N, ...]``."""
+        low, high = bounds
+        return low + (high - low) * torch.rand(shape, generator=self.task_generator, device=self.device)
+
+    def draw_sign(self, num_tasks: int) -> Tensor:
+        """For each new task 1 or -1, evenly."""
+        return 1 - 2.0 * torch.randint(2, (num_tasks,), generator=self.task_generator, device=self.device)
+
+    def draw_directions(self, num_tasks: int, kind: Directions) -> Tensor:
+        """For each new task a direction in the plane, ``[N, 2]``."""
+        sign = self.draw_sign(num_tasks)
+        if kind == "forward_backward":
+            return torch.stack([sign, torch.zeros_like(sign)], dim=1)
+        return on_circle(sign if kind == "legacy_radian" else self.draw(num_tasks, (0, 2 * math.pi)))
+
+    def uniform(self, *shape: int) -> Array:
+        """Draws from [-1, 1] for starting states."""
+        unit = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.device)
+        return (2 * unit - 1).cpu().numpy()
+
+    def normal(self, *shape: int) -> Array:
+        """Standard normal draws for starting states."""
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.device).cpu().numpy()
+
+    def starting_states(self, count: int) -> tuple[Array, Array]:
+        """Positions and velocities at the start of episodes."""
+        draw = self.normal if self.normal_velocities else self.uniform
+        position = self.rest + self.reset_noise * self.uniform(count, self.model.nq)
+        return position, self.reset_noise * draw(count, self.model.nv)
+
+    # ---------------------------------------------------------------- the contract
+
+    def set_tasks(self, tasks):
+        tasks = super().set_tasks(tasks)
+        self._parameters = {name: value.double().cpu().numpy() for name, value in tasks.parameters.items()}
+        return tasks
+
+    def reset(self) -> Tensor:
+        # Drawn for a whole trial, so that no lane's starts depend on when the episodes of others end.
+        drawn = self.starting_states(self.num_episodes * self.num_lanes)
+        self._starts = [part.reshape(self.num_episodes, self.num_lanes, -1) for part in drawn]
+        self._episode[:] = 0
+        self._elapsed.zero_()
+        self._start(self._all)
+        return self._tensor(self.observe())
+
+    def step(self, action: Tensor) -> Step:
+        given = action.detach().double().cpu().numpy()
+        self._keep()
+        self.physics.advance(self.control(given))
+        unstable = self._recover()
+        reward, observation = self.reward(given), self.observe()
+        ended, success = self.ended() | unstable, self.succeeded()
+        reward[unstable] = 0
+        self._elapsed += 1
+        terminated = torch.from_numpy(ended)
+        truncated = (self._elapsed >= self.horizon) & ~terminated
+        final = self._tensor(observation)
+        done = (terminated | truncated).numpy()
+        if done.any():
+            self._elapsed[torch.from_numpy(done)] = 0
+            self._start(done)
+            following = self._tensor(self.observe())
+        else:
+            following = final
+        return Step(
+            following,
+            self._tensor(reward),
+            terminated.to(self.device),
+            truncated.to(self.device),
+            None if success is None else torch.from_numpy(success).to(self.device),
+            final,
+        )
+
+    def _keep(self) -> None:
+        np.copyto(self.before, self.physics.state)
+        for name, values in self.physics.observed.items():
+            np.copyto(self.observed_before[name], values)
+
+    def _start(self, lanes: Flags) -> None:
+        position, velocity = (part[self._episode[lanes] % self.num_episodes, lanes] for part in self._starts)
+        self._episode[lanes] += 1
+        self.physics.place(lanes, position, velocity)
+
+    def _recover(self) -> Flags:
+        """Put diverged lanes back where they were before the step, so that all that follows is finite."""
+        unstable = self.physics.unstable()
+        if unstable.any():
+            count = int(unstable.sum())
+            self.num_unstable += count
+            self.physics.place(unstable, self.position_before[unstable], self._velocity_before[unstable])
+            message = "%d simulations of %s diverged (%d so far); their episodes end here"
+            logging.getLogger(__name__).warning(message, count, type(self).__name__, self.num_unstable)
+        return unstable
+
+    @property
+    def _velocity_before(self) -> Array:
+        return self.before[:, 1 + self.model.nq : 1 + self.model.nq + self.model.nv]
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+
+def on_circle(angle: Tensor) -> Tensor:
+    """Points of the unit circle ``[N, 2]`` at angles in radians ``[N]``."""
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def check_range(name: str, low: float, high: float) -> None:
+    """Refuse bounds that hold no interval.
+
+    Raises:
+        ValueError: the lower bound is above the upper one.
+    """
+    if low > high:
+        raise ValueError(f"env.min_{name}={low} is above env.max_{name}={high}; exchange them")

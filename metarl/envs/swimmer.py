@@ -1,0 +1,39 @@
+"""Swimmer: swim in a direction."""
+
+import numpy as np
+from pydantic import NonNegativeFloat
+
+from metarl.envs.base import Tasks
+from metarl.envs.physics import Array
+from metarl.envs.simulation import Directions, SimulatedEnv
+
+
+class SwimmerDirection(SimulatedEnv):
+    """Swim in a direction d as fast as possible, in the body of Gymnasium's ``Swimmer-v5``: ``d . v - 1e-4 |a|²``.
+
+    Observation (8): angles (3) and velocities (5).
+
+    Args:
+        directions: which there are, see ``Directions``.
+        control_cost: weight of the squared action.
+        inherited: see ``SimulatedEnv``.
+    """
+
+    normal_velocities = False
+    file, frame_skip = "swimmer.xml", 4
+
+    def __init__(self, directions: Directions, control_cost: NonNegativeFloat, **inherited):
+        super().__init__(**inherited)
+        self.directions: Directions = directions
+        self.control_cost = control_cost
+        self.task_dim = 2
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
+
+    def observe(self) -> Array:
+        return np.concatenate([self.physics.qpos[:, 2:], self.physics.qvel], axis=1)
+
+    def reward(self, action):
+        velocity = (self.physics.qpos[:, :2] - self.position_before[:, :2]) / self.physics.control_interval
+        return (velocity * self.task("direction")).sum(axis=1) - self.control_cost * np.square(action).sum(axis=1)
