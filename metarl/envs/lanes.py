@@ -1,0 +1,193 @@
+"""Gymnasium environments side by side, stepped one after the other in this process or in a few worker processes.
+
+Imports no torch: a worker starts in the time its environments take.
+"""
+
+import multiprocessing
+import signal
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+
+Make = Callable[[], gymnasium.Env]
+
+
+class Room(NamedTuple):
+    """What lanes read and write, one row each; shared between processes where there are several."""
+
+    action: NDArray
+    observation: NDArray
+    final_observation: NDArray
+    reward: NDArray
+    terminated: NDArray
+    truncated: NDArray
+    success: NDArray
+
+    def rows(self, start: int, end: int) -> "Room":
+        """Of some lanes."""
+        return Room(*(array[start:end] for array in self))
+
+
+class LocalLanes:
+    """Environments of this process. An episode that ends is followed by a reset at once.
+
+    Args:
+        makes: one per lane.
+        room: theirs.
+    """
+
+    def __init__(self, makes: Sequence[Make], room: Room):
+        self.envs = [make() for make in makes]
+        self.room = room
+
+    def call(self, lane: int, name: str, *given: Any) -> Any:
+        """A method of one environment under its wrappers."""
+        return getattr(self.envs[lane].unwrapped, name)(*given)
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """One per lane, by ``set_task``."""
+        for env, task in zip(self.envs, tasks, strict=True):
+            env.unwrapped.set_task(task)  # type: ignore[attr-defined]
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """A fresh episode everywhere, each with the seed of its lane."""
+        for lane, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            self.room.observation[lane] = env.reset(seed=seed)[0]
+
+    def step(self) -> None:
+        """The actions in the room."""
+        for lane, env in enumerate(self.envs):
+            observation, reward, terminated, truncated, info = env.step(self.room.action[lane])
+            self.room.final_observation[lane] = self.room.observation[lane] = observation
+            self.room.reward[lane] = reward
+            self.room.terminated[lane], self.room.truncated[lane] = terminated, truncated
+            self.room.success[lane] = bool(info.get("success", False))
+            if terminated or truncated:
+                self.room.observation[lane] = env.reset()[0]
+
+
+class WorkerLanes:
+    """The same, shared out among worker processes; what they compute does not depend on how many there are.
+
+    Workers hold no randomness of their own and ignore the signals by which clusters and terminals ask a program to
+    stop: they end when this process closes them or is gone.
+
+    Args:
+        makes: one per lane; must be picklable.
+        shapes: of the room, one array's shape and type each.
+        num_workers: processes.
+
+    Raises:
+        RuntimeError: in a worker something failed; its traceback is the message.
+    """
+
+    def __init__(self, makes: Sequence[Make], shapes: Sequence[tuple[tuple[int, ...], str]], num_workers: int):
+        context = multiprocessing.get_context("spawn")
+        memory = [
+            context.RawArray("b", max(1, int(np.prod(shape)) * np.dtype(kind).itemsize)) for shape, kind in shapes
+        ]
+        self.room = _room(memory, shapes)
+        bounds = np.linspace(0, len(makes), num_workers + 1).astype(int)
+        self._shares = [slice(start, end) for start, end in pairwise(bounds)]
+        self._pipes: list[Connection] = []
+        processes = []
+        for share in self._shares:
+            ours, theirs = context.Pipe()
+            given = (theirs, list(makes[share]), memory, list(shapes), share)
+            process = context.Process(target=_work, args=given, daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            processes.append(process)
+        self.close = weakref.finalize(self, _close, self._pipes, processes)
+        self._answers()  # that all environments are there
+
+    def call(self, lane: int, name: str, *given: Any) -> Any:
+        """A method of one environment under its wrappers."""
+        worker = next(i for i, share in enumerate(self._shares) if share.start <= lane < share.stop)
+        self._pipes[worker].send(("call", (lane - self._shares[worker].start, name, *given)))
+        return self._answer(self._pipes[worker])
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """One per lane, by ``set_task``."""
+        self._share_out("set_tasks", [tasks[share] for share in self._shares])
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """A fresh episode everywhere, each with the seed of its lane."""
+        self._share_out("reset", [seeds[share] for share in self._shares])
+
+    def step(self) -> None:
+        """The actions in the room."""
+        for pipe in self._pipes:
+            pipe.send(("step", ()))
+        self._answers()
+
+    def _share_out(self, name: str, parts: Sequence[Any]) -> None:
+        for pipe, part in zip(self._pipes, parts, strict=True):
+            pipe.send((name, (part,)))
+        self._answers()
+
+    def _answers(self) -> None:
+        for pipe in self._pipes:
+            self._answer(pipe)
+
+    def _answer(self, pipe: Connection) -> Any:
+        try:
+            failed, answer = pipe.recv()
+        except EOFError:
+            raise RuntimeError("a worker process of the environments is gone; was it killed, for its memory?") from None
+        if failed:
+            raise RuntimeError(f"in a worker process of the environments:\n{answer}")
+        return answer
+
+
+def limited(make: Make, horizon: int) -> gymnasium.Env:
+    """The environment with episodes of ``horizon`` steps at most."""
+    return TimeLimit(make(), horizon)
+
+
+def local_room(shapes: Sequence[tuple[tuple[int, ...], str]]) -> Room:
+    """Of this process alone."""
+    return Room(*(np.zeros(shape, kind) for shape, kind in shapes))
+
+
+def _room(memory: Sequence[Any], shapes: Sequence[tuple[tuple[int, ...], str]]) -> Room:
+    arrays = (
+        np.frombuffer(part, kind)[: int(np.prod(shape))] for part, (shape, kind) in zip(memory, shapes, strict=True)
+    )
+    return Room(*(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True)))
+
+
+def _work(pipe: Connection, makes: Sequence[Make], memory: Sequence[Any], shapes: Sequence, share: slice) -> None:
+    """What a worker process does."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    lanes: LocalLanes | None = None
+    try:
+        lanes = LocalLanes(makes, _room(memory, shapes).rows(share.start, share.stop))
+        pipe.send((False, None))
+        while True:
+            name, given = pipe.recv()
+            pipe.send((False, getattr(lanes, name)(*given)))
+    except (EOFError, BrokenPipeError):
+        pass
+    except Exception:
+        pipe.send((True, traceback.format_exc()))
+
+
+def _close(pipes: Sequence[Connection], processes: Sequence[Any]) -> None:
+    for pipe in pipes:
+        pipe.close()
+    for process in processes:
+        process.join(timeout=5)
+        if process.is_alive():
+            process.kill()

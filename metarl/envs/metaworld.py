@@ -1,0 +1,162 @@
+"""Meta-World (Yu et al. 2020; McLean et al. 2025): a robot arm's manipulation tasks, with hidden goals."""
+
+import difflib
+import importlib.metadata
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from metarl.envs.base import Tasks
+from metarl.envs.gymnasium_lanes import LaneEnv
+from metarl.envs.sawyer import ACTION, GOAL_DIM, HORIZON, OBSERVATION, Sawyer
+
+Benchmark = Literal["ML1", "ML10", "ML25", "ML45"]
+NUM_GOALS = 50  # of each class and set
+
+
+class MetaWorld(LaneEnv):
+    """A benchmark of Meta-World: classes of tasks, 50 goals each, to train on and held out.
+
+    ML1 has one class with other goals held out; ML10, ML25 and ML45 hold out whole classes. Lanes take turns with the
+    classes, so a meta-batch that is a multiple of their number meets each equally often. Task parameters: the class,
+    one-hot where there are several, and the vector that places objects and goal, padded to six numbers.
+
+    Args:
+        benchmark: which.
+        task: of ML1, such as ``reach``; null for the others.
+        horizon: steps of an episode, 500 at most.
+        num_episodes: of a trial.
+        goal_seed: of the goals, as the library draws them.
+        num_workers: processes; 0 steps all lanes in this one.
+        lanes: see ``MetaEnv``.
+
+    Raises:
+        ValueError: no such task, one where there can be none, or too long a horizon.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        task: str | None,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        goal_seed: NonNegativeInt,
+        num_workers: NonNegativeInt,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
+        if horizon > HORIZON:
+            raise ValueError(f"env.horizon={horizon}: episodes of Meta-World last {HORIZON} steps at most")
+        self.goals = known_goals(benchmark, full_name(benchmark, task), goal_seed)
+        self.classes = list(dict.fromkeys(name for goals in self.goals.values() for name in goals))
+        self.task_dim = GOAL_DIM + (len(self.classes) if len(self.classes) > 1 else 0)
+        self.open([Sawyer] * self.num_lanes, OBSERVATION, ACTION, num_workers)
+
+    def draw_tasks(self, num_tasks, task_set):
+        goals = self.goals[task_set]
+        if num_tasks > NUM_GOALS * len(goals):
+            raise ValueError(
+                f"{num_tasks} tasks side by side, and {NUM_GOALS} goals of {len(goals)} classes; lower meta_batch_size "
+                "or eval.tasks_at_once"
+            )
+        chosen = self._classes(num_tasks, len(goals))
+        order = {name: self._permutation(NUM_GOALS) for name in goals}
+        names, met = list(goals), dict.fromkeys(goals, 0)
+        vectors, classes = np.zeros((num_tasks, GOAL_DIM)), np.zeros(num_tasks, int)
+        for row, name in enumerate(names[choice] for choice in chosen):
+            goal = goals[name][order[name][met[name]]]
+            vectors[row, : len(goal)], classes[row] = goal, self.classes.index(name)
+            met[name] += 1
+        parameters = {"goal": torch.from_numpy(vectors).to(self.device)}
+        if len(self.classes) > 1:
+            one_hot = torch.nn.functional.one_hot(torch.from_numpy(classes), len(self.classes))
+            parameters = {"class": one_hot.to(self.device)} | parameters
+        return Tasks(parameters)
+
+    def as_given(self, tasks):
+        goals = tasks.parameters["goal"].cpu().numpy()
+        kinds = tasks.parameters.get("class", torch.ones(len(tasks), 1)).argmax(1).tolist()
+        names = [self.classes[kind] for kind in kinds]
+        sizes = {name: known.shape[1] for goals_of in self.goals.values() for name, known in goals_of.items()}
+        return [(name, goal[: sizes[name]]) for name, goal in zip(names, goals, strict=True)]
+
+    def _classes(self, num_tasks: int, count: int) -> list[int]:
+        """In turn, or where there are fewer tasks than classes any of them."""
+        if num_tasks < count:
+            return self._permutation(count)[:num_tasks]
+        return [row % count for row in range(num_tasks)]
+
+    def _permutation(self, count: int) -> list[int]:
+        drawn: list[int] = torch.randperm(count, generator=self.task_generator, device=self.device).tolist()
+        return drawn
+
+
+def full_name(benchmark: Benchmark, task: str | None) -> str | None:
+    """The library's name of a task such as ``reach``, which ML1 alone has.
+
+    Raises:
+        ValueError: there is none, or none is wanted.
+    """
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    if benchmark != "ML1":
+        if task is not None:
+            raise ValueError(f"env.task={task}: {benchmark} has all its tasks; leave it null, or use env=ml1")
+        return None
+    names = [name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS]
+    if task is not None and task.removesuffix("-v3") in names:
+        return f"{task.removesuffix('-v3')}-v3"
+    close = difflib.get_close_matches(str(task), names, n=3, cutoff=0.3) or ["reach", "push", "pick-place"]
+    raise ValueError(f"env.task={task}: no such task of Meta-World; it has {len(names)}, such as {', '.join(close)}")
+
+
+Goals = dict[str, dict[str, np.ndarray]]  # of each set, the vectors [50, size] of each class
+
+
+def known_goals(benchmark: Benchmark, task: str | None, seed: int) -> Goals:
+    """The goals the library draws, which takes up to half a minute and is therefore remembered in a file.
+
+    The file lies in ``~/.cache/metarl``, or where ``XDG_CACHE_HOME`` says.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metarl"
+    version = importlib.metadata.version("metaworld")
+    path = folder / f"metaworld-{version}-{task or benchmark}-{seed}.npz"
+    if path.exists():
+        with np.load(path) as held:
+            return _unflatten(dict(held))
+    goals = _drawn_goals(benchmark, task, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.npz")
+        flat: Any = {f"{name}/{kind}": rows for name, found in goals.items() for kind, rows in found.items()}
+        np.savez(partial, **flat)
+        partial.replace(path)
+    except OSError:
+        pass  # a home that cannot be written to is asked again next time
+    return goals
+
+
+def _unflatten(arrays: dict[str, np.ndarray]) -> Goals:
+    goals: Goals = {"train": {}, "held_out": {}}
+    for key, rows in arrays.items():
+        name, _, kind = key.partition("/")
+        goals[name][kind] = rows
+    return goals
+
+
+def _drawn_goals(benchmark: Benchmark, task: str | None, seed: int) -> Goals:
+    import metaworld
+
+    made = metaworld.ML1(task, seed=seed) if task else getattr(metaworld, benchmark)(seed=seed)
+    goals: Goals = {}
+    for name, tasks in (("train", made.train_tasks), ("held_out", made.test_tasks)):
+        found: dict[str, list] = {}
+        for one in tasks:
+            found.setdefault(one.env_name, []).append(pickle.loads(one.data)["rand_vec"])  # made just above
+        goals[name] = {kind: np.array(rows) for kind, rows in found.items()}
+    return goals

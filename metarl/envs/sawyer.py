@@ -1,0 +1,91 @@
+"""Meta-World's robot in a lane: its tasks by name and goal, its contacts counted at once, its models compiled once.
+
+Imports no torch, see ``metarl.envs.lanes``.
+"""
+
+import pickle
+from copy import copy
+from functools import cache
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.types import Task
+from numpy.typing import NDArray
+
+HORIZON = 500  # steps after which the library wants a reset
+GOAL_DIM = 6  # numbers of the longest goal; shorter ones are padded with zeros
+OBSERVATION = spaces.Box(-np.inf, np.inf, (39,), np.float64)
+ACTION = spaces.Box(-1.0, 1.0, (4,), np.float32)
+
+
+class Sawyer(gymnasium.Env):
+    """One lane of Meta-World: the environment class of its task, made when it is first asked for.
+
+    Observation: the library's 39 numbers, the last three, the goal, zero. Reward: the library's. An episode never ends
+    at a success; ``info["success"]`` tells of one.
+    """
+
+    observation_space, action_space = OBSERVATION, ACTION
+
+    def __init__(self):
+        self._environments: dict[str, Any] = {}
+        self._present: Any = None
+
+    def set_task(self, task: tuple[str, NDArray]) -> None:
+        """The name of an environment class, and the vector that places its objects and goal."""
+        name, goal = task
+        if name not in self._environments:
+            self._environments[name] = _quick(name)()
+        self._present = self._environments[name]
+        data = {"rand_vec": goal, "env_cls": ALL_V3_ENVIRONMENTS[name], "partially_observable": True}
+        self._present.set_task(Task(env_name=name, data=pickle.dumps(data)))
+
+    def reset(self, *, seed=None, options=None):
+        """The task alone says where an episode starts."""
+        return self._present.reset()
+
+    def step(self, action):
+        """See above."""
+        return self._present.step(action)
+
+    def render(self):
+        """A picture ``[height, width, 3]``."""
+        return self._present.render()
+
+
+@cache
+def _quick(name: str) -> type:
+    """A class of the library with two methods that cost less and do the same."""
+    return type(name, (_Quick, ALL_V3_ENVIRONMENTS[name]), {})
+
+
+class _Quick:
+    fullpath: str
+    width: int
+    height: int
+    data: Any
+
+    def _initialize_simulation(self):
+        model = copy(_compiled(self.fullpath))
+        view = model.vis.global_
+        view.offwidth, view.offheight = max(view.offwidth, self.width), max(view.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def touching_object(self, object_geom_id: int) -> bool:
+        """Whether both fingers press on it; the library asks each contact for itself, which takes a third of a step."""
+        pairs, force = self.data.contact.geom, self.data.efc_force
+        touched = (pairs == object_geom_id).any(axis=1)
+        for pad in ("leftpad_geom", "rightpad_geom"):
+            contacts = touched & (pairs == self.data.geom(pad).id).any(axis=1)
+            if not force[self.data.contact.efc_address[contacts]].sum() > 0:
+                return False
+        return True
+
+
+@cache
+def _compiled(path: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(path)
