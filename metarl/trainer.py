@@ -128,6 +128,7 @@ class Trainer:
         collected = time.perf_counter()
         share = self.progress.env_steps / self.plan.total_steps
         diagnostics = self.algorithm.update(trial, share, self.generators["update"])
+        self.algorithm.learn_scales(trial)
         updated = time.perf_counter()
         self._count(trial, updated - started)
         row = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-FILE = re.compile(r"`((?:metarl|conf)/[^`]+)`:.*?```(?:python|yaml)\n(.*?)```", re.DOTALL)
+FILE = re.compile(r"`((?:metarl|conf|my_envs)/[^`]+)`:.*?```(?:python|yaml)\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,15 @@ def extended(tmp_path_factory) -> Path:
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "run.py", folder)
     examples = FILE.findall((PROJECT / "docs" / "extending.md").read_text())
-    assert len(examples) == 6
+    assert len(examples) == 8
     for name, content in examples:
         assert not (folder / name).exists()
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     return folder
 
 
-@pytest.mark.parametrize("choice", ["env=coin", "model=trace", "algorithm=reinforce"])
+@pytest.mark.parametrize("choice", ["env=coin", "env=reach_1d", "model=trace", "algorithm=reinforce"])
 def test_an_example_trains_and_is_evaluated(extended, choice):
     run_dir = extended / choice.replace("=", "_")
     small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]

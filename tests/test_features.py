@@ -7,7 +7,6 @@ from helpers import collected, make_algorithm, make_policy, perturb
 
 from metarl.errors import ConfigError
 from metarl.rollout import Timestep
-from metarl.seeding import make_generator
 
 START_AND_NEXT = Timestep(
     observation=torch.tensor([0, 1]),
@@ -86,10 +85,10 @@ def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
 # ---------------------------------------------------------------- scales and continuous actions
 
 
-def test_inputs_are_standardised_by_what_updates_have_seen():
+def test_inputs_are_standardised_by_all_trials_before():
     agent, env = make_algorithm("env=cheetah_vel", "model=mlp", lanes=8)
     (rollout,) = trial = collected(agent, env)
-    agent.update(trial, 0.0, make_generator(0))
+    agent.learn_scales(trial)
     observation = agent.policy.features.observation_scale
     torch.testing.assert_close(observation.mean, rollout.timestep.observation[rollout.mask].double().mean(0))
     size = rollout.timestep.previous_reward[rollout.mask].double().square().mean()

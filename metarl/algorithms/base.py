@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Generator, nn
 
 from metarl.envs.base import Tasks
+from metarl.models.policy import Features
 from metarl.rollout import Decision, Rollout, State, Timestep
 
 
@@ -39,6 +40,13 @@ class Algorithm(nn.Module, ABC):
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Agents that learn by memory alone carry their state on unchanged."""
         return state
+
+    def learn_scales(self, trial: list[Rollout]) -> None:
+        """Let networks that standardise their inputs see a trial, once it was learned from: it was acted without."""
+        for features in self.modules():
+            if isinstance(features, Features):
+                for rollout in trial:
+                    features.learn_scales(rollout.timestep, rollout.mask)
 
     @abstractmethod
     def training_state(self) -> dict:

@@ -130,7 +130,6 @@ class RL2(Algorithm):
             logs += epoch
             if self.target_kl is not None and torch.stack([row["kl"] for row in epoch]).mean() > self.target_kl:
                 break
-        self.policy.features.learn_scales(rollout.timestep, rollout.mask)
         means = {name: torch.stack([row[name] for row in logs]).mean().item() for name in logs[0]}
         means["updates"] = float(len(logs))
         return means

@@ -18,6 +18,7 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 Make = Callable[[], gymnasium.Env]
+GONE = "a worker process of the environments is gone; was it killed, for its memory?"
 
 
 class Room(NamedTuple):
@@ -113,27 +114,32 @@ class WorkerLanes:
     def call(self, lane: int, name: str, *given: Any) -> Any:
         """A method of one environment under its wrappers."""
         worker = next(i for i, share in enumerate(self._shares) if share.start <= lane < share.stop)
-        self._pipes[worker].send(("call", (lane - self._shares[worker].start, name, *given)))
+        self._ask(self._pipes[worker], "call", (lane - self._shares[worker].start, name, *given))
         return self._answer(self._pipes[worker])
 
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """One per lane, by ``set_task``."""
-        self._share_out("set_tasks", [tasks[share] for share in self._shares])
+        self._share_out("set_tasks", [(tasks[share],) for share in self._shares])
 
     def reset(self, seeds: Sequence[int]) -> None:
         """A fresh episode everywhere, each with the seed of its lane."""
-        self._share_out("reset", [seeds[share] for share in self._shares])
+        self._share_out("reset", [(seeds[share],) for share in self._shares])
 
     def step(self) -> None:
         """The actions in the room."""
-        for pipe in self._pipes:
-            pipe.send(("step", ()))
+        self._share_out("step", [() for _ in self._pipes])
+
+    def _share_out(self, name: str, given: Sequence[tuple]) -> None:
+        """All at work at once."""
+        for pipe, part in zip(self._pipes, given, strict=True):
+            self._ask(pipe, name, part)
         self._answers()
 
-    def _share_out(self, name: str, parts: Sequence[Any]) -> None:
-        for pipe, part in zip(self._pipes, parts, strict=True):
-            pipe.send((name, (part,)))
-        self._answers()
+    def _ask(self, pipe: Connection, name: str, given: tuple) -> None:
+        try:
+            pipe.send((name, given))
+        except OSError:
+            raise RuntimeError(GONE) from None
 
     def _answers(self) -> None:
         for pipe in self._pipes:
@@ -142,8 +148,8 @@ class WorkerLanes:
     def _answer(self, pipe: Connection) -> Any:
         try:
             failed, answer = pipe.recv()
-        except EOFError:
-            raise RuntimeError("a worker process of the environments is gone; was it killed, for its memory?") from None
+        except (EOFError, ConnectionResetError):
+            raise RuntimeError(GONE) from None
         if failed:
             raise RuntimeError(f"in a worker process of the environments:\n{answer}")
         return answer

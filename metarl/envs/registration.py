@@ -1,0 +1,78 @@
+"""Our environments for programs that know Gymnasium alone: ``gymnasium.make("metarl.envs:metarl/cheetah_vel-v0")``.
+
+Importing ``metarl.envs`` registers them, and imports nothing heavy.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from metarl.compose import options
+
+VERSION = 0
+
+
+def register() -> None:
+    """Every option of ``conf/env``."""
+    for option in options("env"):
+        gymnasium.register(f"metarl/{option}-v{VERSION}", f"{__name__}:SingleLane", kwargs={"option": option})
+
+
+class SingleLane(gymnasium.Env):
+    """One lane of a ``MetaEnv``, with the two methods by which meta-RL codes change tasks.
+
+    Until ``set_task`` it plays one task of its own choice. Keyword arguments are those of the environment's YAML:
+    ``gymnasium.make("metarl.envs:metarl/cheetah_vel-v0", max_velocity=2.0)``.
+
+    Args:
+        option: of ``conf/env``.
+        render_mode: None; ``metarl watch`` shows trials.
+        keys: see above.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as Gymnasium has it)
+
+    def __init__(self, option: str, render_mode: None = None, **keys: Any):
+        from metarl.compose import compose, resolved
+        from metarl.config import build_env_factory
+
+        config = resolved(compose([f"env={option}", *(f"env.{name}={value}" for name, value in keys.items())]), {})
+        self._make = build_env_factory(config)
+        self._open(0)
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+
+    def _open(self, seed: int) -> None:
+        self._env = self._make(num_tasks=1, seed=seed)
+        self._env.sample_tasks()
+
+    def sample_tasks(self, num_tasks: int) -> list[dict[str, np.ndarray]]:
+        """New tasks to train on, each a dictionary of its parameters."""
+        parameters = self._env.draw_tasks(num_tasks, "train").parameters
+        return [{name: value[row].cpu().numpy() for name, value in parameters.items()} for row in range(num_tasks)]
+
+    def set_task(self, task: dict[str, np.ndarray]) -> None:
+        """Play this task from the next reset on."""
+        import torch
+
+        from metarl.envs.base import Tasks
+
+        self._env.set_tasks(Tasks({name: torch.as_tensor(value).unsqueeze(0) for name, value in task.items()}))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """A fresh episode. A seed starts all randomness anew, and keeps the task."""
+        super().reset(seed=seed)
+        if seed is not None:
+            tasks = self._env.tasks
+            self._open(seed)
+            self._env.set_tasks(tasks)
+        return self._env.reset()[0].cpu().numpy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """One step; ``info["success"]`` where the environment knows success."""
+        import torch
+
+        step = self._env.step(torch.as_tensor(action).unsqueeze(0).to(self._env.device))
+        info = {} if step.success is None else {"success": bool(step.success)}
+        observation = step.final_observation[0].cpu().numpy()
+        return observation, float(step.reward), bool(step.terminated), bool(step.truncated), info
