@@ -48,6 +48,16 @@ def parser() -> argparse.ArgumentParser:
     _evaluation_options(playing)
     playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
 
+    watching = _command(commands, "watch", watch, "a trial as a film, without a screen", formats=False)
+    watching.add_argument("run", type=Path, help="run directory")
+    watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run)")
+    watching.add_argument("--task", nargs="*", default=[], metavar="NAME=NUMBER,...", help="parameters of the task")
+    watching.add_argument("--task-set", default="held_out", help="where the others are drawn from (default held_out)")
+    watching.add_argument("--seed", type=_natural, default=0, help="of task and noise")
+    watching.add_argument("--every", type=_positive, default=2, help="steps between pictures (default 2)")
+    watching.add_argument("--greedy", action="store_true", help="the most likely actions instead of samples")
+    watching.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+
     analysing = _command(commands, "analyse", analyse, "what memories keep, where they look, and what they say")
     analysing.add_argument(
         "subjects", nargs="+", metavar="RUN or KEY=VALUE", help="runs, or model=gru,lstm env=... untrained"
@@ -118,6 +128,33 @@ def evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(head | {"checkpoint": options.checkpoint} | results, indent=2))
     else:
         _print([{"actions": name} | _flat(result) for name, result in results.items()], options.format)
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Film one trial of a trained agent."""
+    from metarl import checkpoint
+    from metarl.analysis.film import write_video
+    from metarl.analysis.filming import film_trial, with_parameters
+    from metarl.config import build_algorithm
+    from metarl.envs.pictures import NoRendererError
+    from metarl.run_directory import RunDirectory
+
+    path = options.video or options.run / "watch.mp4"
+    if path.suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
+    directory = RunDirectory(options.run)
+    agent, parts = build_algorithm(directory.config() | {"device": "cpu", "lanes_per_task": 1})
+    checkpoint.load_weights(agent, directory.checkpoints.path(options.checkpoint), "cpu")
+    env = parts.make_env(num_tasks=1, seed=options.seed)
+    try:
+        env.set_tasks(with_parameters(env.sample_tasks(options.task_set), options.task))
+        film = film_trial(agent, env, options.seed, options.every, options.greedy)
+    except (ValueError, NotImplementedError, NoRendererError) as error:
+        raise ConfigError(str(error)) from None
+    write_video(film, path, env.steps_per_second / options.every)
+    for episode, earned in enumerate(film.returns, 1):
+        print(f"episode {episode}: return {earned:.2f}   ({film.task})")
+    print(path)
 
 
 def baselines(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def options(group: str) -> list[str]:
     """Names of a configuration group, sorted; those of subfolders as ``folder/name``."""
     files = sorted((CONF / group).rglob("*.yaml"))
     names = [str(file.relative_to(CONF / group).with_suffix("")) for file in files]
-    return [name for name in names if not name.startswith("_")]
+    return [name for name in names if not name.rpartition("/")[2].startswith("_")]
 
 
 def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:

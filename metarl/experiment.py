@@ -62,6 +62,7 @@ def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest)
         except BaseException:
             trainer.loggers.finish(None, {})
             raise
+        _film(trainer, summary["evaluation_seed"])
         directory.write_summary(summary)
         trainer.loggers.finish(summary, _figures(directory.path) if trainer.loggers.active else {})
     _show(directory.path)
@@ -102,6 +103,17 @@ def final_summary(trainer: Trainer, config: dict) -> dict:
         "baselines": {name: held_out(agent) for name, agent in baselines.items()},
         "bounds": trainer.env.bounds() if plan.baselines else {},
     }
+
+
+def _film(trainer: Trainer, seed: int) -> None:
+    """One held-out trial to look at, where there is something to see."""
+    from metarl.analysis.film import strip, to_json, to_png
+    from metarl.analysis.filming import final_film
+
+    film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
+    if film is not None:
+        image = strip(film)
+        trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
 
 
 def provenance(config: dict) -> dict[str, str]:

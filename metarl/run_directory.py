@@ -103,6 +103,12 @@ class RunDirectory:
         """Write ``summary.json``: the run is finished."""
         self._replace(self.summary_path, json.dumps(summary, indent=2) + "\n")
 
+    def write_trial(self, text: str, picture: bytes | None) -> None:
+        """Write ``trial.json``, and ``trial.png`` where there is a picture: one held-out trial, for the report."""
+        self._replace(self.path / "trial.json", text)
+        if picture is not None:
+            (self.path / "trial.png").write_bytes(picture)
+
     def discard_summary(self) -> None:
         """The run goes on: what was final no longer is."""
         self.summary_path.unlink(missing_ok=True)

@@ -87,6 +87,13 @@ def make_algorithm(*overrides: str, lanes: int = 6):
     return algorithm, built.make_env(num_tasks=config["meta_batch_size"], seed=1)
 
 
+# What makes tasks that hide at first show in a few random steps.
+SHOWN = {
+    "ant_goal_sparse": "env.sparse_distance=null",
+    "cheetah_dir_sparse": "env.sparse_distance=0",
+    "sparse_point": "env.radius=2.5",
+    "semicircle": "env.radius=0.15",
+}
 # Discrete and continuous, of fixed and of varying length, in tensors and simulated: every model meets these.
 REPRESENTATIVE = ("bandit", "tabular_mdp", "point_goal", "cheetah_vel")
 

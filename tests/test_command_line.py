@@ -18,7 +18,7 @@ TINY = (
 )
 
 WRONG = {
-    "env=banditt": "bandit, gaussian_bandit, tabular_mdp",
+    "env=banditt": "such as bandit",
     "env.num_arm=5": "did you mean env.num_arms",
     "env.num_arms=0": "greater than 0",
     "device=cuda:17": "cpu",

@@ -5,18 +5,10 @@ import io
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import global_randomness, make_env, random_actions, same
+from helpers import SHOWN, global_randomness, make_env, random_actions, same
 
 from metarl.envs.base import Step, Tasks
 from metarl.seeding import make_generator
-
-# What makes tasks that hide at first show in a few random steps.
-SHOWN = {
-    "cheetah_dir_sparse": "env.sparse_distance=0",
-    "sparse_point": "env.radius=2.5",
-    "semicircle": "env.radius=0.15",
-}
-
 
 # What takes milliseconds per step and megabytes per lane is met briefly.
 COSTLY = {name: ("env.horizon=4", "env.num_workers=0") for name in ("ml1", "ml10", "ml45")}

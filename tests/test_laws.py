@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import collected, combinations, make_algorithm, perturb, same, small_config
+from helpers import REPRESENTATIVE, SHOWN, collected, combinations, make_algorithm, perturb, same, small_config
 
 from metarl.compose import options
 from metarl.config import build_algorithm
@@ -44,9 +44,8 @@ def one_big_step(combination: tuple[str, str, str], *more: str):
 
 def test_every_model_and_environment_is_used_by_rl2():
     found = combinations()
-    for model in options("model"):
-        for env in options("env"):
-            assert ("rl2", model, env) in found
+    assert all(("rl2", model, env) in found for model in options("model") for env in REPRESENTATIVE)
+    assert all(("rl2", "gru", env) in found for env in options("env"))
 
 
 def test_ratio_one(combination):
@@ -115,6 +114,7 @@ def test_lanes_are_isolated_while_acting(combination):
     algorithm, model, env_name = combination
     agent, env = one_big_step(combination)
     tasks = env.sample_tasks()
+    another = int((tasks.description != tasks.description[0]).any(1).nonzero()[0])
 
     def live(first_task: int):
         _, fresh = make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={env_name}")
@@ -123,7 +123,7 @@ def test_lanes_are_isolated_while_acting(combination):
         fresh.set_tasks(tasks.select(order))
         return collect_trial(fresh, agent, make_generator(0))
 
-    for before, after in zip(live(0), live(1), strict=True):
+    for before, after in zip(live(0), live(another), strict=True):
         steps = min(len(before.reward), len(after.reward))
         others = torch.arange(1, len(tasks))
         for left, right in [
@@ -133,7 +133,8 @@ def test_lanes_are_isolated_while_acting(combination):
             (before.decision.value, after.decision.value),
         ]:
             torch.testing.assert_close(left[:steps, others], right[:steps, others], atol=1e-6, rtol=1e-6)
-        assert not torch.equal(before.reward[:steps, 0], after.reward[:steps, 0]) or before.reward.unique().numel() < 3
+        hidden = env_name in SHOWN or before.reward.unique().numel() < 3
+        assert hidden or not torch.equal(before.reward[:steps, 0], after.reward[:steps, 0])
 
 
 @pytest.mark.parametrize("critic", CRITICS)

@@ -1,5 +1,6 @@
 """One HTML page about one run or several: no request leaves it, so it can be mailed, archived or opened offline."""
 
+import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from metarl.analysis.comparison import compare
 from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.figures import run_figures
+from metarl.analysis.film import from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, final_table
@@ -47,7 +49,7 @@ class Table(NamedTuple):
 class Section(NamedTuple):
     """A figure and what it shows."""
 
-    svg: Markup
+    svg: Markup  # or an <img> with its data
     caption: str
 
 
@@ -86,7 +88,7 @@ def _one_run(run: Run) -> dict[str, Any]:
         "facts": _facts(run),
         "results": results,
         "listing": None,
-        "sections": _sections(run_figures(run)),
+        "sections": _sections(run_figures(run)) + _trial(run),
         "remarks": [],
         "configs": [("Resolved configuration", _yaml(run.config))],
     }
@@ -170,6 +172,22 @@ def _progress(run: Run) -> str:
 
 def _sections(figures: dict[str, Figure]) -> list[Section]:
     return [Section(Markup(to_svg(figure, name)), CAPTIONS[name]) for name, figure in figures.items()]
+
+
+def _trial(run: Run) -> list[Section]:
+    """The trial that was kept to look at."""
+    sections = []
+    if (run.path / "trial.json").is_file():
+        film = from_json((run.path / "trial.json").read_text())
+        figure = trajectories(film)
+        if figure is not None:
+            caption = f"One held-out trial ({film.task}): where the agent went in each episode, to the dot at its end."
+            sections.append(Section(Markup(to_svg(figure, "trajectories")), caption))
+    if (run.path / "trial.png").is_file():
+        data = base64.b64encode((run.path / "trial.png").read_bytes()).decode()
+        picture = Markup('<img alt="pictures of a trial" style="max-width: 100%" src="data:image/png;base64,{}">')
+        sections.append(Section(picture.format(data), "One held-out trial, an episode in each row."))
+    return sections
 
 
 def _table(rows: Sequence[Row], caption: str) -> Table:

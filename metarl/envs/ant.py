@@ -63,6 +63,9 @@ class Ant(SimulatedEnv):
         """Where the torso is in the plane, ``[B, 2]``, one integrator stage late as MuJoCo and Gymnasium have it."""
         return self.physics.observed["xpos"][:, TORSO, :2]
 
+    def place(self):
+        return self.physics.qpos[:, :2]
+
     def velocity(self) -> Array:
         """Of the torso in the plane over the control step, metres per second, ``[B, 2]``."""
         return (self.torso() - self.observed_before["xpos"][:, TORSO, :2]) / self.physics.control_interval

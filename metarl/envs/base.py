@@ -11,6 +11,8 @@ from torch import Tensor
 from metarl.seeding import make_generator, split_seed
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from metarl.rollout import Agent, Rollout
 
 
@@ -71,6 +73,7 @@ class MetaEnv(ABC):
     fixed_length = True  # every episode lasts ``horizon`` steps
     most_tasks: int | None = None  # a set holds no more, and ``sample_tasks`` draws each but once
     knows_regrets = False  # tasks can be solved exactly, see ``regrets``
+    steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
 
     def __init__(
@@ -158,6 +161,19 @@ class MetaEnv(ABC):
             NotImplementedError: ``knows_regrets`` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} does not know the regrets of actions")
+
+    def places(self) -> Tensor | None:
+        """Where every agent is in a plane, ``[B, 2]``; None where that says nothing. For figures alone."""
+        return None
+
+    def picture(self, lane: int = 0) -> "np.ndarray":
+        """One lane as it is now, uint8 ``[height, width, 3]``.
+
+        Raises:
+            NotImplementedError: there is nothing to see.
+            NoRendererError: nothing here can draw it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
     def state_dict(self) -> dict:
         """What an exact resume needs between two trials: the random generators."""

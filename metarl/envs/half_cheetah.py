@@ -41,6 +41,9 @@ class HalfCheetah(SimulatedEnv):
             parts.append(np.stack([x, np.zeros_like(x), z], axis=1))
         return np.concatenate(parts, axis=1)
 
+    def place(self):
+        return np.stack([self.physics.qpos[:, 0], TORSO_HEIGHT + self.physics.qpos[:, 1]], axis=1)
+
     def forward_velocity(self) -> Array:
         """Metres per second over the control step, ``[B]``."""
         return (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval

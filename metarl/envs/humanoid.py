@@ -48,6 +48,9 @@ class HumanoidDirection(SimulatedEnv):
         parts += [seen["cinert"][:, 1:], seen["cvel"][:, 1:], seen["qfrc_actuator"][:, 6:], seen["cfrc_ext"][:, 1:]]
         return np.concatenate([part.reshape(self.num_lanes, -1) for part in parts], axis=1)
 
+    def place(self):
+        return self.physics.qpos[:, :2]
+
     def reward(self, action):
         moved = self._share @ (self.physics.observed["xipos"] - self.observed_before["xipos"])[..., :2]
         progress = (moved * self.task("direction")).sum(axis=1) / self.physics.control_interval

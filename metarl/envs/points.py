@@ -53,6 +53,9 @@ class PlanarEnv(MetaEnv):
         """To the goal, ``[B]``."""
         return (self.state[:, :2] - self.goal).norm(dim=1)
 
+    def places(self) -> Tensor:
+        return self.state[:, :2]
+
     def reset(self) -> Tensor:
         self._elapsed = torch.zeros_like(self._elapsed)
         self.state = self.start()

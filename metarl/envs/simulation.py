@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.envs.base import MetaEnv, Step
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
+from metarl.envs.pictures import Camera, Picture
 
 Flags = NDArray[np.bool_]
 # Along the x axis; any in the plane; the angles 1 and -1 radian of TrMRL's code, 115 degrees apart.
@@ -52,6 +53,7 @@ class SimulatedEnv(MetaEnv):
     frame_skip: int  # simulation steps per control step
     observed: tuple[str, ...] = ()  # fields of mujoco.MjData that observation or reward need beside the state
     models_per_lane = False  # lanes differ in their bodies
+    view, goal_height = 4.0, 0.1  # metres, of the camera from the body and of a goal's mark above the ground
     normal_velocities = True  # at the start of an episode; else uniform, as positions are
 
     def __init__(
@@ -69,8 +71,10 @@ class SimulatedEnv(MetaEnv):
         kind = partial(ObservedPhysics, observed=self.observed) if self.observed else BatchedPhysics
         self.physics = kind(models, self.num_lanes, self.frame_skip, num_threads)
         self.action_space = spaces.Box(*model.actuator_ctrlrange.T.astype(np.float32))
+        self.steps_per_second = 1 / self.physics.control_interval
         self.before = self.physics.state.copy()
         self.observed_before = {name: values.copy() for name, values in self.physics.observed.items()}
+        self._camera: Camera | None = None
         self.num_unstable = 0  # simulations that diverged so far
         self._episode = np.zeros(self.num_lanes, int)  # begun so far
         self._elapsed = torch.zeros(self.num_lanes, dtype=torch.long)
@@ -108,6 +112,10 @@ class SimulatedEnv(MetaEnv):
     def rest(self) -> Array:
         """Joint positions ``[nq]`` around which episodes start."""
         return self.model.qpos0
+
+    def place(self) -> Array | None:
+        """Where the agents are in a plane, ``[B, 2]``, if that is what tasks are about."""
+        return None
 
     # ---------------------------------------------------------------- what it may use
 
@@ -199,6 +207,20 @@ class SimulatedEnv(MetaEnv):
         np.copyto(self.before, self.physics.state)
         for name, values in self.physics.observed.items():
             np.copyto(self.observed_before[name], values)
+
+    def places(self) -> Tensor | None:
+        place = self.place()
+        return None if place is None else self._tensor(place)
+
+    def picture(self, lane: int = 0) -> Picture:
+        if self._camera is None:
+            self._camera = Camera(self.model, 1, self.view)
+        model = self.physics.models[lane]
+        data = mujoco.MjData(model)
+        data.qpos[:], data.qvel[:] = self.physics.qpos[lane], self.physics.qvel[lane]
+        mujoco.mj_forward(model, data)
+        goal = self._parameters["goal"][lane] if "goal" in self._parameters else None
+        return self._camera.picture(data, None if goal is None else np.append(goal, self.goal_height))
 
     def _start(self, lanes: Flags) -> None:
         position, velocity = (part[self._episode[lanes] % self.num_episodes, lanes] for part in self._starts)

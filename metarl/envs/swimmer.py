@@ -34,6 +34,9 @@ class SwimmerDirection(SimulatedEnv):
     def observe(self) -> Array:
         return np.concatenate([self.physics.qpos[:, 2:], self.physics.qvel], axis=1)
 
+    def place(self):
+        return self.physics.qpos[:, :2]
+
     def reward(self, action):
         velocity = (self.physics.qpos[:, :2] - self.position_before[:, :2]) / self.physics.control_interval
         return (velocity * self.task("direction")).sum(axis=1) - self.control_cost * np.square(action).sum(axis=1)

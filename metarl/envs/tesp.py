@@ -78,6 +78,9 @@ class GoalReaching(SimulatedEnv):
         """What shall reach the goal, ``[B, 2]``, at joint positions ``[B, nq]``."""
         raise NotImplementedError
 
+    def place(self):
+        return self.point(self.physics.qpos)
+
     def control(self, action):
         self._draw_noise()
         control = action.clip(-1, 1) * self.model.actuator_ctrlrange[:, 1]

@@ -95,7 +95,11 @@ def rectified_layer(input_dim: int, output_dim: int) -> nn.Sequential:
 
 
 class OneHot(nn.Module):
-    """Elements of a space as vectors: one-hot where it is discrete (-1 gives zeros), else as they are."""
+    """Elements of a space as vectors: one-hot where it is discrete (-1 gives zeros), else as they are.
+
+    What lies beyond the bounds of a space counts as on them: environments carry out actions so, and no agent can drive
+    itself away by the actions it remembers.
+    """
 
     def __init__(self, space: spaces.Space):
         super().__init__()
@@ -104,14 +108,19 @@ class OneHot(nn.Module):
             self.output_dim = int(space.n) if space.n > 1 else 0
             self.register_buffer("classes", torch.arange(self.output_dim), persistent=False)
         else:
-            self.output_dim = math.prod(space.shape or ())
+            bounds = space if isinstance(space, spaces.Box) else spaces.Box(-math.inf, math.inf, space.shape)
+            self.output_dim = math.prod(bounds.shape)
             self.classes = None
-            self.rank = len(space.shape or ())
+            self.rank = len(bounds.shape)
+            self.low: Tensor
+            self.high: Tensor
+            self.register_buffer("low", torch.as_tensor(bounds.low), persistent=False)
+            self.register_buffer("high", torch.as_tensor(bounds.high), persistent=False)
 
     def forward(self, elements: Tensor) -> Tensor:
         """``[..., *shape]`` to ``[..., output_dim]``."""
         if self.classes is None:
-            return elements.flatten(elements.ndim - self.rank).float()
+            return elements.clamp(self.low, self.high).flatten(elements.ndim - self.rank).float()
         return (elements.unsqueeze(-1) == self.classes).float()
 
 

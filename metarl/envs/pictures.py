@@ -1,0 +1,75 @@
+"""Pictures of simulations without a screen. Imports neither torch nor, before it is needed, MuJoCo."""
+
+import ctypes.util
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]  # [height, width, 3]
+WIDTH, HEIGHT = 480, 360
+BACKENDS = {"egl": "EGL", "osmesa": "OSMesa"}  # what MUJOCO_GL calls them, and their libraries
+MARKER_SIZE = 0.05  # radius of what shows a goal, metres
+
+
+class NoRendererError(RuntimeError):
+    """Nothing here can draw."""
+
+    def __init__(self, cause: object):
+        super().__init__(
+            f"no renderer: {cause}. Install libegl1 or libosmesa6, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+        )
+
+
+def choose_backend() -> None:
+    """Without a screen MuJoCo draws by what is installed. It looks at MUJOCO_GL once, when it is imported."""
+    if "MUJOCO_GL" in os.environ or os.environ.get("DISPLAY"):
+        return
+    for name, library in BACKENDS.items():
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = name
+            return
+
+
+class Camera:
+    """Draws one body of a model, which it follows.
+
+    Args:
+        model: as MuJoCo has it.
+        body: number of what is in the middle.
+        distance: from it, metres.
+
+    Raises:
+        NoRendererError: MuJoCo cannot draw here.
+    """
+
+    def __init__(self, model: Any, body: int, distance: float):
+        import mujoco
+
+        self._model = model
+        try:
+            self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
+        except Exception as error:  # each backend has its own
+            raise NoRendererError(error) from error
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        self._camera.trackbodyid, self._camera.distance = body, distance
+        self._camera.elevation, self._camera.azimuth = -25, 90
+
+    def picture(self, data: Any, marker: NDArray | None = None) -> Picture:
+        """Of a simulation's state, with a mark at a place ``[3]``."""
+        import mujoco
+
+        self._renderer.update_scene(data, self._camera)
+        if marker is not None:
+            scene = self._renderer.scene
+            size, colour = np.full(3, MARKER_SIZE), np.array([0.9, 0.2, 0.2, 1.0], np.float32)
+            kind = mujoco.mjtGeom.mjGEOM_SPHERE
+            mujoco.mjv_initGeom(scene.geoms[scene.ngeom], kind, size, marker, np.eye(3).ravel(), colour)
+            scene.ngeom += 1
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Give back what the graphics library holds, while it still can take it."""
+        self._renderer.close()

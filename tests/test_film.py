@@ -1,0 +1,185 @@
+"""Films of trials: pictures and captions, trajectories, the report, the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_algorithm, make_env, small_config
+from PIL import Image
+
+from metarl.analysis import film as films
+from metarl.analysis.filming import film_trial
+from metarl.analysis.report import write_report
+from metarl.cli import main
+from metarl.config import build
+from metarl.envs.base import Tasks
+from metarl.envs.pictures import NoRendererError, choose_backend
+from metarl.experiment import run
+from metarl.rollout import episode_returns
+
+SMALL = ("env.horizon=6", "env.num_episodes=2")
+
+
+def can_draw() -> bool:
+    env = make_env("env=cheetah_vel", num_tasks=1)
+    env.sample_tasks()
+    env.reset()
+    try:
+        return env.picture() is not None
+    except NoRendererError:
+        return False
+
+
+drawn = pytest.mark.skipif(not can_draw(), reason="nothing here can draw")
+
+
+def filmed(option: str, every: int, *overrides: str):
+    agent, env = make_algorithm(f"env={option}", *SMALL, *overrides, "algorithm.num_minibatches=1", lanes=1)
+    env.sample_tasks()
+    return film_trial(agent, env, 0, every), agent, env
+
+
+def test_a_film_keeps_where_the_agent_went_and_what_it_earned():
+    film, _, env = filmed("point_navigation", 0, "env.arrival=0")
+    assert [len(places) for places in film.places] == [6, 6] and film.pictures == []
+    assert film.task.startswith("goal ") and np.array_equal(film.goal, env.tasks.parameters["goal"][0].numpy())
+    again, _, _ = filmed("point_navigation", 0, "env.arrival=0")
+    assert again.returns == film.returns and len(film.returns) == 2
+    distances = [np.linalg.norm(np.array(places[1:]) - film.goal, axis=1).sum() for places in film.places]
+    # The place an episode ended at is not seen: the lane stands at its next start by then.
+    assert all(-earned >= distance for earned, distance in zip(film.returns, distances, strict=True))
+
+
+def test_a_film_is_the_same_trial_as_without_a_camera():
+    from metarl.rollout import collect_trial
+    from metarl.seeding import make_generator, split_seed
+
+    film, agent, _ = filmed("cheetah_vel", 0)
+    _, env = make_algorithm("env=cheetah_vel", *SMALL, "algorithm.num_minibatches=1", lanes=1)
+    env.sample_tasks()
+    (rollout,) = collect_trial(env, agent, make_generator(split_seed(0, 2)[1]))
+    np.testing.assert_allclose(film.returns, episode_returns(rollout, 2)[:, 0], rtol=1e-5)
+
+
+def test_a_film_survives_its_file():
+    film, *_ = filmed("ant_goal", 0)
+    again = films.from_json(films.to_json(film))
+    assert again.task == film.task and again.returns == film.returns and np.array_equal(again.goal, film.goal)
+    assert all(np.array_equal(a, b) for a, b in zip(again.places, film.places, strict=True))
+
+
+def test_trajectories_show_every_episode_and_the_goal():
+    film, *_ = filmed("wheeled", 0)
+    (axes,) = films.trajectories(film).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [label.split(":")[0] for label in labels] == ["episode 1", "episode 2", "goal"]
+    assert films.trajectories(films.Film("", places=[[], []], returns=[0.0, 0.0])) is None
+
+
+@drawn
+@pytest.mark.parametrize("option", ["cheetah_vel", "ant_goal", "walker_params", "reacher_2link"])
+def test_pictures_show_the_body_move_and_carry_captions(option):
+    film, *_ = filmed(option, 2)
+    assert film.picture_episodes == [0, 0, 0, 1, 1, 1]
+    shape = (360 + films.BAND, 480, 3)
+    assert all(picture.shape == shape and picture.dtype == np.uint8 for picture in film.pictures)
+    body = [picture[films.BAND :].astype(int) for picture in film.pictures]
+    assert all(picture.std() > 10 for picture in body) and abs(body[0] - body[1]).max() > 20
+    assert (film.pictures[0][: films.BAND] < 128).any()
+    assert films.strip(film).size == (3 * films.STRIP_WIDTH, 2 * round(films.STRIP_WIDTH * shape[0] / shape[1]))
+
+
+@drawn
+def test_a_goal_is_marked_where_it_is():
+    env = make_env("env=wheeled", num_tasks=1)
+    pictures = []
+    for goal in ([0.4, 0.0], [-0.4, 0.0]):
+        env.set_tasks(Tasks({"goal": torch.tensor([goal])}))
+        env.reset()
+        pictures.append(env.picture().astype(int))
+    red = [np.argwhere((picture[..., 0] > 150) & (picture[..., 1] < 90)).mean(0) for picture in pictures]
+    assert abs(red[0][1] - red[1][1]) > 50
+
+
+def test_environments_without_pictures_say_so():
+    with pytest.raises(NotImplementedError, match="draws no pictures"):
+        make_env("env=bandit").picture()
+
+
+def finished(path, env: str):
+    """A run of a few steps, to its end."""
+    overrides = (f"env={env}", "env.horizon=6", "training.total_steps=72", "eval.baselines=false", "eval.num_tasks=2")
+    config = small_config(*overrides, "eval.final_num_tasks=2")
+    run(build(config, path), config)
+    return path
+
+
+def test_a_finished_run_keeps_a_trial_and_shows_it(tmp_path):
+    finished(tmp_path / "run", "point_navigation")
+    held = json.loads((tmp_path / "run" / "trial.json").read_text())
+    assert len(held["returns"]) == 3 and not (tmp_path / "run" / "trial.png").exists()
+    Image.new("RGB", (8, 8)).save(tmp_path / "run" / "trial.png")
+    page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
+    assert "where the agent went in each episode" in page and "data:image/png;base64," in page
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def cheetah_run(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("runs") / "cheetah", "cheetah_vel")
+
+
+@drawn
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+def test_watch_writes_a_film(cheetah_run, tmp_path, capsys, name):
+    path = tmp_path / name
+    main(["watch", str(cheetah_run), "--task", "velocity=1.5", "--video", str(path), "--every", "1"])
+    said = capsys.readouterr().out
+    assert "(velocity 1.5)" in said and said.strip().endswith(str(path)) and path.stat().st_size > 1000
+    if name.endswith("gif"):
+        assert Image.open(path).n_frames == 6 * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "fragment"),
+    [
+        (["--task", "speed=1"], "--task speed=1: no such parameter; the task has velocity"),
+        (["--task", "velocity=1,2"], "--task velocity=1,2: velocity is 1 number, such as velocity=0.5"),
+        (["--task", "velocity=fast"], "--task velocity=fast: velocity is 1 number"),
+        (["--task-set", "mars"], "task_set='mars': CheetahVelocity has train, held_out"),
+        (["--video", "film.avi"], "--video film.avi: give a name that ends in .mp4 or .gif"),
+    ],
+)
+def test_watch_refuses_what_it_cannot_show(cheetah_run, capsys, given, fragment):
+    with pytest.raises(SystemExit):
+        main(["watch", str(cheetah_run), *given])
+    assert fragment in capsys.readouterr().err
+
+
+def test_without_a_renderer_watch_names_the_remedy(cheetah_run, capsys, monkeypatch):
+    import mujoco
+
+    def broken(*given):
+        raise RuntimeError("an OpenGL platform library has not been loaded")
+
+    monkeypatch.setattr(mujoco, "Renderer", broken)
+    with pytest.raises(SystemExit):
+        main(["watch", str(cheetah_run)])
+    assert "no renderer: an OpenGL platform library" in (said := capsys.readouterr().err) and "MUJOCO_GL=egl" in said
+
+
+def test_the_backend_is_what_is_installed_and_never_overrides_a_choice(monkeypatch):
+    from metarl.envs import pictures
+
+    monkeypatch.delenv("DISPLAY", raising=False)
+    for installed, chosen in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)):
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        monkeypatch.setattr(pictures.ctypes.util, "find_library", lambda name, found=installed: name in found or None)
+        choose_backend()
+        assert pictures.os.environ.get("MUJOCO_GL") == chosen
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    choose_backend()
+    assert pictures.os.environ["MUJOCO_GL"] == "glfw"
