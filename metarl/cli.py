@@ -34,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
     evaluating.add_argument("run", type=Path, help="run directory")
     _evaluation_options(evaluating)
     evaluating.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+    evaluating.add_argument("--task-set", default="held_out", help="of the tasks (default held_out)")
+    evaluating.add_argument(
+        "--test-episodes",
+        type=_positive,
+        help="play this many episodes after each trial, each from the state it ended in, and score these instead",
+    )
 
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
@@ -120,6 +126,9 @@ def evaluate(options: argparse.Namespace) -> None:
     path = directory.checkpoints.path(options.checkpoint)
     agent, parts = build_algorithm(config)
     checkpoint.load_weights(agent, path, parts.settings.device)
+    if options.test_episodes:
+        _print(_adapted_rows(agent, parts.make_env, options), options.format)
+        return
     results = {
         actions: _play(agent, parts.make_env, options, greedy=actions == "greedy") for actions in ("sampled", "greedy")
     }
@@ -268,8 +277,25 @@ def _play(agent: Any, make_env: Any, options: argparse.Namespace, greedy: bool =
         seed=stream_seed(options.seed, "command_line"),
         greedy=greedy,
         tasks_at_once=options.tasks_at_once,
+        task_set=getattr(options, "task_set", "held_out"),
     )
     return result.as_dict()
+
+
+def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Episodes after adaptation: a row for each class of tasks, and one for all."""
+    from metarl.analysis.adapted import adapted_table
+    from metarl.evaluation import play_adapted
+    from metarl.seeding import stream_seed
+
+    seed = stream_seed(options.seed, "command_line")
+    given = {"num_tasks": options.num_tasks, "seed": seed, "episodes": options.test_episodes}
+    given |= {"tasks_at_once": options.tasks_at_once, "task_set": options.task_set}
+    found = play_adapted(agent, make_env, **given)
+    env = make_env(num_tasks=1, seed=0)
+    kinds = found.tasks.parameters.get("class")
+    classes = ["all tasks"] * len(found.returns) if kinds is None else [env.classes[kind] for kind in kinds.argmax(1)]
+    return adapted_table(found.returns.numpy(), found.successes.numpy(), found.steps.numpy(), classes)
 
 
 def _flat(result: dict) -> dict:

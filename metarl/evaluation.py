@@ -1,13 +1,14 @@
 """Held-out evaluation: the adaptation curve of any agent, seeded and apart from all training randomness."""
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
 
-from metarl.envs.base import MetaEnv
-from metarl.rollout import Agent, collect_trial, episode_returns
+from metarl.envs.base import MetaEnv, Tasks
+from metarl.rollout import Agent, Rollout, collect, collect_trial, episode_returns, live_trial
 from metarl.seeding import make_generator, split_seed
 
 
@@ -78,6 +79,69 @@ def evaluate(
         success_rate=torch.cat(successes, 1)[:, :num_tasks].mean().item() if successes else None,
         num_tasks=num_tasks,
     )
+
+
+@dataclass(frozen=True)
+class AdaptedTest:
+    """Episodes played after a trial, each by the agent as the trial had left it.
+
+    Attributes:
+        returns: ``[N, episodes]``.
+        successes: bool, whether an episode had one; all False where the environment knows none.
+        steps: until the first success, or the end of the episode.
+        tasks: N rows.
+    """
+
+    returns: torch.Tensor
+    successes: torch.Tensor
+    steps: torch.Tensor
+    tasks: Tasks
+
+
+def play_adapted(
+    agent: Agent,
+    make_env: MakeEnv,
+    *,
+    num_tasks: int,
+    seed: int,
+    episodes: int,
+    tasks_at_once: int = 2000,
+    task_set: str = "held_out",
+) -> AdaptedTest:
+    """Meta-World's protocol: a trial with sampled actions, then ``episodes`` episodes of the most likely actions.
+
+    Each of these starts from the state after the trial, memory included, and every task counts the same. Where a task
+    set is finite each of its tasks is played once, whatever ``num_tasks`` says.
+    """
+    env_seed, acting_seed = split_seed(seed, 2)
+    finite = make_env(num_tasks=1, seed=env_seed).every_task(task_set)
+    count = num_tasks if finite is None else len(finite)
+    env = make_env(num_tasks=min(tasks_at_once, count), seed=env_seed)
+    generator = make_generator(acting_seed, env.device)
+    columns: list[list[torch.Tensor]] = []
+    met: list[Tasks] = []
+    for start in range(0, count, env.num_tasks):
+        if finite is None:
+            met.append(env.sample_tasks(task_set))
+        else:  # the last batch is filled up with tasks that are met already
+            met.append(env.set_tasks(finite.select(torch.arange(start, start + env.num_tasks) % count)))
+        _, state = live_trial(env, agent, generator)
+        tests = [collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True)[0] for _ in range(episodes)]
+        columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
+    lanes = count * env.lanes_per_task
+    returns, successes, steps = (torch.cat(part)[:lanes].cpu() for part in zip(*columns, strict=True))
+    names = met[0].parameters
+    tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[:lanes].cpu() for name in names})
+    return AdaptedTest(returns, successes, steps, tasks)
+
+
+def _outcome(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return, success, and steps until then or until the end, of one episode in each lane."""
+    mask = rollout.mask
+    flags = torch.zeros_like(mask) if rollout.success is None else rollout.success & mask
+    success = flags.any(0)
+    steps = torch.where(success, flags.long().argmax(0) + 1, mask.sum(0))
+    return (rollout.reward * mask).sum(0), success, steps
 
 
 def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:

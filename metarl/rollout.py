@@ -128,6 +128,11 @@ def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool
 
     Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support.
     """
+    return live_trial(env, agent, generator, greedy)[0]
+
+
+def live_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> tuple[list[Rollout], State]:
+    """``collect_trial``, and the state the agent is left in."""
     with torch.no_grad():
         state = agent.initial_state(env.tasks)
     trial: list[Rollout] = []
@@ -137,7 +142,7 @@ def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool
                 state = agent.adapt(state, trial[-1])
         rollout, state = collect(env, agent, state, episodes, generator, greedy)
         trial.append(rollout)
-    return trial
+    return trial, state
 
 
 def episode_returns(rollout: Rollout, episodes: int) -> Tensor:

@@ -6,7 +6,10 @@ import torch
 from helpers import make_env, random_actions, same
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+from metarl.analysis.adapted import adapted_table, counted_by_the_library
 from metarl.envs.sawyer import Sawyer
+from metarl.evaluation import play_adapted
+from metarl.rollout import Decision
 from metarl.seeding import make_generator
 
 BRIEF = ("env.num_workers=0", "env.horizon=30")
@@ -161,3 +164,55 @@ def test_workers_change_nothing():
         return said
 
     assert same(played(0), played(2))
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+def test_the_librarys_count_rewards_the_fastest_goals():
+    """As measured of the library: agents that solve 10, 20 or 50 % of the goals are all reported as perfect."""
+    for share in (0.1, 0.2, 0.5):
+        successes = np.zeros((50, 3), bool)
+        successes[: int(50 * share)] = True
+        steps = np.where(successes, 80, 500)
+        assert counted_by_the_library(successes, steps) == 1.0
+        (row,) = adapted_table(successes * 1.0, successes, steps, ["reach-v3"] * 50)
+        assert row["success_rate"] == pytest.approx(share) and row["library_count"] == 1.0
+    assert counted_by_the_library(np.zeros((50, 3), bool), np.full((50, 3), 500)) == 0
+
+
+def test_classes_count_the_same_whatever_their_number_of_tasks():
+    successes = np.array([[True], [True], [True], [False]])
+    rows = adapted_table(successes * 2.0, successes, np.ones((4, 1)), ["a", "a", "a", "b"])
+    assert [(row["class"], row["success_rate"]) for row in rows] == [("a", 1.0), ("b", 0.0), ("mean", 0.5)]
+
+
+def goals_of(*, num_tasks: int, seed: int):
+    return make_env("env=point_goal", "env.horizon=5", "env.num_episodes=1", num_tasks=num_tasks, seed=seed)
+
+
+class Counting:
+    """Counts its steps, in place; walks up for the first five, then right for five, then left."""
+
+    rollouts = (1,)
+
+    def initial_state(self, tasks):
+        return torch.zeros(len(tasks))
+
+    def act(self, timestep, state, generator, greedy=False):
+        heading = torch.tensor([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
+        action = heading[(state // 5).long()]
+        state += 1
+        return Decision(action, torch.zeros(len(state)), torch.zeros(len(state))), state
+
+    def adapt(self, state, rollout):
+        return state
+
+
+def test_every_held_out_goal_is_tested_from_the_memory_the_trial_left():
+    played = play_adapted(Counting(), goals_of, num_tasks=7, seed=0, episodes=2, tasks_at_once=30)
+    goals = make_env("env=point_goal").every_task("held_out").parameters["goal"]
+    assert torch.equal(played.tasks.parameters["goal"], goals)  # every goal, not seven
+    walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([1.0, 0.0])
+    expected = -(walked - goals).norm(dim=-1).sum(0)
+    torch.testing.assert_close(played.returns, expected.unsqueeze(1).expand(-1, 2))

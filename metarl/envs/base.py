@@ -136,6 +136,10 @@ class MetaEnv(ABC):
         self.tasks = tasks.repeat(self.lanes_per_task) if self.lanes_per_task > 1 else tasks
         return self.tasks
 
+    def every_task(self, task_set: str) -> Tasks | None:
+        """All tasks of a set, in order; None where there is no end of them."""
+        return None
+
     def baselines(self) -> "dict[str, Agent]":
         """Solvers of this environment that need no training, by name."""
         from metarl.baselines.base import Random

@@ -119,7 +119,13 @@ class DynamicsGrid(Runner):
     def draw_tasks(self, num_tasks, task_set):
         cells = torch.tensor(self._cells[task_set], device=self.device)
         chosen = torch.randint(len(cells), (num_tasks,), generator=self.task_generator, device=self.device)
-        cell, ratio = cells[chosen], torch.tensor(RATIOS, device=self.device)
+        return self._tasks(cells[chosen])
+
+    def every_task(self, task_set):
+        return self._tasks(torch.tensor(self._cells[task_set], device=self.device))
+
+    def _tasks(self, cell: torch.Tensor) -> Tasks:
+        ratio = torch.tensor(RATIOS, device=self.device)
         return Tasks({"mass": ratio[cell // len(RATIOS)], "damping": ratio[cell % len(RATIOS)]})
 
 

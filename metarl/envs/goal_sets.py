@@ -73,6 +73,12 @@ class GoalSets:
         chosen = torch.randperm(self.plan.num_goals, generator=generator, device=device)[:num_tasks]
         return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(device)[chosen].float()})
 
+    def every_goal(self, task_set: str, device: torch.device) -> Tasks | None:
+        """All goals of a set; None where they are drawn afresh."""
+        if self.plan.num_goals is None:
+            return None
+        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(device).float()})
+
     def _fresh(self, num_tasks: int, task_set: str, generator: Generator, device: torch.device) -> Tensor:
         """By rejection, in rounds over all that are missing."""
         goals = torch.full((num_tasks, 2), torch.nan, dtype=torch.float64, device=device)

@@ -67,14 +67,22 @@ class MetaWorld(LaneEnv):
         chosen = self._classes(num_tasks, len(goals))
         order = {name: self._permutation(NUM_GOALS) for name in goals}
         names, met = list(goals), dict.fromkeys(goals, 0)
-        vectors, classes = np.zeros((num_tasks, GOAL_DIM)), np.zeros(num_tasks, int)
-        for row, name in enumerate(names[choice] for choice in chosen):
-            goal = goals[name][order[name][met[name]]]
-            vectors[row, : len(goal)], classes[row] = goal, self.classes.index(name)
+        rows = []
+        for name in (names[choice] for choice in chosen):
+            rows.append((name, goals[name][order[name][met[name]]]))
             met[name] += 1
+        return self._tasks(rows)
+
+    def every_task(self, task_set):
+        return self._tasks([(name, goal) for name, goals in self.goals[task_set].items() for goal in goals])
+
+    def _tasks(self, rows: list[tuple[str, np.ndarray]]) -> Tasks:
+        """Of classes and goals."""
+        vectors = np.stack([np.pad(goal, (0, GOAL_DIM - len(goal))) for _, goal in rows])
         parameters = {"goal": torch.from_numpy(vectors).to(self.device)}
         if len(self.classes) > 1:
-            one_hot = torch.nn.functional.one_hot(torch.from_numpy(classes), len(self.classes))
+            kinds = torch.tensor([self.classes.index(name) for name, _ in rows])
+            one_hot = torch.nn.functional.one_hot(kinds, len(self.classes))
             parameters = {"class": one_hot.to(self.device)} | parameters
         return Tasks(parameters)
 

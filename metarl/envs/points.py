@@ -264,6 +264,9 @@ class PointGoal(PlanarEnv):
     def draw_tasks(self, num_tasks, task_set):
         return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
 
+    def every_task(self, task_set):
+        return self.goal_sets.every_goal(task_set, self.device)
+
     def start(self):
         return self._zeros(2)
 

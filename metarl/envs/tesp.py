@@ -70,6 +70,9 @@ class GoalReaching(SimulatedEnv):
     def draw_tasks(self, num_tasks, task_set):
         return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
 
+    def every_task(self, task_set):
+        return self.goal_sets.every_goal(task_set, self.device)
+
     def sees(self) -> Array:
         """What is observed, before noise, ``[B, ...]``."""
         raise NotImplementedError
