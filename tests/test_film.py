@@ -78,7 +78,7 @@ def test_trajectories_show_every_episode_and_the_goal():
 
 
 @drawn
-@pytest.mark.parametrize("option", ["cheetah_vel", "ant_goal", "walker_params", "reacher_2link"])
+@pytest.mark.parametrize("option", ["cheetah_vel", "ant_goal", "walker_params", "reacher_2link", "ml1"])
 def test_pictures_show_the_body_move_and_carry_captions(option):
     film, *_ = filmed(option, 2)
     assert film.picture_episodes == [0, 0, 0, 1, 1, 1]

@@ -70,6 +70,14 @@ class LaneEnv(MetaEnv):
             self._observed(room.final_observation),
         )
 
+    def picture(self, lane: int = 0) -> np.ndarray:
+        drawn = self.lanes.call(lane, "render")
+        if drawn is None:
+            raise NotImplementedError(
+                "an environment of Gymnasium draws pictures with env.options.render_mode=rgb_array"
+            )
+        return drawn
+
     def _acted(self, action: np.ndarray) -> np.ndarray:
         space = self.action_space
         return action.clip(space.low, space.high) if isinstance(space, spaces.Box) else action

@@ -39,6 +39,8 @@ class MetaWorld(LaneEnv):
         ValueError: no such task, one where there can be none, or too long a horizon.
     """
 
+    steps_per_second = 80.0
+
     def __init__(
         self,
         benchmark: Benchmark,

@@ -1,7 +1,9 @@
 """Pictures of simulations without a screen. Imports neither torch nor, before it is needed, MuJoCo."""
 
+import atexit
 import ctypes.util
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -33,18 +35,17 @@ def choose_backend() -> None:
 
 
 class Camera:
-    """Draws one body of a model, which it follows.
+    """Draws one body of a model, which it follows, or what a camera of the model sees.
 
     Args:
         model: as MuJoCo has it.
-        body: number of what is in the middle.
-        distance: from it, metres.
+        view: metres from the first body, or the name of a camera.
 
     Raises:
         NoRendererError: MuJoCo cannot draw here.
     """
 
-    def __init__(self, model: Any, body: int, distance: float):
+    def __init__(self, model: Any, view: float | str):
         import mujoco
 
         self._model = model
@@ -52,10 +53,16 @@ class Camera:
             self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:  # each backend has its own
             raise NoRendererError(error) from error
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
-        self._camera.trackbodyid, self._camera.distance = body, distance
-        self._camera.elevation, self._camera.azimuth = -25, 90
+        # While the graphics library can still take back what it gave: at exit it goes before what was there earlier.
+        closing = weakref.finalize(self, self._renderer.close)
+        closing.atexit = False
+        atexit.register(closing)
+        self._camera: Any = view
+        if not isinstance(view, str):
+            self._camera = mujoco.MjvCamera()
+            self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+            self._camera.trackbodyid, self._camera.distance = 1, view
+            self._camera.elevation, self._camera.azimuth = -25, 90
 
     def picture(self, data: Any, marker: NDArray | None = None) -> Picture:
         """Of a simulation's state, with a mark at a place ``[3]``."""
@@ -69,7 +76,3 @@ class Camera:
             mujoco.mjv_initGeom(scene.geoms[scene.ngeom], kind, size, marker, np.eye(3).ravel(), colour)
             scene.ngeom += 1
         return self._renderer.render()
-
-    def close(self) -> None:
-        """Give back what the graphics library holds, while it still can take it."""
-        self._renderer.close()

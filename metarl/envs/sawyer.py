@@ -16,6 +16,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 from numpy.typing import NDArray
 
+from metarl.envs.pictures import Camera
+
 HORIZON = 500  # steps after which the library wants a reset
 GOAL_DIM = 6  # numbers of the longest goal; shorter ones are padded with zeros
 OBSERVATION = spaces.Box(-np.inf, np.inf, (39,), np.float64)
@@ -33,6 +35,7 @@ class Sawyer(gymnasium.Env):
 
     def __init__(self):
         self._environments: dict[str, Any] = {}
+        self._cameras: dict[str, Camera] = {}
         self._present: Any = None
 
     def set_task(self, task: tuple[str, NDArray]) -> None:
@@ -53,8 +56,12 @@ class Sawyer(gymnasium.Env):
         return self._present.step(action)
 
     def render(self):
-        """A picture ``[height, width, 3]``."""
-        return self._present.render()
+        """A picture, see ``metarl.envs.pictures``."""
+        name = type(self._present).__name__
+        if name not in self._cameras:
+            self._cameras[name] = Camera(self._present.model, "corner")
+        upside_down = self._cameras[name].picture(self._present.data)  # as the library's cameras stand
+        return np.ascontiguousarray(upside_down[::-1, ::-1])
 
 
 @cache

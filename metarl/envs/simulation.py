@@ -214,7 +214,7 @@ class SimulatedEnv(MetaEnv):
 
     def picture(self, lane: int = 0) -> Picture:
         if self._camera is None:
-            self._camera = Camera(self.model, 1, self.view)
+            self._camera = Camera(self.model, self.view)
         model = self.physics.models[lane]
         data = mujoco.MjData(model)
         data.qpos[:], data.qvel[:] = self.physics.qpos[lane], self.physics.qvel[lane]
