@@ -17,6 +17,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, Valid
 
 from metarl.algorithms.base import Algorithm
 from metarl.compose import unknown_key
+from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
 from metarl.logging import Loggers
@@ -198,6 +199,7 @@ def build(config: dict, run_dir: Path) -> Trainer:
     if built.settings.num_threads is not None:
         torch.set_num_threads(built.settings.num_threads)
     env, algorithm = _construct(built)
+    _check_tasks(env, built)
     trainer = Trainer(
         algorithm,
         env,
@@ -251,6 +253,18 @@ def _construct(built: Parts):
         return env, built.make_algorithm(env)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_tasks(env: MetaEnv, built: Parts) -> None:
+    """No more tasks side by side than there are, in training and in evaluations to come."""
+    plan = built.evaluation
+    evaluated = min(plan.tasks_at_once, max(plan.num_tasks, plan.final_num_tasks))
+    wanted = {("meta_batch_size", "train"): env.num_tasks, ("eval.tasks_at_once", "held_out"): evaluated}
+    for (key, task_set), count in wanted.items():
+        most = env.most_tasks(task_set)
+        if most is not None and count > most:
+            name = type(env).__name__
+            raise ConfigError(f"{key}={count}: {name} has {most} {task_set} tasks to meet side by side; lower it")
 
 
 def _check_device(device: str) -> None:

@@ -139,6 +139,12 @@ WRONG = {
     "env.num_episodes=1e400": ["env.num_episodes=inf", INTEGER],
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
+    "env=wheeled meta_batch_size=101": ["meta_batch_size=101", "Wheeled has 100 train tasks", "lower it"],
+    "env=wheeled eval.num_tasks=500 eval.tasks_at_once=500": [
+        "eval.tasks_at_once=500",
+        "Wheeled has 100 held_out tasks",
+    ],
+    "env=cheetah_vel env.min_velocity=4.0": ["env.min_velocity=4.0 is above env.max_velocity=3.0"],
     "env=banditt": ["env=banditt", "such as", "bandit", "metarl list"],
     "model=grru": ["model=grru", ", ".join(options("model"))],
     "algorithm=ppo": ["algorithm=ppo", "rl2"],

@@ -20,7 +20,7 @@ def env_of(env_option: str, *overrides: str, **keywords):
 
 def many(env_option: str, most: int) -> int:
     """As many tasks as the environment can meet side by side."""
-    return 3 if env_option in COSTLY else min(most, env_of(env_option).most_tasks or most)
+    return 3 if env_option in COSTLY else min(most, env_of(env_option).most_tasks("train") or most)
 
 
 def play(env, steps: int, seed: int = 3) -> list:

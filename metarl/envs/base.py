@@ -71,7 +71,6 @@ class MetaEnv(ABC):
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
-    most_tasks: int | None = None  # a set holds no more, and ``sample_tasks`` draws each but once
     knows_regrets = False  # tasks can be solved exactly, see ``regrets``
     steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
@@ -135,6 +134,10 @@ class MetaEnv(ABC):
             raise ValueError(f"set_tasks was given {len(tasks)} tasks; this environment plays {self.num_tasks}")
         self.tasks = tasks.repeat(self.lanes_per_task) if self.lanes_per_task > 1 else tasks
         return self.tasks
+
+    def most_tasks(self, task_set: str) -> int | None:
+        """How many tasks of a set can be met side by side; None where nothing limits them."""
+        return None
 
     def every_task(self, task_set: str) -> Tasks | None:
         """All tasks of a set, in order; None where there is no end of them."""

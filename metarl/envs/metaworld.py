@@ -75,6 +75,9 @@ class MetaWorld(LaneEnv):
             met[name] += 1
         return self._tasks(rows)
 
+    def most_tasks(self, task_set):
+        return NUM_GOALS * len(self.goals[task_set])
+
     def every_task(self, task_set):
         return self._tasks([(name, goal) for name, goals in self.goals[task_set].items() for goal in goals])
 

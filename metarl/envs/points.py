@@ -257,12 +257,15 @@ class PointGoal(PlanarEnv):
     ):
         self.goal_sets = GoalSets(GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed))
         super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=True, **lanes)
-        self.max_step, self.arrival, self.most_tasks = max_step, arrival, num_goals
+        self.max_step, self.arrival = max_step, arrival
         self.observation_space = spaces.Box(-self.WALL, self.WALL, (2,))
         self.action_space = spaces.Box(-1, 1, (2,))
 
     def draw_tasks(self, num_tasks, task_set):
         return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
+
+    def most_tasks(self, task_set):
+        return self.goal_sets.plan.num_goals
 
     def every_task(self, task_set):
         return self.goal_sets.every_goal(task_set, self.device)

@@ -65,10 +65,13 @@ class GoalReaching(SimulatedEnv):
         self.control_cost, self.shaped = control_cost, reward == "progress"
         self.observation_noise, self.failed_actuator = observation_noise, failed_actuator
         self._noise = np.zeros(())
-        self.task_dim, self.most_tasks = 2, num_goals
+        self.task_dim = 2
 
     def draw_tasks(self, num_tasks, task_set):
         return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
+
+    def most_tasks(self, task_set):
+        return self.goal_sets.plan.num_goals
 
     def every_task(self, task_set):
         return self.goal_sets.every_goal(task_set, self.device)
