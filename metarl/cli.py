@@ -126,6 +126,7 @@ def evaluate(options: argparse.Namespace) -> None:
     path = directory.checkpoints.path(options.checkpoint)
     agent, parts = build_algorithm(config)
     checkpoint.load_weights(agent, path, parts.settings.device)
+    _limit(options, parts.make_env)
     if options.test_episodes:
         _print(_adapted_rows(agent, parts.make_env, options), options.format)
         return
@@ -280,6 +281,19 @@ def _play(agent: Any, make_env: Any, options: argparse.Namespace, greedy: bool =
         task_set=getattr(options, "task_set", "held_out"),
     )
     return result.as_dict()
+
+
+def _limit(options: argparse.Namespace, make_env: Any) -> None:
+    """No other tasks than there are, and no more of them."""
+    env = make_env(num_tasks=1, seed=0)
+    if options.task_set not in env.task_sets:
+        raise ConfigError(f"--task-set {options.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
+    most, finite = env.most_tasks(options.task_set), env.every_task(options.task_set)
+    if most is not None:
+        options.tasks_at_once = min(options.tasks_at_once, most)
+    if finite is not None and options.num_tasks > len(finite):
+        print(f"there are {len(finite)} {options.task_set} tasks; each is played once", file=sys.stderr)
+        options.num_tasks = len(finite)
 
 
 def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace) -> list[dict[str, Any]]:

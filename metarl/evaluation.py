@@ -67,8 +67,7 @@ def evaluate(
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
         returns.append(_mean_over_lanes(torch.cat(per_episode), env.lanes_per_task))
         if trial[-1].success is not None:
-            flags = (trial[-1].success & trial[-1].mask).any(0, keepdim=True).float()
-            successes.append(_mean_over_lanes(flags, env.lanes_per_task))
+            successes.append(_mean_over_lanes(_last_succeeded(trial[-1], agent.rollouts[-1]), env.lanes_per_task))
     episodes = torch.cat(returns, 1)[:, :num_tasks].double().cpu()
     total = episodes.sum(0)
     return Evaluation(
@@ -125,8 +124,11 @@ def play_adapted(
             met.append(env.sample_tasks(task_set))
         else:  # the last batch is filled up with tasks that are met already
             met.append(env.set_tasks(finite.select(torch.arange(start, start + env.num_tasks) % count)))
-        _, state = live_trial(env, agent, generator)
-        tests = [collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True)[0] for _ in range(episodes)]
+        trial, state = live_trial(env, agent, generator)
+        tests = [
+            collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True, after=trial[-1])[0]
+            for _ in range(episodes)
+        ]
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
     lanes = count * env.lanes_per_task
     returns, successes, steps = (torch.cat(part)[:lanes].cpu() for part in zip(*columns, strict=True))
@@ -142,6 +144,13 @@ def _outcome(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     success = flags.any(0)
     steps = torch.where(success, flags.long().argmax(0) + 1, mask.sum(0))
     return (rollout.reward * mask).sum(0), success, steps
+
+
+def _last_succeeded(rollout: Rollout, episodes: int) -> torch.Tensor:
+    """1 where the last of the episodes had a success, else 0: ``[1, B]``."""
+    flags = torch.zeros_like(rollout.mask) if rollout.success is None else rollout.success
+    last = rollout.timestep.first.long().cumsum(0) == episodes
+    return (flags & rollout.mask & last).any(0, keepdim=True).float()
 
 
 def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:

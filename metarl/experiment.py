@@ -62,8 +62,8 @@ def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest)
         except BaseException:
             trainer.loggers.finish(None, {})
             raise
-        _film(trainer, summary["evaluation_seed"])
         directory.write_summary(summary)
+        _film(trainer, summary["evaluation_seed"])
         trainer.loggers.finish(summary, _figures(directory.path) if trainer.loggers.active else {})
     _show(directory.path)
     return True
@@ -110,10 +110,13 @@ def _film(trainer: Trainer, seed: int) -> None:
     from metarl.analysis.film import strip, to_json, to_png
     from metarl.analysis.filming import final_film
 
-    film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
-    if film is not None:
-        image = strip(film)
-        trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
+    try:
+        film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
+        if film is not None:
+            image = strip(film)
+            trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
+    except Exception:  # whatever a graphics library may do, the results are there
+        log.warning("no pictures of a trial for the report", exc_info=True)
 
 
 def provenance(config: dict) -> dict[str, str]:

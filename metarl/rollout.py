@@ -66,6 +66,13 @@ class Agent(Protocol):
         """The state after learning from a support rollout."""
 
 
+def next_timestep(env: MetaEnv, before: Rollout) -> Timestep:
+    """Reset every lane; the timestep of an episode that follows others of its trial."""
+    first = torch.ones(env.num_lanes, dtype=torch.bool, device=env.device)
+    timestep, decision = before.timestep, before.decision
+    return Timestep(env.reset(), timestep.observation[-1], decision.action[-1], before.reward[-1], first)
+
+
 def first_timestep(env: MetaEnv) -> Timestep:
     """Reset every lane; the timestep at the start of a trial."""
     return Timestep(
@@ -86,13 +93,19 @@ def _nothing(space: spaces.Space, env: MetaEnv) -> Tensor:
 
 @torch.no_grad()
 def collect(
-    env: MetaEnv, agent: Agent, state: State, episodes: int, generator: Generator, greedy: bool = False
+    env: MetaEnv,
+    agent: Agent,
+    state: State,
+    episodes: int,
+    generator: Generator,
+    greedy: bool = False,
+    after: Rollout | None = None,
 ) -> tuple[Rollout, State]:
-    """Play ``episodes`` episodes in every lane on its present task.
+    """Play ``episodes`` episodes in every lane on its present task, ``after`` others of the trial or as its first.
 
     A lane that is done waits, masked, until all are. Returns the rollout and the agent's state after it.
     """
-    timestep = first_timestep(env)
+    timestep = first_timestep(env) if after is None else next_timestep(env, after)
     remaining = torch.full((env.num_lanes,), episodes, device=env.device)
     rows = []
     for _ in range(episodes * env.horizon):

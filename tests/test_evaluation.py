@@ -21,6 +21,7 @@ from helpers import (
 
 from metarl.config import build_env_factory
 from metarl.evaluation import evaluate
+from metarl.rollout import Decision
 
 
 class Watched:
@@ -109,6 +110,28 @@ def test_success_counts_trials_whose_last_rollout_had_one():
     result = evaluate(Counter(2), watched, num_tasks=40, seed=0)
     reached = (torch.cat(watched.met)[:, 0] <= 5).float().mean().item()
     assert 0 < reached < 1 and result.success_rate == pytest.approx(reached)
+
+
+class FirstEpisodeAlone:
+    """Walks to the goal of a sparse point in its first episode, and stands still ever after."""
+
+    rollouts = (3,)
+
+    def initial_state(self, tasks):
+        return tasks.parameters["goal"], torch.zeros(len(tasks))
+
+    def act(self, timestep, state, generator, greedy=False):
+        goal, episode = state
+        episode = episode + timestep.first
+        action = 20 * (goal - timestep.observation) * (episode == 1).unsqueeze(1)
+        return Decision(action, torch.zeros(len(goal)), torch.zeros(len(goal))), (goal, episode)
+
+
+def test_success_is_of_the_last_episode_alone():
+    factory = build_env_factory(small_config("env=sparse_point", "env.horizon=40", "env.num_episodes=3"))
+    result = evaluate(FirstEpisodeAlone(), factory, num_tasks=5, seed=0)
+    assert result.adaptation_curve[0] > 1 and result.adaptation_curve[1:] == [0, 0]
+    assert result.success_rate == 0
 
 
 def test_an_environment_without_success_has_no_entry_for_it():

@@ -1,11 +1,14 @@
 """Films of trials: pictures and captions, trajectories, the report, the command."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import make_algorithm, make_env, small_config
+from helpers import REPOSITORY, make_algorithm, make_env, small_config
 from PIL import Image
 
 from metarl.analysis import film as films
@@ -171,11 +174,24 @@ def test_without_a_renderer_watch_names_the_remedy(cheetah_run, capsys, monkeypa
     assert "no renderer: an OpenGL platform library" in (said := capsys.readouterr().err) and "MUJOCO_GL=egl" in said
 
 
+def test_a_run_without_a_renderer_ends_with_its_results(tmp_path):
+    """Its environments in a worker, which says so and goes on."""
+    small = ["env=ml1", "env.num_workers=1", "env.horizon=4", "env.num_episodes=1", "meta_batch_size=2"]
+    small += ["training.total_steps=8", "eval.num_tasks=2", "eval.final_num_tasks=2", "algorithm.num_minibatches=1"]
+    command = [sys.executable, "run.py", *small, "eval.baselines=false", f"hydra.run.dir={tmp_path}"]
+    environment = os.environ | {"MUJOCO_GL": "disable", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "summary.json").exists() and not (tmp_path / "trial.png").exists()
+
+
 def test_the_backend_is_what_is_installed_and_never_overrides_a_choice(monkeypatch):
     from metarl.envs import pictures
 
     monkeypatch.delenv("DISPLAY", raising=False)
-    for installed, chosen in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)):
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
+    halves = [({"EGL", "OSMesa", "GL"}, "egl"), ({"EGL"}, None), ({"OSMesa", "OpenGL"}, "osmesa"), (set(), None)]
+    for installed, chosen in halves:
         monkeypatch.delenv("MUJOCO_GL", raising=False)
         monkeypatch.setattr(pictures.ctypes.util, "find_library", lambda name, found=installed: name in found or None)
         choose_backend()

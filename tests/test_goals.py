@@ -73,12 +73,16 @@ def test_goals_can_be_fresh_every_time():
     [
         ("env.spacing=0.5", "env.num_goals=100 at env.spacing=0.5 do not fit"),
         ("env.nearest=2.0", "env.nearest=2.0, env.border=1.1, env.farthest=1.5: must increase"),
+        (
+            "env=ant_target env.ends_when_unhealthy=false env.unhealthy_penalty=1.0",
+            "env.unhealthy_penalty=1.0 is of steps",
+        ),
         ("env.failed_actuator=2", "env.failed_actuator=2: this body has 0 to 1, or random"),
     ],
 )
 def test_impossible_goals_and_actuators_are_refused(override, fragment):
     with pytest.raises((ValueError, ConfigError), match=fragment.replace("[", r"\[")):
-        make_env("env=wheeled", override)
+        make_env("env=wheeled", *override.split(" "))
 
 
 # ---------------------------------------------------------------- bodies

@@ -1,5 +1,6 @@
 """Gymnasium both ways: our environments in its registry, anyone's behind our contract, workers that fail."""
 
+import multiprocessing
 import os
 import signal
 
@@ -39,6 +40,29 @@ class Drifting(gymnasium.Env):
         if self.place[0] > self.fail_at:
             raise ArithmeticError("out of bounds")
         return self.place.copy(), -self.drift, bool(self.place[0] > 3), False, {"success": bool(self.place[0] > 2)}
+
+
+class Smooth(gymnasium.Env):
+    """Pays for the change of the action, which it keeps; its reset needs a task; it knows no success."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def sample_tasks(self, num_tasks):
+        return list(self.np_random.uniform(1, 2, num_tasks))
+
+    def set_task(self, task):
+        self.scale = task
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.previous = np.full(1, -self.scale * 0)
+        return np.zeros(1), {}
+
+    def step(self, action):
+        change = abs(action - self.previous).item()
+        self.previous = action
+        return np.zeros(1), change, False, False, {}
 
 
 def drifting(num_workers: int = 0, num_tasks: int = 4, horizon: int = 8, **given):
@@ -88,6 +112,23 @@ def test_lanes_in_workers_are_those_of_this_process():
     assert same(played(drifting(0)), played(drifting(3)))
 
 
+def test_an_environment_may_keep_the_actions_it_is_given():
+    env = drifting(make="test_gymnasium:Smooth")
+    env.sample_tasks()
+    env.reset()
+    steps = [env.step(torch.full((4, 1), sign * 0.5)) for sign in (1, -1, 1)]
+    assert [step.reward[0].item() for step in steps] == [0.5, 1.0, 1.0]
+    assert all(step.success is None for step in steps)
+
+
+def test_a_worker_that_cannot_draw_goes_on():
+    env = drifting(1)
+    played(env, 3)
+    with pytest.raises(NotImplementedError):
+        env.picture()
+    env.step(torch.zeros(4, 1))
+
+
 def test_drawing_tasks_leaves_the_global_stream_alone():
     env = drifting()
     np.random.seed(3)
@@ -105,9 +146,10 @@ def test_a_worker_that_fails_says_why():
 
 
 def test_a_worker_that_is_gone_is_noticed_and_asking_it_to_stop_does_nothing():
+    before = set(multiprocessing.active_children())
     env = drifting(1)
     played(env, 3)
-    (worker,) = env.lanes.close.peek()[2][1]
+    (worker,) = set(multiprocessing.active_children()) - before
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         os.kill(worker.pid, name)
     env.step(torch.zeros(4, 1))
@@ -156,6 +198,11 @@ def test_a_registered_environment_is_one_lane_of_ours(option):
     assert {name: value.tolist() for name, value in task.items()} == {
         name: value[0].tolist() for name, value in env._env.tasks.parameters.items()
     }
+
+
+def test_nulls_are_keys_like_others():
+    env = gymnasium.make("metarl.envs:metarl/wheeled-v0", num_goals=None).unwrapped
+    assert len({task["goal"].tobytes() for task in env.sample_tasks(300)}) == 300
 
 
 def test_keys_of_a_registered_environment_are_those_of_its_yaml():

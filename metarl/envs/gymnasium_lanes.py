@@ -40,7 +40,7 @@ class LaneEnv(MetaEnv):
         kind = "int64" if isinstance(observation, spaces.Discrete) else "float64"
         done = "int64" if isinstance(action, spaces.Discrete) else "float32"
         shapes = [((*count, *(action.shape or ())), done), ((*count, *seen), kind), ((*count, *seen), kind)]
-        shapes += [(count, "float64"), (count, "bool"), (count, "bool"), (count, "bool")]
+        shapes += [(count, "float64"), (count, "bool"), (count, "bool"), (count, "int8")]
         makes = [partial(limited, make, self.horizon) for make in makes]
         if num_workers:
             self.lanes = WorkerLanes(makes, shapes, min(num_workers, self.num_lanes))
@@ -66,7 +66,7 @@ class LaneEnv(MetaEnv):
             torch.from_numpy(room.reward.astype(np.float32)).to(self.device),
             terminated.to(self.device),
             truncated.to(self.device),
-            torch.from_numpy(room.success.copy()).to(self.device),
+            self._succeeded(room.success),
             self._observed(room.final_observation),
         )
 
@@ -77,6 +77,10 @@ class LaneEnv(MetaEnv):
                 "an environment of Gymnasium draws pictures with env.options.render_mode=rgb_array"
             )
         return drawn
+
+    def _succeeded(self, success: np.ndarray) -> Tensor | None:
+        """None where no lane says anything of success."""
+        return None if (success < 0).all() else torch.from_numpy(success > 0).to(self.device)
 
     def _acted(self, action: np.ndarray) -> np.ndarray:
         space = self.action_space
@@ -136,11 +140,12 @@ class GymnasiumEnv(LaneEnv):
     def _draw(self, num_tasks: int) -> list:
         """By the environment's own hook, from the generator of tasks."""
         before = np.random.get_state()  # some hooks draw from the global stream
+        inner: Any = self._template.unwrapped
         try:
             seed = _seeds(1, self.task_generator)[0]
             np.random.seed(seed)
-            self._template.reset(seed=seed)
-            return self._template.unwrapped.sample_tasks(num_tasks)  # type: ignore[attr-defined]
+            inner.np_random = np.random.default_rng(seed)  # without a reset, which may need a task
+            return inner.sample_tasks(num_tasks)
         finally:
             np.random.set_state(before)
 

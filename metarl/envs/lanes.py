@@ -6,10 +6,11 @@ Imports no torch: a worker starts in the time its environments take.
 import multiprocessing
 import signal
 import traceback
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,7 +18,10 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from metarl.envs.pictures import NoRendererError
+
 Make = Callable[[], gymnasium.Env]
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 GONE = "a worker process of the environments is gone; was it killed, for its memory?"
 
 
@@ -66,11 +70,13 @@ class LocalLanes:
     def step(self) -> None:
         """The actions in the room."""
         for lane, env in enumerate(self.envs):
-            observation, reward, terminated, truncated, info = env.step(self.room.action[lane])
+            observation, reward, terminated, truncated, info = env.step(
+                self.room.action[lane].copy()
+            )  # which it may keep
             self.room.final_observation[lane] = self.room.observation[lane] = observation
             self.room.reward[lane] = reward
             self.room.terminated[lane], self.room.truncated[lane] = terminated, truncated
-            self.room.success[lane] = bool(info.get("success", False))
+            self.room.success[lane] = info.get("success", -1)
             if terminated or truncated:
                 self.room.observation[lane] = env.reset()[0]
 
@@ -104,11 +110,13 @@ class WorkerLanes:
             ours, theirs = context.Pipe()
             given = (theirs, list(makes[share]), memory, list(shapes), share)
             process = context.Process(target=_work, args=given, daemon=True)
-            process.start()
+            with _deaf():
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             processes.append(process)
-        self.close = weakref.finalize(self, _close, self._pipes, processes)
+        # Before the daemons' own end at exit, which would wait for them forever.
+        self.close = Finalize(self, _close, (self._pipes, processes), exitpriority=10)
         self._answers()  # that all environments are there
 
     def call(self, lane: int, name: str, *given: Any) -> Any:
@@ -150,9 +158,21 @@ class WorkerLanes:
             failed, answer = pipe.recv()
         except (EOFError, ConnectionResetError):
             raise RuntimeError(GONE) from None
+        if failed and isinstance(answer, Exception):
+            raise answer
         if failed:
             raise RuntimeError(f"in a worker process of the environments:\n{answer}")
         return answer
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process started in here is deaf to requests to stop from its first moment; this one hears them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def limited(make: Make, horizon: int) -> gymnasium.Env:
@@ -174,16 +194,18 @@ def _room(memory: Sequence[Any], shapes: Sequence[tuple[tuple[int, ...], str]]) 
 
 def _work(pipe: Connection, makes: Sequence[Make], memory: Sequence[Any], shapes: Sequence, share: slice) -> None:
     """What a worker process does."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for name in STOPPING:
+        signal.signal(name, signal.SIG_IGN)
     lanes: LocalLanes | None = None
     try:
         lanes = LocalLanes(makes, _room(memory, shapes).rows(share.start, share.stop))
         pipe.send((False, None))
         while True:
             name, given = pipe.recv()
-            pipe.send((False, getattr(lanes, name)(*given)))
+            try:
+                pipe.send((False, getattr(lanes, name)(*given)))
+            except (NotImplementedError, NoRendererError) as error:  # no picture: nothing is broken
+                pipe.send((True, error))
     except (EOFError, BrokenPipeError):
         pass
     except Exception:

@@ -11,25 +11,28 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]  # [height, width, 3]
 WIDTH, HEIGHT = 480, 360
-BACKENDS = {"egl": "EGL", "osmesa": "OSMesa"}  # what MUJOCO_GL calls them, and their libraries
+# What MUJOCO_GL calls them, and the libraries they need, one of each group.
+BACKENDS = {"egl": (("EGL",), ("OpenGL", "GL")), "osmesa": (("OSMesa",), ("OpenGL", "GL"))}
 MARKER_SIZE = 0.05  # radius of what shows a goal, metres
 
 
 class NoRendererError(RuntimeError):
     """Nothing here can draw."""
 
-    def __init__(self, cause: object):
-        super().__init__(
-            f"no renderer: {cause}. Install libegl1 or libosmesa6, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
-        )
+    def __str__(self) -> str:
+        remedy = "Install libegl1 and libgl1, or libosmesa6, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+        return f"no renderer: {self.args[0]}. {remedy}"
 
 
 def choose_backend() -> None:
-    """Without a screen MuJoCo draws by what is installed. It looks at MUJOCO_GL once, when it is imported."""
-    if "MUJOCO_GL" in os.environ or os.environ.get("DISPLAY"):
+    """Without a screen MuJoCo draws by what is installed. It looks at MUJOCO_GL once, when it is imported.
+
+    Half of an installation is none: importing MuJoCo fails where it is told to use what is incomplete.
+    """
+    if any(os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")):
         return
-    for name, library in BACKENDS.items():
-        if ctypes.util.find_library(library):
+    for name, libraries in BACKENDS.items():
+        if all(any(map(ctypes.util.find_library, options)) for options in libraries):
             os.environ["MUJOCO_GL"] = name
             return
 
@@ -52,7 +55,7 @@ class Camera:
         try:
             self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:  # each backend has its own
-            raise NoRendererError(error) from error
+            raise NoRendererError(str(error)) from error
         # While the graphics library can still take back what it gave: at exit it goes before what was there earlier.
         closing = weakref.finalize(self, self._renderer.close)
         closing.atexit = False

@@ -3,6 +3,7 @@
 Importing ``metarl.envs`` registers them, and imports nothing heavy.
 """
 
+import json
 from typing import Any
 
 import gymnasium
@@ -37,7 +38,11 @@ class SingleLane(gymnasium.Env):
         from metarl.compose import compose, resolved
         from metarl.config import build_env_factory
 
-        config = resolved(compose([f"env={option}", *(f"env.{name}={value}" for name, value in keys.items())]), {})
+        config = resolved(
+            compose([f"env={option}", *(f"env.{name}={json.dumps(value)}" for name, value in keys.items())]), {}
+        )
+        if "num_workers" in config["env"] and "num_workers" not in keys:
+            config["env"]["num_workers"] = 0  # a single lane needs no process of its own
         self._make = build_env_factory(config)
         self._open(0)
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space

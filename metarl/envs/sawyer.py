@@ -25,7 +25,7 @@ ACTION = spaces.Box(-1.0, 1.0, (4,), np.float32)
 
 
 class Sawyer(gymnasium.Env):
-    """One lane of Meta-World: the environment class of its task, made when it is first asked for.
+    """One lane of Meta-World: the environment class of its task.
 
     Observation: the library's 39 numbers, the last three, the goal, zero. Reward: the library's. An episode never ends
     at a success; ``info["success"]`` tells of one.
@@ -34,16 +34,15 @@ class Sawyer(gymnasium.Env):
     observation_space, action_space = OBSERVATION, ACTION
 
     def __init__(self):
-        self._environments: dict[str, Any] = {}
-        self._cameras: dict[str, Camera] = {}
+        self._name = ""
         self._present: Any = None
+        self._camera: Camera | None = None
 
     def set_task(self, task: tuple[str, NDArray]) -> None:
         """The name of an environment class, and the vector that places its objects and goal."""
         name, goal = task
-        if name not in self._environments:
-            self._environments[name] = _quick(name)()
-        self._present = self._environments[name]
+        if name != self._name:  # one at a time: each takes 20 MB
+            self._name, self._present, self._camera = name, _quick(name)(), None
         data = {"rand_vec": goal, "env_cls": ALL_V3_ENVIRONMENTS[name], "partially_observable": True}
         self._present.set_task(Task(env_name=name, data=pickle.dumps(data)))
 
@@ -57,10 +56,9 @@ class Sawyer(gymnasium.Env):
 
     def render(self):
         """A picture, see ``metarl.envs.pictures``."""
-        name = type(self._present).__name__
-        if name not in self._cameras:
-            self._cameras[name] = Camera(self._present.model, "corner")
-        upside_down = self._cameras[name].picture(self._present.data)  # as the library's cameras stand
+        if self._camera is None:
+            self._camera = Camera(self._present.model, "corner")
+        upside_down = self._camera.picture(self._present.data)  # as the library's cameras stand
         return np.ascontiguousarray(upside_down[::-1, ::-1])
 
 

@@ -157,6 +157,11 @@ class SmallAnt(GoalReaching):
 
     def __init__(self, ends_when_unhealthy: bool, unhealthy_penalty: NonNegativeFloat, **inherited):
         super().__init__(**inherited)
+        if unhealthy_penalty and not ends_when_unhealthy:
+            raise ValueError(
+                f"env.unhealthy_penalty={unhealthy_penalty} is of steps that end an episode, which "
+                "env.ends_when_unhealthy=false has none of; set one of them back"
+            )
         self.ends_when_unhealthy, self.unhealthy_penalty = ends_when_unhealthy, unhealthy_penalty
 
     @property
