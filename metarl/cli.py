@@ -309,7 +309,8 @@ def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace) -> lis
     env = make_env(num_tasks=1, seed=0)
     kinds = found.tasks.parameters.get("class")
     classes = ["all tasks"] * len(found.returns) if kinds is None else [env.classes[kind] for kind in kinds.argmax(1)]
-    return adapted_table(found.returns.numpy(), found.successes.numpy(), found.steps.numpy(), classes)
+    successes = None if found.successes is None else found.successes.numpy()
+    return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
 
 
 def _flat(result: dict) -> dict:

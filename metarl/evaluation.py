@@ -86,13 +86,13 @@ class AdaptedTest:
 
     Attributes:
         returns: ``[N, episodes]``.
-        successes: bool, whether an episode had one; all False where the environment knows none.
+        successes: bool, whether an episode had one; None where the environment knows none.
         steps: until the first success, or the end of the episode.
         tasks: N rows.
     """
 
     returns: torch.Tensor
-    successes: torch.Tensor
+    successes: torch.Tensor | None
     steps: torch.Tensor
     tasks: Tasks
 
@@ -134,7 +134,7 @@ def play_adapted(
     returns, successes, steps = (torch.cat(part)[:lanes].cpu() for part in zip(*columns, strict=True))
     names = met[0].parameters
     tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[:lanes].cpu() for name in names})
-    return AdaptedTest(returns, successes, steps, tasks)
+    return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
 
 
 def _outcome(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,14 +7,16 @@ import numpy as np
 from metarl.analysis.tables import Row
 
 
-def adapted_table(returns: np.ndarray, successes: np.ndarray, steps: np.ndarray, classes: Sequence[str]) -> list[Row]:
+def adapted_table(
+    returns: np.ndarray, successes: np.ndarray | None, steps: np.ndarray, classes: Sequence[str]
+) -> list[Row]:
     """A row for each class of tasks and, where there are several, their mean.
 
     Every task counts the same in its class, and every class in the mean.
 
     Args:
         returns: ``[N, episodes]``.
-        successes: bool ``[N, episodes]``.
+        successes: bool ``[N, episodes]``; None leaves out all that is about success.
         steps: until the first success or the end of the episode, ``[N, episodes]``.
         classes: of each task.
 
@@ -23,31 +25,31 @@ def adapted_table(returns: np.ndarray, successes: np.ndarray, steps: np.ndarray,
         ``counted_by_the_library``.
     """
     labels = np.array(classes)
-    rows = [
-        _row(name, returns[labels == name], successes[labels == name], steps[labels == name])
-        for name in dict.fromkeys(classes)
-    ]
+    rows = []
+    for name in dict.fromkeys(classes):
+        mine = labels == name
+        rows.append({"class": name, "tasks": int(mine.sum())} | _scores(returns[mine], "return", "standard_error"))
+        if successes is not None:
+            rows[-1] |= _scores(successes[mine], "success_rate", "success_error")
+            rows[-1]["library_count"] = counted_by_the_library(successes[mine], steps[mine])
     if len(rows) > 1:
-        mean: Row = {"class": "mean", "tasks": len(labels)}
-        for key in ("return", "success_rate", "library_count"):
-            mean[key] = float(np.mean([row[key] for row in rows]))
-        for key in ("standard_error", "success_error"):
-            mean[key] = float(np.sqrt(np.sum([row[key] ** 2 for row in rows])) / len(rows))
-        rows.append({key: mean[key] for key in rows[0]})
+        rows.append({"class": "mean", "tasks": len(labels)} | _mean(rows))
     return rows
 
 
-def _row(name: str, returns: np.ndarray, successes: np.ndarray, steps: np.ndarray) -> Row:
-    per_task = {"return": returns.mean(1), "success_rate": successes.mean(1)}
-    error = {key: _standard_error(values) for key, values in per_task.items()}
+def _scores(values: np.ndarray, name: str, error: str) -> Row:
+    """Mean over tasks ``[N, episodes]``, and its standard error."""
+    per_task = values.mean(1)
+    count = len(per_task)
+    return {name: float(per_task.mean()), error: float(per_task.std(ddof=1) / count**0.5) if count > 1 else 0.0}
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    """Of the numbers of classes; errors add up as those of independent means."""
+    columns = {key: np.array([row[key] for row in rows]) for key in rows[0] if key not in ("class", "tasks")}
     return {
-        "class": name,
-        "tasks": len(returns),
-        "return": float(per_task["return"].mean()),
-        "standard_error": error["return"],
-        "success_rate": float(per_task["success_rate"].mean()),
-        "success_error": error["success_rate"],
-        "library_count": counted_by_the_library(successes, steps),
+        key: float(np.sqrt(np.square(column).sum()) / len(rows) if key.endswith("error") else column.mean())
+        for key, column in columns.items()
     }
 
 
@@ -64,7 +66,3 @@ def counted_by_the_library(successes: np.ndarray, steps: np.ndarray) -> float:
     ends = steps.cumsum(axis=1).ravel()
     first = ends.argsort(kind="stable")[: steps.shape[1]]
     return float(successes.ravel()[first].mean())
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
