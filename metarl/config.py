@@ -96,18 +96,30 @@ def _parameters(target: Callable, node: Mapping, path: str) -> dict[str, inspect
     """Named parameters of ``target``, annotations resolved.
 
     ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of the
-    class above; any other ``**`` is for the program alone.
+    constructor that ``super().__init__`` is; any other ``**`` is for the program alone.
     """
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    constructors: list[Callable] = [target]
+    if inspect.isclass(target):
+        constructors = [vars(owner)["__init__"] for owner in target.__mro__[:-1] if "__init__" in vars(owner)] or [
+            target
+        ]
+    return _parameters_of(constructors, node, path)
+
+
+def _parameters_of(constructors: list[Callable], node: Mapping, path: str) -> dict[str, inspect.Parameter]:
+    """Of the first, and of the others as far as each hands on what is inherited."""
+    hints = typing.get_type_hints(constructors[0], include_extras=True)
     found: dict[str, inspect.Parameter] = {}
-    for name, parameter in inspect.signature(target).parameters.items():
+    for name, parameter in inspect.signature(constructors[0]).parameters.items():
+        if name == "self":
+            continue
         if parameter.kind is not parameter.VAR_KEYWORD:
             found[name] = parameter.replace(annotation=hints.get(name, Any))
         elif name.endswith("_options"):
             inner = name.removesuffix("_options")
             found = _parameters(_named(node.get(inner), f"{path}.{inner}"), node, path) | found
-        elif name == "inherited" and inspect.isclass(target):
-            found = _parameters(target.__mro__[1], node, path) | found
+        elif name == "inherited":
+            found = _parameters_of(constructors[1:], node, path) | found
     return found
 
 

@@ -21,7 +21,7 @@ def distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("option", SETS)
 def test_goal_sets_have_the_published_ranges_and_spacing(option):
     env = make_env(f"env={option}")
-    sets, plan = env.goal_sets.goals, env.goal_sets.plan
+    sets, plan = env.goals, env.plan
     border, farthest, spacing = {"point_goal": (0.7, 1.0, 0.01), "reacher_4link": (1.1, 1.5, 0.11)}.get(
         option, (1.1, 1.5, 0.1)
     )
@@ -40,12 +40,12 @@ def test_goal_sets_have_the_published_ranges_and_spacing(option):
 
 
 def test_goal_sets_depend_on_their_own_seed_alone():
-    goals = [make_env("env=wheeled", *more).goal_sets.goals["train"] for more in ([], ["seed=3"], ["env.goal_seed=1"])]
+    goals = [make_env("env=wheeled", *more).goals["train"] for more in ([], ["seed=3"], ["env.goal_seed=1"])]
     assert np.array_equal(goals[0], goals[1]) and not np.array_equal(goals[0], goals[2])
 
 
 def test_half_planes_hold_their_goals():
-    sets = make_env("env=wheeled", "env.split=half_plane").goal_sets.goals
+    sets = make_env("env=wheeled", "env.split=half_plane").goals
     for task_set, sign in (("train", 1), ("held_out", 1), ("out_of_range", -1)):
         assert (sign * sets[task_set][:, 0] >= 0).all() and abs(sets[task_set]).max() <= 2
 
@@ -54,8 +54,8 @@ def test_a_meta_batch_meets_different_goals_of_its_set_and_no_more_than_there_ar
     env = make_env("env=wheeled", num_tasks=100)
     for task_set in env.task_sets:
         drawn = env.sample_tasks(task_set).parameters["goal"].double().numpy()
-        assert distances(drawn, env.goal_sets.goals[task_set]).argmin(1).tolist() != list(range(100))
-        assert sorted(distances(drawn, env.goal_sets.goals[task_set]).argmin(1)) == list(range(100))
+        assert distances(drawn, env.goals[task_set]).argmin(1).tolist() != list(range(100))
+        assert sorted(distances(drawn, env.goals[task_set]).argmin(1)) == list(range(100))
     with pytest.raises(ValueError, match=r"101 tasks.*env.num_goals=100.*lower meta_batch_size or eval.tasks_at_once"):
         make_env("env=wheeled", num_tasks=101).sample_tasks()
 

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
-from metarl.envs.simulation import Directions, Flags, SimulatedEnv, check_range, on_circle
+from metarl.envs.simulation import DirectionTasks, Flags, SimulatedEnv, VelocityTasks, on_circle
 
 TORSO = 1  # body number
 HEALTHY = (0.2, 1.0)  # metres above the ground
@@ -79,43 +79,16 @@ class Ant(SimulatedEnv):
         return self.physics.observed["cfrc_ext"].clip(-1, 1)
 
 
-class AntDirection(Ant):
-    """Run in a direction d as fast as possible: ``d . v - 0.5 |a|² - contacts + 1`` while healthy.
-
-    Args:
-        directions: which there are, see ``Directions``.
-        inherited: see ``Ant``.
-    """
-
-    def __init__(self, directions: Directions, **inherited):
-        super().__init__(**inherited)
-        self.directions: Directions = directions
-        self.task_dim = 2
-
-    def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
+class AntDirection(DirectionTasks, Ant):
+    """Run in a direction d as fast as possible: ``d . v - 0.5 |a|² - contacts + 1`` while healthy."""
 
     def reward(self, action):
         progress = (self.velocity() * self.task("direction")).sum(axis=1)
         return progress - self.cost(action) + self.healthy()
 
 
-class AntVelocity(Ant):
-    """Run forward at v* metres per second, uniform between two bounds: ``1 - |v_x - v*| - costs + 0.05``.
-
-    Args:
-        min_velocity, max_velocity: of v*.
-        inherited: see ``Ant``.
-    """
-
-    def __init__(self, min_velocity: float, max_velocity: float, **inherited):
-        super().__init__(**inherited)
-        check_range("velocity", min_velocity, max_velocity)
-        self.bounds_of_velocity = (min_velocity, max_velocity)
-        self.task_dim = 1
-
-    def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
+class AntVelocity(VelocityTasks, Ant):
+    """Run forward at v* metres per second: ``1 - |v_x - v*| - costs + 0.05``."""
 
     def reward(self, action):
         return 1.05 - np.abs(self.velocity()[:, 0] - self.task("velocity")) - self.cost(action)

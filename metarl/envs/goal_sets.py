@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Generator, Tensor
+from torch import Tensor
 
-from metarl.envs.base import Tasks
+from metarl.envs.base import MetaEnv, Tasks
 
 ATTEMPTS = 100_000  # draws of a set before it counts as too tight
 TASK_SETS = ("train", "held_out", "out_of_range")
@@ -46,41 +46,56 @@ class GoalPlan:
             )
 
 
-class GoalSets:
-    """The goals of a plan, drawn with a random state of their own.
+class GoalTasks(MetaEnv):
+    """Tasks are the goals of a plan, drawn with a random state of their own.
+
+    Args:
+        split, nearest, border, farthest, spacing, num_goals, goal_seed: see ``GoalPlan``.
+        inherited: of what shall reach them.
 
     Raises:
-        ValueError: they do not fit into their area at their spacing.
+        ValueError: goals do not fit into their area at their spacing.
     """
 
-    def __init__(self, plan: GoalPlan):
-        self.plan = plan
-        self.goals = {} if plan.num_goals is None else packed(plan)
+    task_dim, task_sets = 2, TASK_SETS
 
-    def draw(self, num_tasks: int, task_set: str, generator: Generator, device: torch.device) -> Tasks:
-        """Different goals of a set, or fresh ones where the plan has no sets.
+    def __init__(
+        self,
+        split: Literal["annulus", "half_plane"],
+        nearest: NonNegativeFloat,
+        border: PositiveFloat,
+        farthest: PositiveFloat,
+        spacing: NonNegativeFloat,
+        num_goals: PositiveInt | None,
+        goal_seed: NonNegativeInt,
+        **inherited,
+    ):
+        self.plan = GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed)
+        self.goals = {} if num_goals is None else packed(self.plan)
+        super().__init__(**inherited)
 
-        Raises:
-            ValueError: more than the set holds.
-        """
+    def draw_tasks(self, num_tasks, task_set):
         if self.plan.num_goals is None:
-            return Tasks({"goal": self._fresh(num_tasks, task_set, generator, device)})
+            return Tasks({"goal": self._fresh(num_tasks, task_set)})
         if num_tasks > self.plan.num_goals:
             raise ValueError(
                 f"{num_tasks} tasks side by side, and env.num_goals={self.plan.num_goals} in each set; lower "
                 "meta_batch_size or eval.tasks_at_once, or raise env.num_goals"
             )
-        chosen = torch.randperm(self.plan.num_goals, generator=generator, device=device)[:num_tasks]
-        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(device)[chosen].float()})
+        chosen = torch.randperm(self.plan.num_goals, generator=self.task_generator, device=self.device)[:num_tasks]
+        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(self.device)[chosen].float()})
 
-    def every_goal(self, task_set: str, device: torch.device) -> Tasks | None:
-        """All goals of a set; None where they are drawn afresh."""
+    def most_tasks(self, task_set):
+        return self.plan.num_goals
+
+    def every_task(self, task_set):
         if self.plan.num_goals is None:
             return None
-        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(device).float()})
+        return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(self.device).float()})
 
-    def _fresh(self, num_tasks: int, task_set: str, generator: Generator, device: torch.device) -> Tensor:
+    def _fresh(self, num_tasks: int, task_set: str) -> Tensor:
         """By rejection, in rounds over all that are missing."""
+        generator, device = self.task_generator, self.device
         goals = torch.full((num_tasks, 2), torch.nan, dtype=torch.float64, device=device)
         while (missing := goals[:, 0].isnan()).any():
             unit = torch.rand(num_tasks, 2, generator=generator, dtype=torch.float64, device=device)

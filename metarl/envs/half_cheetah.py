@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat
 
 from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
-from metarl.envs.simulation import SimulatedEnv, check_range
+from metarl.envs.simulation import SimulatedEnv, VelocityTasks, check_range
 
 TORSO_HEIGHT = 0.7  # metres, of the torso where the joint that lifts it is at 0
 
@@ -53,24 +53,11 @@ class HalfCheetah(SimulatedEnv):
         return self.control_cost * np.square(action).sum(axis=1)
 
 
-class CheetahVelocity(HalfCheetah):
-    """Run at a velocity v* in metres per second, uniform between two bounds: ``-|v - v*| - 0.05 |a|²``.
+class CheetahVelocity(VelocityTasks, HalfCheetah):
+    """Run at a velocity v*: ``-|v - v*| - 0.05 |a|²``.
 
     Standing still costs about 300 in 200 steps where v* is between 0 and 3, running at the mean velocity about 150.
-
-    Args:
-        min_velocity, max_velocity: of v*.
-        inherited: see ``HalfCheetah``.
     """
-
-    def __init__(self, min_velocity: float, max_velocity: float, **inherited):
-        super().__init__(**inherited)
-        check_range("velocity", min_velocity, max_velocity)
-        self.bounds_of_velocity = (min_velocity, max_velocity)
-        self.task_dim = 1
-
-    def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
 
     def reward(self, action):
         return -np.abs(self.forward_velocity() - self.task("velocity")) - self.cost(action)

@@ -3,15 +3,14 @@
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
-from metarl.envs.simulation import Directions, Flags, SimulatedEnv
+from metarl.envs.simulation import DirectionTasks, Flags
 
 HEALTHY = (1.0, 2.0)  # metres of the torso above the ground
 PROGRESS, HEALTHY_BONUS, CONTACT_COST, MOST_CONTACT_COST = 1.25, 5.0, 5e-7, 10.0
 
 
-class HumanoidDirection(SimulatedEnv):
+class HumanoidDirection(DirectionTasks):
     """Run in a direction d as fast as possible, in the body of Gymnasium's ``Humanoid-v5``.
 
     Reward: ``1.25 d . v - 0.1 |a|² - min(5e-7 |contacts|², 10) + 5`` while healthy, v the velocity of the centre of
@@ -22,9 +21,8 @@ class HumanoidDirection(SimulatedEnv):
     forces of the joints, and contact forces.
 
     Args:
-        directions: which there are, see ``Directions``.
         control_cost: weight of the squared action.
-        inherited: see ``SimulatedEnv``.
+        inherited: see ``DirectionTasks`` and ``SimulatedEnv``.
     """
 
     fixed_length = False
@@ -32,15 +30,10 @@ class HumanoidDirection(SimulatedEnv):
     file, frame_skip = "humanoid.xml", 5
     observed = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
-    def __init__(self, directions: Directions, control_cost: NonNegativeFloat, **inherited):
+    def __init__(self, control_cost: NonNegativeFloat, **inherited):
         super().__init__(**inherited)
-        self.directions: Directions = directions
         self.control_cost = control_cost
-        self.task_dim = 2
         self._share = self.model.body_mass / self.model.body_mass.sum()
-
-    def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
 
     def observe(self) -> Array:
         seen = self.physics.observed

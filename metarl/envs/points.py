@@ -1,15 +1,14 @@
 """A point in the plane, without a simulator: navigation, sparse goals on a half circle, goals of TESP."""
 
 import math
-from typing import Literal
 
 import torch
 from gymnasium import spaces
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv, Step, Tasks
-from metarl.envs.goal_sets import TASK_SETS, GoalPlan, GoalSets
+from metarl.envs.goal_sets import GoalTasks
 
 PARTS = 10  # of an action of Semicircle
 
@@ -17,15 +16,22 @@ PARTS = 10  # of an action of Semicircle
 class PlanarEnv(MetaEnv):
     """Lanes whose state is a small tensor ``[B, state_dim]`` that every episode starts from ``start``.
 
-    A subclass says how an action moves it (``move``), what it earns (``reward``), and who has arrived (``arrived``).
+    A subclass says how an action moves it (``move``), what it earns (``reward``), and who has arrived (``arrived``),
+    which ends an episode unless its length is fixed. Actions lie in [-1, 1].
+
+    Args:
+        horizon: most steps of an episode.
+        num_episodes: of a trial.
+        lanes: see ``MetaEnv``.
     """
 
     state: Tensor
+    task_dim = 2
+    observation_space = spaces.Box(-math.inf, math.inf, (2,))
+    action_space = spaces.Box(-1, 1, (2,))
 
-    def __init__(self, *, ends_at_goal: bool, **lanes):
-        super().__init__(**lanes)
-        self.ends_at_goal, self.fixed_length = ends_at_goal, not ends_at_goal
-        self.task_dim = 2
+    def __init__(self, horizon: PositiveInt, num_episodes: PositiveInt, **lanes):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
         self._elapsed = torch.zeros(self.num_lanes, dtype=torch.long, device=self.device)
 
     @property
@@ -34,8 +40,8 @@ class PlanarEnv(MetaEnv):
         return self.tasks.parameters["goal"]
 
     def start(self) -> Tensor:
-        """States of fresh episodes, ``[B, state_dim]``."""
-        raise NotImplementedError
+        """States of fresh episodes, ``[B, state_dim]``: the origin."""
+        return torch.zeros(self.num_lanes, 2, device=self.device)
 
     def move(self, action: Tensor) -> Tensor:
         """The states after an action ``[B, action_dim]``."""
@@ -65,16 +71,13 @@ class PlanarEnv(MetaEnv):
         self.state = self.move(action)
         reward, arrived, final = self.reward(), self.arrived(), self.state
         self._elapsed = self._elapsed + 1
-        terminated = arrived if self.ends_at_goal else self._false
+        terminated = self._false if self.fixed_length else arrived
         truncated = (self._elapsed >= self.horizon) & ~terminated
         done = terminated | truncated
         if done.any():
             self.state = torch.where(done.unsqueeze(1), self.start(), self.state)
             self._elapsed = self._elapsed * ~done
         return Step(self.state, reward, terminated, truncated, arrived, final)
-
-    def _zeros(self, size: int) -> Tensor:
-        return torch.zeros(self.num_lanes, size, device=self.device)
 
 
 class PointNavigation(PlanarEnv):
@@ -83,34 +86,26 @@ class PointNavigation(PlanarEnv):
     Observation: x and y. Actions of 1 move a coordinate by ``max_step``.
 
     Args:
-        horizon: steps of an episode.
-        num_episodes: of a trial.
         half_width: of the square of goals around the start.
         max_step: see above.
         arrival: an episode ends where both coordinates are nearer to the goal than this.
-        lanes: see ``MetaEnv``.
+        inherited: see ``PlanarEnv``.
     """
 
     def __init__(
         self,
-        horizon: PositiveInt,
-        num_episodes: PositiveInt,
         half_width: PositiveFloat,
         max_step: PositiveFloat,
         arrival: NonNegativeFloat,
-        **lanes,
+        **inherited,
     ):
-        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=arrival > 0, **lanes)
+        super().__init__(**inherited)
+        self.fixed_length = arrival == 0
         self.half_width, self.max_step, self.arrival = half_width, max_step, arrival
-        self.observation_space = spaces.Box(-math.inf, math.inf, (2,))
-        self.action_space = spaces.Box(-1, 1, (2,))
 
     def draw_tasks(self, num_tasks, task_set):
         unit = torch.rand(num_tasks, 2, generator=self.task_generator, device=self.device)
         return Tasks({"goal": self.half_width * (2 * unit - 1)})
-
-    def start(self):
-        return self._zeros(2)
 
     def move(self, action):
         return self.state + self.max_step * action.clamp(-1, 1)
@@ -128,31 +123,22 @@ class SparsePoint(PlanarEnv):
     The sparse point robot of Rakelly et al. 2019 (section 6.3), as VariBAD's code has it. Observation: x and y.
 
     Args:
-        horizon: steps of an episode.
-        num_episodes: of a trial.
         radius: of the goal.
         max_step: an action of 1 moves a coordinate by this.
-        lanes: see ``MetaEnv``.
+        inherited: see ``PlanarEnv``.
     """
 
     def __init__(
         self,
-        horizon: PositiveInt,
-        num_episodes: PositiveInt,
         radius: PositiveFloat,
         max_step: PositiveFloat,
-        **lanes,
+        **inherited,
     ):
-        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=False, **lanes)
+        super().__init__(**inherited)
         self.radius, self.max_step = radius, max_step
-        self.observation_space = spaces.Box(-math.inf, math.inf, (2,))
-        self.action_space = spaces.Box(-1, 1, (2,))
 
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"goal": half_circle(num_tasks, self)})
-
-    def start(self):
-        return self._zeros(2)
 
     def move(self, action):
         return self.state + self.max_step * action.clamp(-1, 1)
@@ -172,29 +158,25 @@ class Semicircle(PlanarEnv):
     parts. Who arrives is put back to the start, with a random heading as at the start of an episode.
 
     Args:
-        horizon: steps of an episode.
-        num_episodes: of a trial.
         circle: radius of the half circle.
         radius: of the goal.
         max_speed: distance of one action.
         max_turn: radians of one action.
-        lanes: see ``MetaEnv``.
+        inherited: see ``PlanarEnv``.
     """
+
+    observation_space = spaces.Box(-math.inf, math.inf, (3,))
 
     def __init__(
         self,
-        horizon: PositiveInt,
-        num_episodes: PositiveInt,
         circle: PositiveFloat,
         radius: PositiveFloat,
         max_speed: PositiveFloat,
         max_turn: PositiveFloat,
-        **lanes,
+        **inherited,
     ):
-        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=False, **lanes)
+        super().__init__(**inherited)
         self.circle, self.radius, self.max_speed, self.max_turn = circle, radius, max_speed, max_turn
-        self.observation_space = spaces.Box(-math.inf, math.inf, (3,))
-        self.action_space = spaces.Box(-1, 1, (2,))
         self._arrived = self._false
 
     def draw_tasks(self, num_tasks, task_set):
@@ -202,7 +184,7 @@ class Semicircle(PlanarEnv):
 
     def start(self):
         heading = 2 * math.pi * torch.rand(self.num_lanes, generator=self.generator, device=self.device)
-        return torch.cat([self._zeros(2), heading.unsqueeze(1)], dim=1)
+        return torch.cat([super().start(), heading.unsqueeze(1)], dim=1)
 
     def move(self, action):
         speed, turn = (action.clamp(-1, 1) / PARTS).unbind(1)
@@ -223,55 +205,24 @@ class Semicircle(PlanarEnv):
         return self._arrived
 
 
-class PointGoal(PlanarEnv):
+class PointGoal(GoalTasks, PlanarEnv):
     """Move to a goal of TESP's fixed sets (Lan et al. 2019): minus the distance; an episode ends at the goal.
 
     Observation: x and y, clipped to [-5, 5]. Actions of 1 move a coordinate by ``max_step``.
 
     Args:
-        horizon: most steps of an episode.
-        num_episodes: of a trial.
         max_step: see above.
         arrival: an episode ends where both coordinates are nearer to the goal than this.
-        split, nearest, border, farthest, spacing, num_goals, goal_seed: of the goals, see ``GoalPlan``.
-        lanes: see ``MetaEnv``.
+        inherited: see ``GoalTasks`` and ``PlanarEnv``.
     """
 
-    task_sets = TASK_SETS
     WALL = 5.0
+    fixed_length = False
+    observation_space = spaces.Box(-WALL, WALL, (2,))
 
-    def __init__(
-        self,
-        horizon: PositiveInt,
-        num_episodes: PositiveInt,
-        max_step: PositiveFloat,
-        arrival: PositiveFloat,
-        split: Literal["annulus", "half_plane"],
-        nearest: NonNegativeFloat,
-        border: PositiveFloat,
-        farthest: PositiveFloat,
-        spacing: NonNegativeFloat,
-        num_goals: PositiveInt | None,
-        goal_seed: NonNegativeInt,
-        **lanes,
-    ):
-        self.goal_sets = GoalSets(GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed))
-        super().__init__(horizon=horizon, num_episodes=num_episodes, ends_at_goal=True, **lanes)
+    def __init__(self, max_step: PositiveFloat, arrival: PositiveFloat, **inherited):
+        super().__init__(**inherited)
         self.max_step, self.arrival = max_step, arrival
-        self.observation_space = spaces.Box(-self.WALL, self.WALL, (2,))
-        self.action_space = spaces.Box(-1, 1, (2,))
-
-    def draw_tasks(self, num_tasks, task_set):
-        return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
-
-    def most_tasks(self, task_set):
-        return self.goal_sets.plan.num_goals
-
-    def every_task(self, task_set):
-        return self.goal_sets.every_goal(task_set, self.device)
-
-    def start(self):
-        return self._zeros(2)
 
     def move(self, action):
         return (self.state + self.max_step * action.clamp(-1, 1)).clamp(-self.WALL, self.WALL)

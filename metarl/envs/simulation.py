@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step
+from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
 from metarl.envs.pictures import Camera, Picture
 
@@ -137,13 +137,6 @@ class SimulatedEnv(MetaEnv):
         """For each new task 1 or -1, evenly."""
         return 1 - 2.0 * torch.randint(2, (num_tasks,), generator=self.task_generator, device=self.device)
 
-    def draw_directions(self, num_tasks: int, kind: Directions) -> Tensor:
-        """For each new task a direction in the plane, ``[N, 2]``."""
-        sign = self.draw_sign(num_tasks)
-        if kind == "forward_backward":
-            return torch.stack([sign, torch.zeros_like(sign)], dim=1)
-        return on_circle(sign if kind == "legacy_radian" else self.draw(num_tasks, (0, 2 * math.pi)))
-
     def uniform(self, *shape: int) -> Array:
         """Draws from [-1, 1] for starting states."""
         unit = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.device)
@@ -244,6 +237,47 @@ class SimulatedEnv(MetaEnv):
 
     def _tensor(self, values: Array) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+
+class VelocityTasks(SimulatedEnv):
+    """Tasks are velocities v* in metres per second, uniform between two bounds.
+
+    Args:
+        min_velocity, max_velocity: of v*.
+        inherited: of the body.
+    """
+
+    task_dim = 1
+
+    def __init__(self, min_velocity: float, max_velocity: float, **inherited):
+        super().__init__(**inherited)
+        check_range("velocity", min_velocity, max_velocity)
+        self.bounds_of_velocity = (min_velocity, max_velocity)
+
+    def draw_tasks(self, num_tasks, task_set):
+        return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
+
+
+class DirectionTasks(SimulatedEnv):
+    """Tasks are directions in the plane.
+
+    Args:
+        directions: which there are, see ``Directions``.
+        inherited: of the body.
+    """
+
+    task_dim = 2
+
+    def __init__(self, directions: Directions, **inherited):
+        super().__init__(**inherited)
+        self.directions: Directions = directions
+
+    def draw_tasks(self, num_tasks, task_set):
+        sign = self.draw_sign(num_tasks)
+        if self.directions == "forward_backward":
+            return Tasks({"direction": torch.stack([sign, torch.zeros_like(sign)], dim=1)})
+        angle = sign if self.directions == "legacy_radian" else self.draw(num_tasks, (0, 2 * math.pi))
+        return Tasks({"direction": on_circle(angle)})
 
 
 def on_circle(angle: Tensor) -> Tensor:

@@ -3,33 +3,26 @@
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
-from metarl.envs.simulation import Directions, SimulatedEnv
+from metarl.envs.simulation import DirectionTasks
 
 
-class SwimmerDirection(SimulatedEnv):
+class SwimmerDirection(DirectionTasks):
     """Swim in a direction d as fast as possible, in the body of Gymnasium's ``Swimmer-v5``: ``d . v - 1e-4 |a|²``.
 
     Observation (8): angles (3) and velocities (5).
 
     Args:
-        directions: which there are, see ``Directions``.
         control_cost: weight of the squared action.
-        inherited: see ``SimulatedEnv``.
+        inherited: see ``DirectionTasks`` and ``SimulatedEnv``.
     """
 
     normal_velocities = False
     file, frame_skip = "swimmer.xml", 4
 
-    def __init__(self, directions: Directions, control_cost: NonNegativeFloat, **inherited):
+    def __init__(self, control_cost: NonNegativeFloat, **inherited):
         super().__init__(**inherited)
-        self.directions: Directions = directions
         self.control_cost = control_cost
-        self.task_dim = 2
-
-    def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"direction": self.draw_directions(num_tasks, self.directions)})
 
     def observe(self) -> Array:
         return np.concatenate([self.physics.qpos[:, 2:], self.physics.qvel], axis=1)

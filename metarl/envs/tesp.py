@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
-from metarl.envs.goal_sets import TASK_SETS, GoalPlan, GoalSets
+from metarl.envs.goal_sets import GoalTasks
 from metarl.envs.physics import Array
 from metarl.envs.simulation import Flags, SimulatedEnv
 
@@ -20,7 +20,7 @@ FINGERTIP = {2: (0.75, 0.95), 4: (0.45, 0.45, 0.45, 0.65)}  # metres from joint 
 Failure = Literal["random"] | NonNegativeInt
 
 
-class GoalReaching(SimulatedEnv):
+class GoalReaching(GoalTasks, SimulatedEnv):
     """A body, 20 control steps a second, that starts each episode from the same state and ends it at its goal.
 
     Reward: minus the distance to the goal, minus ``control_cost / 2`` times the squared action, clipped to [-1, 1].
@@ -30,14 +30,12 @@ class GoalReaching(SimulatedEnv):
         control_cost: see above.
         reward: ``distance``, as published, or ``progress``, by which the distance shrank, which dying early cannot
             exploit.
-        split, nearest, border, farthest, spacing, num_goals, goal_seed: of the goals, see ``GoalPlan``.
         observation_noise: standard deviation of noise on all that is seen.
         failed_actuator: one that does nothing: its number, or a ``random`` one at every step; null has none.
-        inherited: see ``SimulatedEnv``.
+        inherited: see ``GoalTasks`` and ``SimulatedEnv``.
     """
 
     fixed_length = False
-    task_sets = TASK_SETS
     frame_skip = 5
     arrival: float  # metres from the goal at which an episode ends
 
@@ -45,18 +43,10 @@ class GoalReaching(SimulatedEnv):
         self,
         control_cost: NonNegativeFloat,
         reward: Literal["distance", "progress"],
-        split: Literal["annulus", "half_plane"],
-        nearest: NonNegativeFloat,
-        border: PositiveFloat,
-        farthest: PositiveFloat,
-        spacing: NonNegativeFloat,
-        num_goals: PositiveInt | None,
-        goal_seed: NonNegativeInt,
         observation_noise: NonNegativeFloat,
         failed_actuator: Failure | None,
         **inherited,
     ):
-        self.goal_sets = GoalSets(GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed))
         super().__init__(**inherited)
         model = self.model
         if isinstance(failed_actuator, int) and failed_actuator >= model.nu:
@@ -65,16 +55,6 @@ class GoalReaching(SimulatedEnv):
         self.control_cost, self.shaped = control_cost, reward == "progress"
         self.observation_noise, self.failed_actuator = observation_noise, failed_actuator
         self._noise = np.zeros(())
-        self.task_dim = 2
-
-    def draw_tasks(self, num_tasks, task_set):
-        return self.goal_sets.draw(num_tasks, task_set, self.task_generator, self.device)
-
-    def most_tasks(self, task_set):
-        return self.goal_sets.plan.num_goals
-
-    def every_task(self, task_set):
-        return self.goal_sets.every_goal(task_set, self.device)
 
     def sees(self) -> Array:
         """What is observed, before noise, ``[B, ...]``."""
