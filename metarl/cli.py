@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,29 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    for add in (_playing_commands, _comparing_commands, _watching_command, _analysing_command):
+        add(commands)
+    return top
+
+
+def _playing_commands(commands: Any) -> None:
     evaluating = _command(commands, "evaluate", evaluate, "play held-out tasks with a trained agent")
     evaluating.add_argument("run", type=Path, help="run directory")
     _evaluation_options(evaluating)
     evaluating.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
-    evaluating.add_argument("--task-set", default="held_out", help="of the tasks (default held_out)")
     evaluating.add_argument(
         "--test-episodes",
         type=_positive,
         help="play this many episodes after each trial, each from the state it ended in, and score these instead",
     )
 
+    playing = _command(commands, "baselines", baselines, "classical solvers and bounds of an environment")
+    playing.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for run.py: env=bandit ...")
+    _evaluation_options(playing)
+    playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
+
+
+def _comparing_commands(commands: Any) -> None:
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
     comparing.add_argument("--actions", choices=("sampled", "greedy"), default="sampled")
@@ -49,11 +62,11 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
     reporting.add_argument("--output", type=Path, help="default: report.html in the run, or here for several")
 
-    playing = _command(commands, "baselines", baselines, "classical solvers and bounds of an environment")
-    playing.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for run.py: env=bandit ...")
-    _evaluation_options(playing)
-    playing.add_argument("--tune", action="store_true", help="grid search over the tunable solvers instead")
+    listing = _command(commands, "list", list_options, "configuration options, and runs")
+    listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
 
+
+def _watching_command(commands: Any) -> None:
     watching = _command(commands, "watch", watch, "a trial as a film, without a screen", formats=False)
     watching.add_argument("run", type=Path, help="run directory")
     watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run)")
@@ -64,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     watching.add_argument("--greedy", action="store_true", help="the most likely actions instead of samples")
     watching.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
 
+
+def _analysing_command(commands: Any) -> None:
     analysing = _command(commands, "analyse", analyse, "what memories keep, where they look, and what they say")
     analysing.add_argument(
         "subjects", nargs="+", metavar="RUN or KEY=VALUE", help="runs, or model=gru,lstm env=... untrained"
@@ -81,10 +96,6 @@ def parser() -> argparse.ArgumentParser:
     analysing.add_argument("--seed", type=_natural, default=0, help="of inputs, of tasks and of untrained weights")
     analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for tables and figures")
 
-    listing = _command(commands, "list", list_options, "configuration options, and runs")
-    listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
-    return top
-
 
 def _command(commands: Any, name: str, function: Any, text: str, formats: bool = True) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
@@ -98,6 +109,7 @@ def _evaluation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-tasks", type=_positive, default=20_000, help="held-out tasks (default 20000)")
     command.add_argument("--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks")
     command.add_argument("--tasks-at-once", type=_positive, default=2000, help="lanes; memory and speed")
+    command.add_argument("--task-set", default="held_out", help="of the tasks (default held_out)")
     command.add_argument("--device", help="default: the one of the run")
 
 
@@ -126,9 +138,9 @@ def evaluate(options: argparse.Namespace) -> None:
     path = directory.checkpoints.path(options.checkpoint)
     agent, parts = build_algorithm(config)
     checkpoint.load_weights(agent, path, parts.settings.device)
-    _limit(options, parts.make_env)
+    env = _limit(options, parts.make_env)
     if options.test_episodes:
-        _print(_adapted_rows(agent, parts.make_env, options), options.format)
+        _print(_adapted_rows(agent, parts.make_env, options, getattr(env, "classes", [])), options.format)
         return
     results = {
         actions: _play(agent, parts.make_env, options, greedy=actions == "greedy") for actions in ("sampled", "greedy")
@@ -181,7 +193,7 @@ def baselines(options: argparse.Namespace) -> None:
         )
     config = compose(options.overrides)
     make_env = build_env_factory(config, options.device)
-    env = make_env(num_tasks=1, seed=0)
+    env = _limit(options, make_env)
     if options.tune:
         rows = [
             {"solver": name, "value": value} | _flat(_play(agent, make_env, options))
@@ -278,13 +290,13 @@ def _play(agent: Any, make_env: Any, options: argparse.Namespace, greedy: bool =
         seed=stream_seed(options.seed, "command_line"),
         greedy=greedy,
         tasks_at_once=options.tasks_at_once,
-        task_set=getattr(options, "task_set", "held_out"),
+        task_set=options.task_set,
     )
     return result.as_dict()
 
 
-def _limit(options: argparse.Namespace, make_env: Any) -> None:
-    """No other tasks than there are, and no more of them."""
+def _limit(options: argparse.Namespace, make_env: Any) -> Any:
+    """No other tasks than there are, and no more of them; the environment that knows."""
     env = make_env(num_tasks=1, seed=0)
     if options.task_set not in env.task_sets:
         raise ConfigError(f"--task-set {options.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
@@ -294,10 +306,11 @@ def _limit(options: argparse.Namespace, make_env: Any) -> None:
     if finite is not None and options.num_tasks > len(finite):
         print(f"there are {len(finite)} {options.task_set} tasks; each is played once", file=sys.stderr)
         options.num_tasks = len(finite)
+    return env
 
 
-def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Episodes after adaptation: a row for each class of tasks, and one for all."""
+def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Episodes after adaptation: a row for each kind of tasks, where there are several, and one for all."""
     from metarl.analysis.adapted import adapted_table
     from metarl.evaluation import play_adapted
     from metarl.seeding import stream_seed
@@ -306,9 +319,8 @@ def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace) -> lis
     given = {"num_tasks": options.num_tasks, "seed": seed, "episodes": options.test_episodes}
     given |= {"tasks_at_once": options.tasks_at_once, "task_set": options.task_set}
     found = play_adapted(agent, make_env, **given)
-    env = make_env(num_tasks=1, seed=0)
-    kinds = found.tasks.parameters.get("class")
-    classes = ["all tasks"] * len(found.returns) if kinds is None else [env.classes[kind] for kind in kinds.argmax(1)]
+    one_hot = found.tasks.parameters.get("class")
+    classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
     successes = None if found.successes is None else found.successes.numpy()
     return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
 

@@ -85,7 +85,7 @@ class AdaptedTest:
     """Episodes played after a trial, each by the agent as the trial had left it.
 
     Attributes:
-        returns: ``[N, episodes]``.
+        returns: ``[N, episodes]``, those of all lanes of a task side by side.
         successes: bool, whether an episode had one; None where the environment knows none.
         steps: until the first success, or the end of the episode.
         tasks: N rows.
@@ -110,12 +110,14 @@ def play_adapted(
     """Meta-World's protocol: a trial with sampled actions, then ``episodes`` episodes of the most likely actions.
 
     Each of these starts from the state after the trial, memory included, and every task counts the same. Where a task
-    set is finite each of its tasks is played once, whatever ``num_tasks`` says.
+    set has no more than ``num_tasks`` each is played once; lanes that share a task play more episodes of it.
     """
     env_seed, acting_seed = split_seed(seed, 2)
-    finite = make_env(num_tasks=1, seed=env_seed).every_task(task_set)
+    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
+    finite = env.every_task(task_set)
+    if finite is not None and len(finite) > num_tasks:
+        finite = None
     count = num_tasks if finite is None else len(finite)
-    env = make_env(num_tasks=min(tasks_at_once, count), seed=env_seed)
     generator = make_generator(acting_seed, env.device)
     columns: list[list[torch.Tensor]] = []
     met: list[Tasks] = []
@@ -130,10 +132,11 @@ def play_adapted(
             for _ in range(episodes)
         ]
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
-    lanes = count * env.lanes_per_task
-    returns, successes, steps = (torch.cat(part)[:lanes].cpu() for part in zip(*columns, strict=True))
+    outcomes = (torch.cat(part).unflatten(0, (-1, env.lanes_per_task)) for part in zip(*columns, strict=True))
+    returns, successes, steps = (part.flatten(1)[:count].cpu() for part in outcomes)
+    of_tasks = slice(None, count * env.lanes_per_task, env.lanes_per_task)
     names = met[0].parameters
-    tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[:lanes].cpu() for name in names})
+    tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[of_tasks].cpu() for name in names})
     return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -86,6 +85,8 @@ def write_video(film: Film, path: Path, frames_per_second: float) -> None:
         first, *others = (Image.fromarray(picture) for picture in film.pictures)
         first.save(path, save_all=True, append_images=others, duration=1000 / frames_per_second, loop=0)
     elif path.suffix == ".mp4":
+        import imageio.v3 as imageio  # only films need it
+
         imageio.imwrite(path, np.stack(film.pictures), fps=frames_per_second, macro_block_size=2)
     else:
         raise ValueError(f"--video {path}: give a name that ends in .mp4 or .gif")
