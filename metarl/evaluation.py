@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class Evaluation:
         return_mean, return_se: return of a trial, mean and standard error over tasks.
         adaptation_curve, adaptation_se: the same for each episode of the trial, in the order they were met.
         success_rate: share of the trial's last episodes that had a success; None where the environment has none.
-        num_tasks: how many tasks.
+        num_tasks: how many different tasks, where a finite set was played as a whole, or how many were drawn.
     """
 
     return_mean: float
@@ -53,30 +54,33 @@ def evaluate(
 ) -> Evaluation:
     """Play one trial on each of ``num_tasks`` tasks.
 
-    The same seed and ``tasks_at_once`` meet the same tasks, whoever plays. Lanes that share a task are averaged first,
-    so that the standard error is over independent tasks.
+    The same seed and ``tasks_at_once`` meet the same tasks, whoever plays. Trials on the same task are averaged first,
+    so that the standard error is over tasks: those of lanes that share one, and those of a task set that has no more
+    than ``num_tasks``, which is played as a whole as often as that many trials allow.
     """
     # One seed for both would let the agent's dice show it the environment's.
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
     generator = make_generator(acting_seed, env.device)
+    finite = _finite_tasks(env, num_tasks, task_set)
+    rounds = 1 if finite is None else num_tasks // len(finite)
+    count = num_tasks if finite is None else len(finite)
     returns, successes = [], []
-    for _ in range(math.ceil(num_tasks / env.num_tasks)):
-        env.sample_tasks(task_set)
+    for _ in _batches(env, finite, rounds * count, task_set):
         trial = collect_trial(env, agent, generator, greedy)
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
         returns.append(_mean_over_lanes(torch.cat(per_episode), env.lanes_per_task))
         if trial[-1].success is not None:
             successes.append(_mean_over_lanes(_last_succeeded(trial[-1], agent.rollouts[-1]), env.lanes_per_task))
-    episodes = torch.cat(returns, 1)[:, :num_tasks].double().cpu()
+    episodes = _mean_over_rounds(returns, rounds, count).double().cpu()
     total = episodes.sum(0)
     return Evaluation(
         return_mean=total.mean().item(),
         return_se=_standard_error(total).item(),
         adaptation_curve=episodes.mean(1).tolist(),
         adaptation_se=_standard_error(episodes).tolist(),
-        success_rate=torch.cat(successes, 1)[:, :num_tasks].mean().item() if successes else None,
-        num_tasks=num_tasks,
+        success_rate=_mean_over_rounds(successes, rounds, count).mean().item() if successes else None,
+        num_tasks=count,
     )
 
 
@@ -114,18 +118,13 @@ def play_adapted(
     """
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
-    finite = env.every_task(task_set)
-    if finite is not None and len(finite) > num_tasks:
-        finite = None
+    finite = _finite_tasks(env, num_tasks, task_set)
     count = num_tasks if finite is None else len(finite)
     generator = make_generator(acting_seed, env.device)
     columns: list[list[torch.Tensor]] = []
     met: list[Tasks] = []
-    for start in range(0, count, env.num_tasks):
-        if finite is None:
-            met.append(env.sample_tasks(task_set))
-        else:  # the last batch is filled up with tasks that are met already
-            met.append(env.set_tasks(finite.select(torch.arange(start, start + env.num_tasks) % count)))
+    for tasks in _batches(env, finite, count, task_set):
+        met.append(tasks)
         trial, state = live_trial(env, agent, generator)
         tests = [
             collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True, after=trial[-1])[0]
@@ -138,6 +137,21 @@ def play_adapted(
     names = met[0].parameters
     tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[of_tasks].cpu() for name in names})
     return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
+
+
+def _finite_tasks(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
+    """All tasks of a set, where ``num_tasks`` are enough to meet them all."""
+    finite = env.every_task(task_set)
+    return None if finite is None or len(finite) > num_tasks else finite
+
+
+def _batches(env: MetaEnv, finite: Tasks | None, count: int, task_set: str) -> Iterator[Tasks]:
+    """Give the environment ``count`` tasks, those of a finite set in turn; the last batch is filled up."""
+    for start in range(0, count, env.num_tasks):
+        if finite is None:
+            yield env.sample_tasks(task_set)
+        else:
+            yield env.set_tasks(finite.select(torch.arange(start, start + env.num_tasks) % len(finite)))
 
 
 def _outcome(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -159,6 +173,11 @@ def _last_succeeded(rollout: Rollout, episodes: int) -> torch.Tensor:
 def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:
     """``[E, tasks * lanes_per_task]`` to ``[E, tasks]``."""
     return values.unflatten(1, (-1, lanes_per_task)).mean(2)
+
+
+def _mean_over_rounds(columns: list[torch.Tensor], rounds: int, count: int) -> torch.Tensor:
+    """``[E, tasks]`` from batches of trials that went ``rounds`` times over ``count`` tasks."""
+    return torch.cat(columns, 1)[:, : rounds * count].unflatten(1, (rounds, count)).mean(1)
 
 
 def _standard_error(values: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from metarl.analysis.adapted import adapted_table, counted_by_the_library
 from metarl.envs.sawyer import Sawyer
-from metarl.evaluation import play_adapted
+from metarl.evaluation import evaluate, play_adapted
 from metarl.rollout import Decision
 from metarl.seeding import make_generator
 
@@ -227,3 +227,18 @@ def test_lanes_that_share_a_task_play_more_episodes_of_it():
     assert played.returns.shape == played.steps.shape == (6, 6) and len(played.tasks) == 6
     assert len(played.tasks.description.unique(dim=0)) == 6
     torch.testing.assert_close(played.returns, played.returns[:, :1].expand(-1, 6))
+
+
+def test_a_finite_set_is_evaluated_in_whole_rounds_and_the_error_is_over_its_tasks():
+    def few(*, num_tasks: int, seed: int):
+        short = ("env.horizon=5", "env.num_episodes=1", "env.num_goals=6")
+        return make_env("env=point_goal", *short, num_tasks=num_tasks, seed=seed)
+
+    walked_up = evaluate(Counting(), few, num_tasks=20, seed=0, tasks_at_once=4)  # three rounds, two trials short
+    assert walked_up.num_tasks == 6
+    goals = few(num_tasks=1, seed=0).every_task("held_out").parameters["goal"]
+    walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([0.0, 1.0])
+    expected = -(walked - goals).norm(dim=-1).sum(0)
+    assert walked_up.return_mean == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert walked_up.return_se == pytest.approx((expected.std() / 6**0.5).item(), rel=1e-5)
+    assert evaluate(Counting(), few, num_tasks=5, seed=0).num_tasks == 5  # too few for the whole set: drawn

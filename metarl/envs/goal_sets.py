@@ -25,7 +25,7 @@ class GoalPlan:
 
     Args:
         split: the layout.
-        nearest, border, farthest: metres from the start.
+        nearest, border, farthest: of the annulus, metres from the start.
         spacing: least distance of two goals of a set, and of held-out goals to those trained on, metres.
         num_goals: of each set; null draws a fresh goal every time, and ``spacing`` does not count.
         goal_seed: of the sets; the same for every run that should meet the same ones.
