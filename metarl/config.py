@@ -27,7 +27,8 @@ from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 
 # What the program gives, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
-SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim"})
+SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim", "told_dim"})
+CONDITIONING = frozenset({"observation_dim", "known_dim", "num_outputs", "actor_gain"})
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
@@ -111,7 +112,7 @@ def _parameters_of(constructors: list[Callable], node: Mapping, path: str) -> di
     hints = typing.get_type_hints(constructors[0], include_extras=True)
     found: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(constructors[0]).parameters.items():
-        if name == "self":
+        if name == "self" or parameter.kind is parameter.VAR_POSITIONAL:
             continue
         if parameter.kind is not parameter.VAR_KEYWORD:
             found[name] = parameter.replace(annotation=hints.get(name, Any))
@@ -138,7 +139,7 @@ def _named(node: Any, path: str) -> Callable:
 
 def _checked_value(parameter: inspect.Parameter, value: Any, key: str) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
-        return check_target(value, key)
+        return check_target(value, key, CONDITIONING)
     annotation = parameter.annotation
     strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:

@@ -1,24 +1,43 @@
 """Running statistics that keep inputs and targets of a learner in range."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from metarl.models.conditional_layers import ConditionalLayer
 
-class ValueHead(nn.Linear):
-    """A linear value in units of reward, learned on standardised targets (PopArt, van Hasselt et al. 2016).
 
-    ``update`` moves the running mean and standard deviation of the targets, and rewrites weight and bias so
-    that no output changes. Without an ``update`` it is a plain linear layer.
+class ValueLayer(nn.Linear):
+    """A linear map to one number, orthogonal and without bias at first, whose outputs can be rescaled."""
 
-    Args:
-        input_dim: size of the features.
-        decay: weight of the old statistics against one new batch.
-    """
-
-    def __init__(self, input_dim: int, decay: float = 0.9):
+    def __init__(self, input_dim: int):
         super().__init__(input_dim, 1)
         nn.init.orthogonal_(self.weight)
         nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def rescale_(self, factor: Tensor, shift: Tensor) -> None:
+        """Change the parameters so that the outputs y become ``factor * y + shift``."""
+        self.weight.mul_(factor)
+        self.bias.mul_(factor).add_(shift)
+
+
+class ValueHead(nn.Module):
+    """A value in units of reward, learned on standardised targets (PopArt, van Hasselt et al. 2016).
+
+    ``update`` moves the running mean and standard deviation of the targets, and rescales the layer so that no output
+    changes. Without an ``update`` it is the layer alone.
+
+    Args:
+        layer: gives a column ``[..., 1]``, and has ``rescale_``.
+        decay: weight of the old statistics against one new batch.
+    """
+
+    def __init__(self, layer: "ValueLayer | ConditionalLayer", decay: float = 0.9):
+        super().__init__()
+        self.layer = layer
         self.decay = decay
         self.mean: Tensor
         self.variance: Tensor
@@ -36,9 +55,9 @@ class ValueHead(nn.Linear):
         """Values in units of reward, standardised."""
         return (values - self.mean) / self.std
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``[..., input_dim]`` to values ``[...]`` in units of reward."""
-        return super().forward(features).squeeze(-1) * self.std + self.mean
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the layer is fed to values ``[...]`` in units of reward."""
+        return self.layer(*inputs).squeeze(-1) * self.std + self.mean
 
     @torch.no_grad()
     def update(self, targets: Tensor) -> None:
@@ -50,8 +69,7 @@ class ValueHead(nn.Linear):
         self.mean.lerp_(targets.mean(), rate)
         # Second moments about the new mean: nothing large is subtracted from anything large.
         self.variance.add_((old_mean - self.mean).square()).lerp_((targets - self.mean).square().mean(), rate)
-        self.weight.mul_(old_std / self.std)
-        self.bias.copy_((old_std * self.bias + old_mean - self.mean) / self.std)
+        self.layer.rescale_(old_std / self.std, (old_mean - self.mean) / self.std)
 
 
 class RunningScale(nn.Module):

@@ -39,6 +39,7 @@ class Rollout(NamedTuple):
 
     timestep: Timestep
     decision: Decision
+    next_observation: Tensor  # the one a step led to, of the same episode
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
@@ -112,15 +113,27 @@ def collect(
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
-        rows.append((timestep, decision, step.reward, step.terminated, step.truncated, step.success, mask))
+        rows.append(
+            (
+                timestep,
+                decision,
+                step.final_observation,
+                step.reward,
+                step.terminated,
+                step.truncated,
+                step.success,
+                mask,
+            )
+        )
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
         timestep = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
         if not env.fixed_length and not (remaining > 0).any():
             break
     timestep, decision, *columns = _stack(rows)
-    reward, terminated, truncated, success, mask = columns
-    return Rollout(timestep, decision, reward, terminated, truncated, success, mask, env.tasks), state
+    next_observation, reward, terminated, truncated, success, mask = columns
+    rollout = Rollout(timestep, decision, next_observation, reward, terminated, truncated, success, mask, env.tasks)
+    return rollout, state
 
 
 def _stack(rows: Sequence[tuple]) -> list[Any]:

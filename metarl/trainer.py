@@ -124,7 +124,7 @@ class Trainer:
     def _iterate(self) -> dict:
         started = time.perf_counter()
         self.env.sample_tasks()
-        trial = collect_trial(self.env, self.algorithm, self.generators["acting"])
+        trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
         collected = time.perf_counter()
         share = self.progress.env_steps / self.plan.total_steps
         diagnostics = self.algorithm.update(trial, share, self.generators["update"])

@@ -27,10 +27,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Sizes that keep the laws quick, whatever is the default; each is set wherever a configuration has the key.
 SMALL = {
-    "env": {"num_arms": 3, "num_states": 4, "num_actions": 3, "horizon": 5, "num_episodes": 3, "num_workers": 0},
+    "env": {"num_arms": 3, "num_states": 4, "num_actions": 3, "horizon": 5, "num_episodes": 3, "num_workers": 0}
+    | {"num_doors": 3, "length": 4},
     "model": {"hidden_size": 8, "num_heads": 2, "memory_length": 3, "window": 2, "num_slots": 2},
-    "algorithm": {"num_epochs": 4, "num_minibatches": 2},
+    "algorithm": {"num_epochs": 4, "num_minibatches": 2}
+    | {"decoder_layers": [7, 6], "buffer_size": 20, "batch_size": 5, "num_model_updates": 2},
+    "conditioning": {"layers": [8, 6], "observation_size": 5, "condition_layers": [4]},
 }
+# What some environments need in addition.
+SMALL_ENVS = {"rooms": {"num_rooms": 1, "horizon": 9}}
 DEFAULTS = {"env": "bandit", "model": "gru", "algorithm": "rl2", "logger": "jsonl"}
 
 
@@ -54,10 +59,13 @@ def small_config(*overrides: str, lanes: int = 6) -> dict:
     """``config_of``, with small sizes except where an override sets them."""
     config = config_of(*overrides)
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    nodes = {"conditioning": config["model"]["conditioning"] or {}} | config
     for group, sizes in SMALL.items():
+        sizes = sizes | (SMALL_ENVS.get(config["choices"]["env"], {}) if group == "env" else {})
+        path = "model.conditioning" if group == "conditioning" else group
         for name, size in sizes.items():
-            if name in config[group] and f"{group}.{name}" not in given:
-                config[group][name] = size
+            if name in nodes[group] and f"{path}.{name}" not in given:
+                nodes[group][name] = size
     if "meta_batch_size" not in given:
         config["meta_batch_size"] = lanes
     return config
@@ -93,18 +101,23 @@ SHOWN = {
     "cheetah_dir_sparse": "env.sparse_distance=0",
     "sparse_point": "env.radius=2.5",
     "semicircle": "env.radius=0.15",
+    "tmaze": "env.length=3",
+    "tmaze_copying": "env.length=3",
+    "rooms": "env.num_rooms=1",
 }
 # Discrete and continuous, of fixed and of varying length, in tensors and simulated: every model meets these.
 REPRESENTATIVE = ("bandit", "tabular_mdp", "point_goal", "cheetah_vel")
+# What algorithms other than RL² meet with models other than the GRU: of varying length.
+PROVING_GROUND = "tmaze_copying"
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """Every algorithm with every model it can use in representative environments, and with one model in all."""
+    """Every algorithm with every model it can use, one model in representative environments, RL² in all."""
     found = []
     for algorithm in options("algorithm"):
         for model in options("model"):
             for env in options("env"):
-                if env not in REPRESENTATIVE and model != "gru":
+                if not _meet(algorithm, model, env):
                     continue
                 try:
                     make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={env}")
@@ -114,6 +127,12 @@ def combinations() -> list[tuple[str, str, str]]:
                     continue
                 found.append((algorithm, model, env))
     return found
+
+
+def _meet(algorithm: str, model: str, env: str) -> bool:
+    if algorithm == "rl2":
+        return model == "gru" or env in REPRESENTATIVE
+    return env == PROVING_GROUND or (model == "gru" and env in REPRESENTATIVE)
 
 
 def perturb(module: torch.nn.Module, scale: float = 0.1, seed: int = 0) -> None:
@@ -279,9 +298,9 @@ def collected(algorithm, env: MetaEnv, updates: int = 0, seed: int = 5):
     acting, updating = make_generator(seed), make_generator(seed + 1)
     for _ in range(updates):
         env.sample_tasks()
-        algorithm.update(collect_trial(env, algorithm, acting), 0.0, updating)
+        algorithm.update(collect_trial(env, algorithm.behaviour, acting), 0.0, updating)
     env.sample_tasks()
-    return collect_trial(env, algorithm, acting)
+    return collect_trial(env, algorithm.behaviour, acting)
 
 
 class StopAt:

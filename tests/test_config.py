@@ -329,7 +329,7 @@ def test_a_directory_with_a_foreign_configuration_is_refused(content, tmp_path, 
 
 
 def shipped() -> list[str]:
-    found = ["env", "model", "algorithm", "logger", "experiment"]
+    found = ["env", "model", "conditioning", "algorithm", "logger", "experiment"]
     return [f"{group}={option}" for group in found for option in options(group)]
 
 

@@ -87,6 +87,9 @@ def test_tasks_persist_over_episodes_and_change_only_by_sampling(env_option):
 
 
 def test_rewards_depend_on_the_task(env_option):
+    if env_option == "planning_game":
+        pytest.skip("its tasks differ in what is seen")
+
     def total(seed):
         count, shown = many(env_option, 200), [SHOWN[env_option]] if env_option in SHOWN else []
         env = env_of(env_option, *shown, num_tasks=count)
@@ -94,7 +97,7 @@ def test_rewards_depend_on_the_task(env_option):
         env.set_tasks(tasks)
         env.reset()
         generator = make_generator(0)
-        return torch.stack([env.step(random_actions(env, generator)).reward for _ in range(5)])
+        return torch.stack([env.step(random_actions(env, generator)).reward for _ in range(12)])
 
     assert same(total(1), total(1)) and not same(total(1), total(2))
 

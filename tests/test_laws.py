@@ -25,7 +25,11 @@ def recomputed(algorithm, rollout: Rollout):
 
 
 def assert_recomputed_equals_stored(algorithm, rollout: Rollout) -> None:
-    log_prob, value = recomputed(algorithm, rollout)
+    batch = copy.deepcopy(algorithm)._batch(rollout)  # which moves the statistics of returns
+    with torch.no_grad():
+        output = algorithm.evaluate(batch)
+    log_prob = algorithm.policy.distribution.log_prob(output.parameters, rollout.decision.action)
+    value = output.value
     mask = rollout.mask
     torch.testing.assert_close(log_prob[mask], rollout.decision.log_prob[mask], atol=1e-5, rtol=1e-5)
     scale = max(1.0, rollout.decision.value.abs().max().item())
@@ -55,7 +59,7 @@ def test_ratio_one(combination):
     if hasattr(agent, "policy"):
         assert_recomputed_equals_stored(agent, trial[-1])
     diagnostics = agent.update(trial, 0.5, make_generator(0))
-    if combination[0] == "rl2":
+    if hasattr(agent, "policy"):
         assert diagnostics["clip_fraction"] == 0
         assert abs(diagnostics["kl"]) < 1e-6
 
@@ -151,6 +155,8 @@ def test_lanes_are_isolated_in_the_update(model_option, critic):
 
 def test_agents_do_not_look_at_the_task_while_acting(combination):
     """The same experience under another description of the task: the same actions."""
+    if combination[0] == "multitask":
+        pytest.skip("it is told the task")
     agent, env = one_big_step(combination)
     generators = [make_generator(0), make_generator(0)]
     tasks = env.sample_tasks()

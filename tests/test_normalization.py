@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from metarl.normalization import RunningScale, ValueHead
+from metarl.normalization import RunningScale, ValueHead, ValueLayer
 from metarl.seeding import make_generator
 
 
 def head_of(dtype=torch.float64, **options) -> ValueHead:
     torch.manual_seed(0)
-    return ValueHead(6, **options).to(dtype)
+    return ValueHead(ValueLayer(6), **options).to(dtype)
 
 
 def batches(count: int) -> list[torch.Tensor]:
@@ -62,7 +62,7 @@ def test_statistics_are_the_decaying_average_of_all_batches(decay):
 
 def test_without_updates_it_is_a_plain_linear_layer():
     head = head_of()
-    expected = (features() @ head.weight.T + head.bias).squeeze(-1)
+    expected = (features() @ head.layer.weight.T + head.layer.bias).squeeze(-1)
     torch.testing.assert_close(head(features()), expected)
     torch.testing.assert_close(head.normalize(expected), expected)
 
@@ -98,7 +98,7 @@ def test_statistics_are_saved_with_the_weights():
 
 
 def test_statistics_are_no_parameters():
-    assert {name for name, _ in head_of().named_parameters()} == {"weight", "bias"}
+    assert {name for name, _ in head_of().named_parameters()} == {"layer.weight", "layer.bias"}
 
 
 # ---------------------------------------------------------------- inputs

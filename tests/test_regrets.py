@@ -112,7 +112,7 @@ def test_the_regret_loss_is_the_share_left_unexplained():
     agent, _, _, batch = batch_of("algorithm.regret_coefficient=1")
     torch.nn.init.zeros_(agent.regret_head.weight)
     torch.nn.init.zeros_(agent.regret_head.bias)
-    assert agent.losses(batch)["regret_loss"].item() == pytest.approx(1)
+    assert agent.other_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1].item() == pytest.approx(1)
 
 
 def test_predicting_regrets_teaches_the_memory():
@@ -120,14 +120,14 @@ def test_predicting_regrets_teaches_the_memory():
     only = ("algorithm.regret_coefficient=1", "algorithm.value_coefficient=0", "algorithm.entropy_coefficient=0")
     fast = ("algorithm.learning_rate=1e-2", "model.hidden_size=16", "env.num_episodes=10")
     agent, env = make_algorithm("env=bandit", *only, *fast, lanes=64)
-    for parameter in agent.policy.actor_head.parameters():
+    for parameter in agent.policy.heads.actor_head.parameters():
         parameter.requires_grad_(False)
     collected(agent, env, updates=60)
     (rollout,) = collected(agent, env)
     batch = agent._batch(rollout)
-    regrets = batch.regrets
+    regrets = batch.known["regrets"]
     constant = regrets.var((0, 1), correction=0).sum() / regrets.square().sum(-1).mean()
-    assert agent.losses(batch)["regret_loss"] < 0.9 * constant
+    assert agent.other_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1] < 0.9 * constant
 
 
 def test_the_weight_of_predicting_regrets_is_linear_in_progress():

@@ -87,7 +87,7 @@ def model_options() -> list[tuple[str, str, str]]:
         node = small_config(f"model={model}")["model"]
         memory = instantiate(node["memory"])
         hints = typing.get_type_hints(memory.__init__) | typing.get_type_hints(Policy.__init__)
-        for name in own_options(node) - {"memory"}:
+        for name in own_options(node) - {"memory", "conditioning"}:  # which has tests of its own
             values = ["state"] if name == "action_std" else other_values(node[name], hints[name])
             assert values, f"{model}.{name} has no other value"
             found += [(model, name, value) for value in values]
@@ -113,14 +113,19 @@ def test_every_option_of_a_model_changes_what_it_computes(model, option, value):
         previous_reward=torch.randn(9, 2, generator=generator),
         first=torch.rand(9, 2, generator=generator) < 0.3,
     )
-    actions = spaces.Discrete(3)
+    observations, actions = spaces.Box(-1, 1, (4,)), spaces.Discrete(3)
+    if option == "image_size":  # refused where there are none
+        observations = spaces.Box(-1, 1, (5, 4, 3))
+        pictures = torch.randn(2, 9, 2, 5, 4, 3, generator=generator)
+        timestep = timestep._replace(observation=pictures[0], previous_observation=pictures[1])
     if option in CONTINUOUS:
         actions = spaces.Box(-1, 1, (3,))
         timestep = timestep._replace(previous_action=torch.randn(9, 2, 3, generator=generator))
 
     def outputs(*overrides):
         needed = NEEDED.get((model, option), ())
-        policy = make_policy(f"model={model}", *needed, *overrides, action_space=actions)
+        given = {"observation_space": observations, "action_space": actions}
+        policy = make_policy(f"model={model}", *needed, *overrides, **given)
         perturb(policy)
         output, _ = policy(timestep, policy.initial_carry(2), torch.randn(2, 3, generator=make_generator(1)))
         return tuple(part.detach() for part in output)
@@ -202,7 +207,10 @@ def test_the_value_coefficient_weighs_the_critic_alone():
         twin.value_coefficient = coefficient
         twin._minibatch_step(batch, 0.0)
         policy = twin.policy
-        modules = {"actor": [policy.memory, policy.actor_head], "critic": [policy.critic_memory, policy.value_head]}
+        modules = {
+            "actor": [policy.memory, policy.heads.actor_head],
+            "critic": [policy.critic_memory, policy.heads.value_head],
+        }
         return {
             name: torch.cat([p.grad.flatten() for module in group for p in module.parameters()])
             for name, group in modules.items()

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from torch import Generator, nn
 
 from metarl.envs.base import Tasks
-from metarl.models.policy import Features
-from metarl.rollout import Decision, Rollout, State, Timestep
+from metarl.models.features import Features
+from metarl.rollout import Agent, Decision, Rollout, State, Timestep
 
 
 class Algorithm(nn.Module, ABC):
@@ -36,6 +36,11 @@ class Algorithm(nn.Module, ABC):
         Returns:
             Diagnostics to log.
         """
+
+    @property
+    def behaviour(self) -> Agent:
+        """Who collects the trials to learn from: the agent itself, unless a method has another teach it."""
+        return self
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Agents that learn by memory alone carry their state on unchanged."""

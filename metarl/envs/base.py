@@ -13,7 +13,7 @@ from metarl.seeding import make_generator, split_seed
 if TYPE_CHECKING:
     import numpy as np
 
-    from metarl.rollout import Agent, Rollout
+    from metarl.rollout import Agent, Rollout, Timestep
 
 
 class Step(NamedTuple):
@@ -74,6 +74,8 @@ class MetaEnv(ABC):
     knows_regrets = False  # tasks can be solved exactly, see ``regrets``
     steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
+    num_distinct_tasks: int | None = None  # of all sets together, see ``task_number``; None where there is no end
+    num_cells: int | None = None  # places that observations tell apart, see ``cell``; None where there are no such
 
     def __init__(
         self,
@@ -143,6 +145,22 @@ class MetaEnv(ABC):
         """All tasks of a set, in order; None where there is no end of them."""
         return None
 
+    def task_number(self, tasks: Tasks) -> Tensor:
+        """Which of all there are each of these tasks is, ``[N]``; see ``num_distinct_tasks``."""
+        raise NotImplementedError(f"{type(self).__name__} does not number its tasks")
+
+    def initial_belief(self, batch_size: int) -> Tensor:
+        """What a perfect memory knows of a task at first, ``[batch_size, belief_dim]``.
+
+        Raises:
+            NotImplementedError: nobody has worked it out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
+
+    def revise_belief(self, belief: Tensor, timestep: "Timestep") -> Tensor:
+        """The same after one more step, ``[B, belief_dim]``."""
+        raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
+
     def baselines(self) -> "dict[str, Agent]":
         """Solvers of this environment that need no training, by name."""
         from metarl.baselines.base import Random
@@ -168,6 +186,10 @@ class MetaEnv(ABC):
             NotImplementedError: ``knows_regrets`` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} does not know the regrets of actions")
+
+    def cell(self, observation: Tensor) -> Tensor:
+        """Number of the cell that an observation ``[..., *shape]`` shows the agent in, ``[...]``; see ``num_cells``."""
+        raise NotImplementedError(f"{type(self).__name__} is not made of cells")
 
     def places(self) -> Tensor | None:
         """Where every agent is in a plane, ``[B, 2]``; None where that says nothing. For figures alone."""

@@ -1,0 +1,110 @@
+"""HyperX: bonuses for novel beliefs, on top of VariBAD (Zintgraf et al. 2021, arXiv 2010.01062)."""
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from metarl.algorithms.elbo import as_belief
+from metarl.algorithms.varibad import VariBAD, decoder_of
+from metarl.normalization import RunningScale
+from metarl.rollout import Rollout
+
+SIZE = 128  # outputs of the random network and of the one that predicts it
+
+
+class HyperX(VariBAD):
+    """VariBAD whose policy also earns for states and beliefs it has rarely met, and for rewards it cannot predict yet.
+
+    Both bonuses are divided by their running root mean square and fade out linearly over training.
+
+    Args:
+        novelty_coefficient: weight of the error in predicting a random network of observation and belief (random
+            network distillation, Burda et al. 2019).
+        error_coefficient: weight of the error in predicting the reward just earned.
+        novelty_learning_rate: Adam's, of the predicting network; one step per iteration and minibatch of trials.
+        inherited: see ``VariBAD``.
+
+    Raises:
+        ValueError: a bonus for predicting rewards, and no decoder of them.
+    """
+
+    def __init__(
+        self,
+        *world,
+        novelty_coefficient: NonNegativeFloat = 1.0,
+        error_coefficient: NonNegativeFloat = 1.0,
+        novelty_learning_rate: PositiveFloat = 1e-4,
+        **inherited,
+    ):
+        self.bonus_coefficients = (novelty_coefficient, error_coefficient)
+        self.novelty_learning_rate = novelty_learning_rate
+        if error_coefficient and inherited.get("reward_coefficient") == 0:
+            raise ValueError("algorithm.error_coefficient: rewards are not decoded; raise algorithm.reward_coefficient")
+        super().__init__(*world, **inherited)
+
+    def build_others(self, env):
+        super().build_others(env)
+        width = self.policy.features.present_dim + self.policy.known_dim
+        self.random_network, self.predictor = (decoder_of(width, [256, 256], SIZE) for _ in range(2))
+        for parameter in self.random_network.parameters():
+            parameter.requires_grad_(False).mul_(10)  # far from what the predictor starts as
+        self.bonus_scales = RunningScale(2, center=False)
+        parameters = self.predictor.parameters()
+        self.novelty_optimizer = torch.optim.Adam(parameters, lr=self.novelty_learning_rate, fused=True)
+
+    def policy_parameters(self):
+        others = {id(p) for module in (self.random_network, self.predictor) for p in module.parameters()}
+        return [parameter for parameter in super().policy_parameters() if id(parameter) not in others]
+
+    def update(self, trial, progress, generator):
+        self._progress = progress
+        logs = super().update(trial, progress, generator)
+        return logs | self._learn_novelty(trial[0]) | {"bonus": self._bonus}
+
+    def rewards(self, rollout, known):
+        bonus = torch.stack(self._bonuses(rollout))
+        scales, mask = self.bonus_scales, rollout.mask
+        scales.update(bonus[:, mask].T)
+        scaled = scales(bonus.movedim(0, -1)).movedim(-1, 0)
+        weights = torch.tensor(self.bonus_coefficients, device=mask.device).view(2, 1, 1)
+        total = (1 - min(self._progress, 1.0)) * (weights * scaled).sum(0)
+        self._bonus = total[mask].mean().item()
+        return rollout.reward + total
+
+    @torch.no_grad()
+    def _bonuses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Novelty of each step's observation and belief, and error in predicting its reward, ``[T, B]`` each."""
+        states, known = self._hyperstates(rollout)
+        novelty = (self.random_network(states) - self.predictor(states)).square().mean(-1)
+        error = torch.zeros_like(novelty)
+        if "reward" in self.decoders:
+            belief = as_belief(known)
+            step = (rollout.timestep.observation, rollout.decision.action, rollout.next_observation, rollout.reward)
+            flat = [part.flatten(0, 1).unsqueeze(0) for part in step]
+            _, decoder = self.transition_decoders()[0]
+            error = decoder.errors(belief.mean.flatten(0, 1).unsqueeze(0), *flat).view_as(novelty)
+        return novelty, error
+
+    def _hyperstates(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Observation and belief side by side ``[T, B, width]``, and the belief."""
+        with torch.no_grad():
+            known, _ = self.policy.remember(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
+            return torch.cat([self.policy.features.present(rollout.timestep), known.actor], dim=-1), known.actor
+
+    def _learn_novelty(self, rollout: Rollout) -> dict[str, float]:
+        states, _ = self._hyperstates(rollout)
+        total = 0.0
+        for part, mask in zip(states.split(64, dim=1), rollout.mask.split(64, dim=1), strict=True):
+            wrong = (self.random_network(part[mask]) - self.predictor(part[mask])).square().mean()
+            self.novelty_optimizer.zero_grad(set_to_none=True)
+            wrong.backward()
+            self.novelty_optimizer.step()
+            total += wrong.item() * part.shape[1]
+        return {"novelty": total / states.shape[1]}
+
+    def training_state(self):
+        return super().training_state() | {"novelty_optimizer": self.novelty_optimizer.state_dict()}
+
+    def load_training_state(self, state):
+        super().load_training_state(state)
+        self.novelty_optimizer.load_state_dict(state["novelty_optimizer"])

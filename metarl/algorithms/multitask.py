@@ -1,0 +1,101 @@
+"""Agents that are told what others have to find out: the ceilings and the floor of adaptation."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient
+from metarl.envs.base import Tasks
+from metarl.models.heads import HeadOutput
+from metarl.models.mlp import MLP
+from metarl.rollout import Rollout
+
+Information = Literal["task", "number", "belief", "nothing"]
+
+
+class ToldState(NamedTuple):
+    """Memory, the task description ``[B, task_dim]``, and what the policy is told ``[B, told_dim]``."""
+
+    carry: tuple
+    task: Tensor
+    told: Tensor
+
+
+class Multitask(PolicyGradient):
+    """A policy on the present observation and what it is told of the task.
+
+    Args:
+        information: ``task``, its description (the oracle of multi-task learning); its ``number``, one-hot, where tasks
+            can be counted; ``belief``, what a perfect memory would know, where that has been worked out; ``nothing``,
+            which leaves the one behaviour that is best on average.
+        inherited: see ``PolicyGradient``.
+
+    Raises:
+        ValueError: the model has a memory, or the environment does not know what is to be told.
+    """
+
+    def __init__(self, *world, information: Information = "task", **inherited):
+        self.information = information
+        super().__init__(*world, **inherited)
+
+    def build_policy(self, env, model):
+        self.env = env
+        policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, self._told_dim())
+        if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
+            raise ValueError("algorithm=multitask is told what it needs; use model=mlp, which remembers nothing")
+        return policy
+
+    def _told_dim(self) -> int:
+        match self.information:
+            case "task":
+                return self.env.task_dim
+            case "number":
+                if self.env.num_distinct_tasks is None:
+                    raise ValueError(self._unknown("has no end of tasks"))
+                return self.env.num_distinct_tasks
+            case "belief":
+                try:
+                    return self.env.initial_belief(1).shape[1]
+                except NotImplementedError:
+                    raise ValueError(self._unknown("has no exact belief")) from None
+            case "nothing":
+                return 1
+
+    def _unknown(self, why: str) -> str:
+        return f"algorithm.information={self.information}: {type(self.env).__name__} {why}; use task or nothing"
+
+    def _told(self, tasks: Tasks) -> Tensor:
+        """At the start of a trial."""
+        match self.information:
+            case "task":
+                return tasks.description
+            case "number":
+                return F.one_hot(self.env.task_number(tasks), self.env.num_distinct_tasks).float()
+            case "belief":
+                return self.env.initial_belief(len(tasks))
+            case "nothing":
+                return torch.ones(len(tasks), 1, device=tasks.description.device)
+
+    def initial_state(self, tasks):
+        return ToldState(self.policy.initial_carry(len(tasks)), tasks.description, self._told(tasks))
+
+    def act(self, timestep, state, generator, greedy=False) -> tuple[Any, ToldState]:
+        told = state.told if self.information != "belief" else self.env.revise_belief(state.told, timestep)
+        output, carry = self.policy.step(timestep, state.carry, state.task, told)
+        return self.decision(output, generator, greedy), ToldState(carry, state.task, told)
+
+    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+        told, timestep, steps = self._told(rollout.tasks), rollout.timestep, len(rollout.reward)
+        if self.information != "belief":
+            return {"told": told.expand(steps, -1, -1)}
+        beliefs = []
+        for step in range(steps):
+            told = self.env.revise_belief(told, type(timestep)(*(part[step] for part in timestep)))
+            beliefs.append(told)
+        return {"told": torch.stack(beliefs)}
+
+    def evaluate(self, batch: Batch) -> HeadOutput:
+        carry = self.policy.initial_carry(batch.mask.shape[1])
+        return self.policy(batch.timestep, carry, batch.task, batch.known["told"])[0]

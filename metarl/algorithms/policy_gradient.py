@@ -1,0 +1,249 @@
+"""Policy gradients on whole trials: the clipped surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347).
+
+What methods with a memory share. They differ in what the policy knows at every step, and in what else is learned.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor, nn
+
+from metarl.advantages import generalized_advantages
+from metarl.algorithms.base import Algorithm
+from metarl.envs.base import MetaEnv, Tasks
+from metarl.models.heads import HeadOutput
+from metarl.models.policy import Policy
+from metarl.rollout import Decision, Rollout, Timestep
+
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+class MemoryState(NamedTuple):
+    """Memories, and the task description ``[B, task_dim]`` that a privileged critic reads in training."""
+
+    carry: tuple
+    task: Tensor
+
+
+class PolicyGradient(Algorithm):
+    """One memory over all episodes of a trial, trained on the return of the whole trial.
+
+    Args:
+        env: gives spaces, episodes and the size of a task.
+        model: builds the policy from observation space, action space, task size and trial length.
+        discount: per step, over the whole trial.
+        gae_lambda: of the advantage estimate.
+        learning_rate, final_learning_rate: Adam's, linear in progress.
+        entropy_coefficient, final_entropy_coefficient: linear in progress.
+        clip: range of the probability ratio.
+        num_epochs, num_minibatches: passes over the trials, and parts of whole trials per pass. One of each is A2C
+            (Huang et al. 2022): the first step takes the gradient of the plain policy gradient.
+        value_loss: half the ``squared`` error, or ``huber``, linear beyond one (standard deviation of the returns).
+        value_coefficient: weight of the value loss.
+        standardize_advantages: to zero mean and unit variance over the batch.
+        normalize_returns: learn values on standardised returns (PopArt).
+        max_gradient_norm: gradients are scaled down to this norm; null leaves them.
+        target_kl: no further epoch once the mean KL divergence from the acting policy exceeds it; null never stops.
+
+    Raises:
+        ValueError: more minibatches than trials.
+    """
+
+    def __init__(
+        self,
+        env: MetaEnv,
+        model: Callable[..., Policy],
+        *,
+        discount: UnitInterval = 0.99,
+        gae_lambda: UnitInterval = 0.95,
+        learning_rate: PositiveFloat = 1e-3,
+        final_learning_rate: NonNegativeFloat = 1e-4,
+        entropy_coefficient: NonNegativeFloat = 0.01,
+        final_entropy_coefficient: NonNegativeFloat = 0.0,
+        clip: PositiveFloat = 0.2,
+        num_epochs: PositiveInt = 4,
+        num_minibatches: PositiveInt = 4,
+        value_loss: Literal["squared", "huber"] = "squared",
+        value_coefficient: NonNegativeFloat = 1.0,
+        standardize_advantages: bool = True,
+        normalize_returns: bool = True,
+        max_gradient_norm: PositiveFloat | None = 0.5,
+        target_kl: PositiveFloat | None = None,
+    ):
+        super().__init__()
+        if num_minibatches > env.num_lanes:
+            raise ValueError(
+                f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration; "
+                "lower it or raise meta_batch_size"
+            )
+        self.policy = self.build_policy(env, model)
+        self.rollouts = (env.num_episodes,)
+        self.build_others(env)
+        self.discount, self.gae_lambda = discount, gae_lambda
+        self.learning_rate = (learning_rate, final_learning_rate)
+        self.entropy_coefficient = (entropy_coefficient, final_entropy_coefficient)
+        self.clip, self.num_epochs, self.num_minibatches = clip, num_epochs, num_minibatches
+        self.huber = value_loss == "huber"
+        self.value_coefficient = value_coefficient
+        self.standardize_advantages, self.normalize_returns = standardize_advantages, normalize_returns
+        self.max_gradient_norm, self.target_kl = max_gradient_norm, target_kl
+        self.optimizer = torch.optim.Adam(self.policy_parameters(), lr=learning_rate, eps=1e-5, fused=True)
+
+    # ------------------------------------------------------------ what a method may change
+
+    def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
+        """The policy for an environment."""
+        return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+
+    def build_others(self, env: MetaEnv) -> None:
+        """Whatever else a method learns, once there is a policy."""
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What the policy gradient trains."""
+        return list(self.parameters())
+
+    def evaluate(self, batch: "Batch") -> HeadOutput:
+        """The policy at every step of a batch, from the start of its trials."""
+        carry = self.policy.initial_carry(batch.mask.shape[1])
+        return self.policy(batch.timestep, carry, batch.task)[0]
+
+    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What a minibatch needs beside what was seen and done, each ``[T, B, ...]``."""
+        return {}
+
+    def rewards(self, rollout: Rollout, known: dict[str, Tensor]) -> Tensor:
+        """What the policy gradient maximises, ``[T, B]``."""
+        return rollout.reward
+
+    def other_losses(self, batch: "Batch", output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+        """Name to weight and loss of what is learned along with the policy."""
+        return {}
+
+    # ------------------------------------------------------------ acting
+
+    def initial_state(self, tasks: Tasks) -> Any:
+        return MemoryState(self.policy.initial_carry(len(tasks)), tasks.description)
+
+    def act(self, timestep: Timestep, state: Any, generator: Generator, greedy: bool = False) -> tuple[Decision, Any]:
+        output, carry = self.policy.step(timestep, state.carry, state.task)
+        return self.decision(output, generator, greedy), MemoryState(carry, state.task)
+
+    def decision(self, output: HeadOutput, generator: Generator, greedy: bool) -> Decision:
+        """An action of the distribution."""
+        distribution = self.policy.distribution
+        action = distribution.mode(output.parameters) if greedy else distribution.sample(output.parameters, generator)
+        return Decision(action, distribution.log_prob(output.parameters, action), output.value)
+
+    # ------------------------------------------------------------ learning
+
+    def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
+        (rollout,) = trial
+        for group in self.optimizer.param_groups:
+            group["lr"] = linear(self.learning_rate, progress)
+        batch = self._batch(rollout)
+        num_lanes = rollout.reward.shape[1]
+        logs: list[dict[str, Tensor]] = []
+        for _ in range(self.num_epochs):
+            order = torch.randperm(num_lanes, generator=generator).to(rollout.reward.device)
+            epoch = [
+                self._minibatch_step(batch.select(lanes), progress)
+                for lanes in order.tensor_split(self.num_minibatches)
+            ]
+            logs += epoch
+            if self.target_kl is not None and torch.stack([row["kl"] for row in epoch]).mean() > self.target_kl:
+                break
+        means = {name: torch.stack([row[name] for row in logs]).mean().item() for name in logs[0]}
+        means["updates"] = float(len(logs))
+        return means
+
+    def _batch(self, rollout: Rollout) -> "Batch":
+        """Advantages over the whole trial, episode boundaries included, and their value targets."""
+        mask, known = rollout.mask, self.known(rollout)
+        values = rollout.decision.value * mask
+        rewards = self.rewards(rollout, known) * mask
+        advantages = generalized_advantages(rewards, values, self.discount, self.gae_lambda)
+        returns = advantages + values
+        if self.normalize_returns:
+            self.policy.value_head.update(returns[mask])
+        if self.standardize_advantages:
+            advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std(correction=0) + 1e-8)
+        decision, task = rollout.decision, rollout.tasks.description
+        return Batch(rollout.timestep, decision.action, decision.log_prob, advantages, returns, mask, task, known)
+
+    def losses(self, batch: "Batch", output: HeadOutput) -> dict[str, Tensor]:
+        """Policy loss, value loss, entropy and diagnostics, means over the steps of a batch."""
+        distribution, head = self.policy.distribution, self.policy.value_head
+        log_ratio = distribution.log_prob(output.parameters, batch.action) - batch.log_prob
+        ratio = log_ratio.exp()
+        surrogate = ratio * batch.advantage
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * batch.advantage
+        error = head.normalize(output.value) - head.normalize(batch.returns)
+        value_error = _huber(error) if self.huber else 0.5 * error.square()
+        mean = batch.mean
+        return {
+            "policy_loss": -mean(torch.minimum(surrogate, clipped)),
+            "value_loss": mean(value_error),
+            "entropy": mean(distribution.entropy(output.parameters)),
+            "kl": mean(ratio.detach() - 1 - log_ratio.detach()),
+            "clip_fraction": mean((surrogate > clipped).float()),
+        }
+
+    def _minibatch_step(self, batch: "Batch", progress: float) -> dict[str, Tensor]:
+        output = self.evaluate(batch)
+        losses = self.losses(batch, output)
+        total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
+        total = total - linear(self.entropy_coefficient, progress) * losses["entropy"]
+        for name, (weight, loss) in self.other_losses(batch, output, progress).items():
+            losses[name] = loss
+            total = total + weight * loss
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.policy_parameters(), self.max_gradient_norm or float("inf"))
+        self.optimizer.step()
+        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm.detach()}
+
+    def training_state(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Batch(NamedTuple):
+    """Whole trials, ``[T, B, ...]``; task ``[B, task_dim]``."""
+
+    timestep: Timestep
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    returns: Tensor
+    mask: Tensor
+    task: Tensor
+    known: dict[str, Tensor]
+
+    def select(self, lanes: Tensor) -> "Batch":
+        """The trials of some lanes."""
+
+        def of(part: Tensor) -> Tensor:
+            return part.index_select(1, lanes)
+
+        timestep, known = Timestep(*map(of, self.timestep)), {name: of(part) for name, part in self.known.items()}
+        action, log_prob, advantage, returns, mask = map(of, self[1:6])
+        return Batch(timestep, action, log_prob, advantage, returns, mask, self.task[lanes], known)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over the steps that count."""
+        return (values * (self.mask / self.mask.sum())).sum()
+
+
+def linear(ends: tuple[float, float], progress: float) -> float:
+    """A schedule from one end to the other."""
+    return ends[0] + (ends[1] - ends[0]) * min(max(progress, 0.0), 1.0)
+
+
+def _huber(error: Tensor) -> Tensor:
+    """Half the square within one unit, linear beyond."""
+    size = error.abs()
+    return torch.where(size < 1, 0.5 * size.square(), size - 0.5)

@@ -1,0 +1,159 @@
+"""Task inference: the memory learns what the task is, from those who know in training.
+
+Humplik et al. 2019 (arXiv 1905.06424) infer its description; Beck et al. 2023 (arXiv 2309.14970) an embedding of it
+that a multi-task policy has learned, or the weights its hypernetwork makes of it.
+"""
+
+import copy
+from typing import Literal, cast
+
+import torch
+from pydantic import NonNegativeInt
+from torch import Tensor
+
+from metarl.algorithms.policy_gradient import Batch, MemoryState
+from metarl.algorithms.varibad import VariBAD, decoder_of
+from metarl.models.conditioning import Hypernetwork, tanh_layers
+from metarl.models.heads import ConditionedHeads, HeadOutput, Known
+from metarl.rollout import Agent
+
+Target = Literal["task", "embedding", "networks"]
+
+
+class TaskInference(VariBAD):
+    """VariBAD whose latent must also tell the task, perhaps after a warm-up with a policy that was told it.
+
+    During the warm-up a layer over the task's description gives the condition of the policy, in place of the memory.
+
+    Args:
+        target: what the latent must tell: the ``task``'s description; the ``embedding`` that the warm-up learned; or
+            the weights of the ``networks`` that a hypernetwork makes of that embedding.
+        warm_up_iterations: see above.
+        hard_reset: start the policy afresh after the warm-up, and keep only the layer over the description.
+        learn_memory_in_warm_up: else memory and decoders wait for its end.
+        inherited: see ``VariBAD``.
+
+    Raises:
+        ValueError: the policy has no condition, or options that need a warm-up come without.
+    """
+
+    def __init__(
+        self,
+        *world,
+        target: Target = "task",
+        warm_up_iterations: NonNegativeInt = 0,
+        hard_reset: bool = False,
+        learn_memory_in_warm_up: bool = True,
+        **inherited,
+    ):
+        self.target, self.warm_up_iterations = target, warm_up_iterations
+        self.hard_reset, self.learn_memory_in_warm_up = hard_reset, learn_memory_in_warm_up
+        if warm_up_iterations == 0:
+            wrong = {"target": target != "task", "hard_reset": hard_reset}
+            for name in (name for name, given in wrong.items() if given):
+                raise ValueError(
+                    f"algorithm.{name}={getattr(self, name)} needs a warm-up; raise algorithm.warm_up_iterations"
+                )
+        super().__init__(*world, **inherited)
+
+    def build_others(self, env):
+        heads = self.policy.heads
+        if self.warm_up_iterations and not isinstance(heads, ConditionedHeads):
+            raise ValueError(
+                "algorithm.warm_up_iterations: plain heads have no condition; use conditioning=concatenate"
+            )
+        if self.target == "networks" and not isinstance(getattr(heads, "networks", None), Hypernetwork):
+            raise ValueError("algorithm.target=networks: nothing generates any; use conditioning=hypernetwork")
+        self.iterations: Tensor
+        self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
+        if isinstance(heads, ConditionedHeads) and self.warm_up_iterations:
+            self.task_encoder = tanh_layers(env.task_dim, [heads.networks.condition_dim])
+        super().build_others(env)
+        self._fresh = copy.deepcopy(heads.state_dict()) if self.hard_reset else None
+
+    def task_decoder(self, env, latent_dim):
+        size = self.task_target_of(torch.zeros(1, env.task_dim)).shape[1]
+        return decoder_of(latent_dim, self.decoder_layers, size)
+
+    def task_target(self, trials):
+        return self.task_target_of(trials.task)
+
+    @torch.no_grad()
+    def task_target_of(self, task: Tensor) -> Tensor:
+        """What the latent should tell of tasks ``[B, task_dim]``."""
+        if self.target == "task":
+            return task
+        embedding = self.task_encoder(task)
+        if self.target == "embedding":
+            return embedding
+        return cast(Hypernetwork, cast(ConditionedHeads, self.policy.heads).networks).generate(embedding)
+
+    def policy_parameters(self):
+        parameters = super().policy_parameters()
+        if self.shared or not self.warm_up_iterations:
+            return parameters
+        return parameters + list(self.task_encoder.parameters())
+
+    @property
+    def warming_up(self) -> bool:
+        """The policy is still told the task."""
+        return int(self.iterations) < self.warm_up_iterations
+
+    @property
+    def behaviour(self) -> Agent:
+        return Informed(self) if self.warming_up else self
+
+    def known(self, rollout):
+        return {} if self.warming_up else super().known(rollout)
+
+    def evaluate(self, batch: Batch) -> HeadOutput:
+        return self.informed(batch.timestep, batch.task) if self.warming_up else super().evaluate(batch)
+
+    def informed(self, timestep, task: Tensor) -> HeadOutput:
+        """The policy that is told the task ``[B, task_dim]``, at one step or at all of a sequence."""
+        features = self.policy.features(timestep)
+        condition = self.task_encoder(task).expand(*features.shape[:-1], -1)
+        nothing = features.new_zeros(*features.shape[:-1], self.policy.known_dim)
+        return self.policy.decide(timestep, Known(features, nothing, nothing), task, condition=condition)
+
+    def update(self, trial, progress, generator):
+        logs = super().update(trial, progress, generator)
+        logs["warming_up"] = float(self.warming_up)
+        self.iterations += 1
+        if self._fresh is not None and int(self.iterations) == self.warm_up_iterations:
+            self.policy.heads.load_state_dict(self._fresh)
+            self.optimizer.state.clear()
+        return logs
+
+    def model_updates(self) -> int:
+        return 0 if self.warming_up and not self.learn_memory_in_warm_up else super().model_updates()
+
+    def training_state(self):
+        fresh = {} if self._fresh is None else {"fresh_heads": self._fresh}
+        return super().training_state() | fresh
+
+    def load_training_state(self, state):
+        super().load_training_state(state)
+        if self._fresh is not None:
+            self._fresh = state["fresh_heads"]
+
+
+class Informed:
+    """The agent of a warm-up: it acts on the task it is told.
+
+    Args:
+        learner: whose policy and layer over the description it uses.
+    """
+
+    def __init__(self, learner: TaskInference):
+        self.learner = learner
+        self.rollouts = learner.rollouts
+
+    def initial_state(self, tasks):
+        return MemoryState((), tasks.description)
+
+    def act(self, timestep, state, generator, greedy=False):
+        return self.learner.decision(self.learner.informed(timestep, state.task), generator, greedy), state
+
+    def adapt(self, state, rollout):
+        return state

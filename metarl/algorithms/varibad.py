@@ -1,0 +1,241 @@
+"""VariBAD: variational Bayes-adaptive deep RL (Zintgraf et al. 2020, arXiv 1910.08348).
+
+The memory is a belief over latent tasks. It learns to predict the rewards and observations of whole trials, those to
+come included; the policy is told the belief and learns by policy gradient.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, cast
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor, nn
+
+from metarl.algorithms.elbo import (
+    Belief,
+    Decoder,
+    Prior,
+    Terms,
+    as_belief,
+    at_steps,
+    choose_terms,
+    divergences,
+    mean_over_beliefs,
+    reconstruction,
+    task_error,
+)
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient
+from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
+from metarl.envs.base import MetaEnv
+from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
+from metarl.models.heads import HeadOutput, Known
+from metarl.rollout import Rollout
+
+
+class VariBAD(PolicyGradient):
+    """The memory learns from an evidence lower bound on trials of a buffer, the policy from the policy gradient.
+
+    Args:
+        reward_coefficient, observation_coefficient, task_coefficient: weights of decoding rewards, next observations
+            and the task's description; 0 has no such decoder.
+        reward_decoder: ``squared`` predicts rewards; ``per_cell`` predicts which cells are rewarding, for environments
+            made of cells.
+        kl_coefficient: weight of the divergence of each belief from its prior.
+        prior: the ``previous`` belief (a standard normal at first), or ``standard`` for a standard normal always.
+        past_alone: decode only transitions that the belief has seen.
+        decoder_layers: units of the decoders.
+        buffer_size: trials to learn the memory from, the latest.
+        batch_size: trials of one update of the memory.
+        num_model_updates: of the memory, in every iteration.
+        num_beliefs, num_transitions: beliefs decoded per trial, and transitions decoded under each, drawn with
+            replacement; null takes all.
+        model_learning_rate: of memory and decoders; with ``shared`` that of the policy counts.
+        optimizer: ``separate`` trains memory and decoders apart, after the policy; ``shared`` adds the bound to every
+            step of the policy gradient.
+        through_memory: the policy gradient trains the memory too.
+        inherited: see ``PolicyGradient``.
+
+    Raises:
+        ValueError: the model has no latent, nothing is learned of it, or the environment has no cells to decode.
+    """
+
+    def __init__(
+        self,
+        *world,
+        reward_coefficient: NonNegativeFloat = 1.0,
+        observation_coefficient: NonNegativeFloat = 0.0,
+        task_coefficient: NonNegativeFloat = 0.0,
+        reward_decoder: RewardDecoder = "squared",
+        kl_coefficient: NonNegativeFloat = 0.1,
+        prior: Prior = "previous",
+        past_alone: bool = False,
+        decoder_layers: list[PositiveInt],
+        buffer_size: PositiveInt = 10_000,
+        batch_size: PositiveInt = 50,
+        num_model_updates: PositiveInt = 3,
+        num_beliefs: PositiveInt | None = None,
+        num_transitions: PositiveInt | None = None,
+        model_learning_rate: PositiveFloat = 1e-3,
+        optimizer: Literal["separate", "shared"] = "separate",
+        through_memory: bool = False,
+        **inherited,
+    ):
+        self.coefficients = {
+            "reward_error": reward_coefficient,
+            "observation_error": observation_coefficient,
+            "task_error": task_coefficient,
+            "latent_kl": kl_coefficient,
+        }
+        if not decoder_layers:
+            raise ValueError("algorithm.decoder_layers=[]: decoders need a layer at least")
+        self.reward_decoder, self.decoder_layers = reward_decoder, decoder_layers
+        self.prior, self.past_alone = prior, past_alone
+        self.buffer_size, self.batch_size, self.num_model_updates = buffer_size, batch_size, num_model_updates
+        self.num_beliefs, self.num_transitions = num_beliefs, num_transitions
+        self.model_learning_rate = model_learning_rate
+        self.shared, self.through_memory = optimizer == "shared", through_memory
+        super().__init__(*world, **inherited)
+
+    def build_others(self, env):
+        policy = self.policy
+        if policy.latent_dim is None:
+            raise ValueError("model.latent_dim=null: this algorithm reads the memory as a belief; 5 is a usual size")
+        self.decoders = nn.ModuleDict()
+        if self.coefficients["reward_error"]:
+            self.decoders["reward"] = self._reward_decoder(env, policy.latent_dim)
+        if self.coefficients["observation_error"]:
+            spaces = env.observation_space, env.action_space
+            self.decoders["observation"] = TransitionDecoder(
+                policy.latent_dim, *spaces, "observation", self.decoder_layers
+            )
+        if self.coefficients["task_error"]:
+            self.decoders["task"] = self.task_decoder(env, policy.latent_dim)
+        self.buffer = TrialBuffer(self.buffer_size, env.trial_length)
+        if not self.shared:
+            parameters = self.model_parameters()
+            self.model_optimizer = torch.optim.Adam(parameters, lr=self.model_learning_rate, eps=1e-5, fused=True)
+
+    def _reward_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
+        if self.reward_decoder == "squared":
+            return TransitionDecoder(latent_dim, env.observation_space, env.action_space, "reward", self.decoder_layers)
+        if env.num_cells is None:
+            raise ValueError(
+                f"algorithm.reward_decoder=per_cell: {type(env).__name__} is not made of cells; use squared"
+            )
+        return CellDecoder(latent_dim, env.num_cells, env.cell, self.decoder_layers)
+
+    def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
+        """From a latent to ``task_target``."""
+        return decoder_of(latent_dim, self.decoder_layers, env.task_dim)
+
+    def task_target(self, trials: Trials) -> Tensor:
+        """What the latent should tell of the task, ``[B, size]``."""
+        return trials.task
+
+    def transition_decoders(self) -> list[tuple[str, Decoder]]:
+        """What predicts rewards and observations, by name."""
+        return [
+            (name, cast(Decoder, self.decoders[name])) for name in ("reward", "observation") if name in self.decoders
+        ]
+
+    def model_parameters(self) -> list[nn.Parameter]:
+        """Of memory and decoders."""
+        policy = self.policy
+        modules: Iterable[nn.Module | None] = (policy.features, policy.memory, policy.belief, self.decoders)
+        return [parameter for module in modules if module is not None for parameter in module.parameters()]
+
+    def policy_parameters(self):
+        if self.shared:
+            return list(self.parameters())
+        return list((self.policy if self.through_memory else self.policy.heads).parameters())
+
+    # ------------------------------------------------------------ the policy
+
+    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+        if self.through_memory:
+            return {}
+        with torch.no_grad():
+            known, _ = self.policy.remember(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
+        return {"features": known.features, "belief": known.actor}
+
+    def evaluate(self, batch: Batch) -> HeadOutput:
+        if self.through_memory:
+            return super().evaluate(batch)
+        belief = batch.known["belief"]
+        return self.policy.decide(batch.timestep, Known(batch.known["features"], belief, belief), batch.task)
+
+    def other_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+        if not self.shared:
+            return {}
+        losses = self.model_losses(self.buffer.sample(self.batch_size, self._generator), self._generator)
+        return {name: (self.coefficients[name], loss) for name, loss in losses.items()}
+
+    # ------------------------------------------------------------ the model
+
+    def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
+        self.buffer.add(trial[0])
+        self._generator = generator
+        logs = super().update(trial, progress, generator)
+        if self.shared:
+            return logs
+        rows = [self._model_step(generator) for _ in range(self.model_updates())]
+        return logs | {name: torch.stack([row[name] for row in rows]).mean().item() for name in (rows or [{}])[0]}
+
+    def model_updates(self) -> int:
+        """Of the memory, in this iteration."""
+        return self.num_model_updates
+
+    def _model_step(self, generator: Generator) -> dict[str, Tensor]:
+        losses = self.model_losses(self.buffer.sample(self.batch_size, generator), generator)
+        total = torch.stack([self.coefficients[name] * loss for name, loss in losses.items()]).sum()
+        self.model_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        parameters = self.model_parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or float("inf"))
+        self.model_optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()} | {"model_gradient_norm": norm.detach()}
+
+    def model_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
+        """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each."""
+        known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
+        belief = as_belief(known.actor)
+        terms = choose_terms(trials.mask, self.num_beliefs, self.num_transitions, generator)
+        latent = self._latents(belief, terms, generator)
+        losses = {"latent_kl": mean_over_beliefs(divergences(belief, self.prior), terms)}
+        for name, decoder in self.transition_decoders():
+            losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.past_alone)
+        if "task" in self.decoders:
+            losses["task_error"] = task_error(latent, self.task_target(trials), terms, self.decoders["task"])
+        return losses
+
+    def _latents(self, belief: Belief, terms: Terms, generator: Generator) -> Tensor:
+        chosen = Belief(*(at_steps(part, terms.beliefs) for part in belief))
+        return chosen.sample(torch.randn(chosen.mean.shape, generator=generator).to(chosen.mean.device))
+
+    @torch.no_grad()
+    def elbo_over_time(self, rollout: Rollout, generator: Generator) -> dict[str, Tensor]:
+        """What every belief of a trial costs, ``[T, B]`` each: divergence, and error of the whole trial."""
+        trials = trials_of(rollout)
+        known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
+        belief = as_belief(known.actor)
+        found = {"latent_kl": divergences(belief, self.prior)}
+        latent = belief.sample(torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device))
+        transitions = trials.timestep.observation, trials.action, trials.next_observation, trials.reward
+        for name, decoder in self.transition_decoders():
+            found[f"{name}_error"] = (decoder.errors(latent, *transitions) * trials.mask).sum(1)
+        return found
+
+    def training_state(self) -> dict:
+        state = super().training_state() | {"buffer": self.buffer.state_dict()}
+        return state if self.shared else state | {"model_optimizer": self.model_optimizer.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        super().load_training_state(state)
+        self.buffer.load_state_dict(state["buffer"])
+        if not self.shared:
+            self.model_optimizer.load_state_dict(state["model_optimizer"])
+
+
+def decoder_of(latent_dim: int, layers: list[int], output_dim: int) -> nn.Sequential:
+    """Rectified layers from a latent to a vector."""
+    return nn.Sequential(nn.Linear(latent_dim, layers[0]), nn.ReLU(), rectified_layers(layers, output_dim))

@@ -1,0 +1,307 @@
+"""Navigation to an unknown goal in grids and halls (Zintgraf et al. 2020, section 5.1; Beck et al. 2023)."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from gymnasium import spaces
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from metarl.envs.base import MetaEnv, Step, Tasks
+
+if TYPE_CHECKING:
+    from metarl.rollout import Agent, Timestep
+
+STEP_REWARD = -0.1  # of every step that earns nothing else
+MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # stay, up, right, down, left
+
+
+class CellWorld(MetaEnv):
+    """An agent in cells ``[0, width) x [0, height)``, one of which is the goal; episodes last ``horizon`` steps.
+
+    Observation: the cell's coordinates, each scaled to [-1, 1]. Actions: stay, up, right, down, left. A step onto the
+    goal, or one that stays there, earns ``goal_reward``, any other -0.1. Task parameters are the goal's coordinates.
+
+    Args:
+        width, height: cells.
+        candidates: numbers ``y * width + x`` of the cells that may be the goal, equally likely.
+        goal_reward: see above.
+        discovery_bonus: added to the reward of the first visit in a trial of a cell that may be the goal and is not.
+        horizon: steps of an episode.
+        num_episodes: of a trial.
+        lanes: see ``MetaEnv``.
+    """
+
+    task_dim = 2
+    action_space = spaces.Discrete(len(MOVES))
+    home: int | None = 0  # number of the cell where episodes start; None where that differs
+    goal_shown = False  # observations may show the goal instead of the agent
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        candidates: list[int],
+        goal_reward: float,
+        discovery_bonus: float,
+        *,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        **lanes,
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
+        self.width, self.height = width, height
+        self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
+        self.num_cells = width * height
+        self.num_distinct_tasks = len(candidates)
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,))
+        self.candidates = torch.tensor(candidates, device=self.device)
+        self._moves = torch.tensor(MOVES, device=self.device)
+        self._most = torch.tensor([width - 1, height - 1], device=self.device)
+        cells = torch.arange(self.num_cells, device=self.device)
+        self._coordinates = 2.0 * torch.stack([cells % width, cells // width], dim=1) / self._most.clamp(min=1) - 1.0
+        self.position = torch.zeros(self.num_lanes, 2, dtype=torch.long, device=self.device)
+        self._lanes = torch.arange(self.num_lanes, device=self.device)
+        self._elapsed = 0
+
+    # ---------------------------------------------------------------- cells
+
+    def number(self, position: Tensor) -> Tensor:
+        """Of the cells at ``[..., 2]``."""
+        return position[..., 1] * self.width + position[..., 0]
+
+    def position_in(self, observation: Tensor) -> Tensor:
+        """Cells ``[..., 2]`` that observations ``[..., 2]`` show."""
+        return ((observation + 1) / 2 * self._most).round().long()
+
+    def cell(self, observation):
+        return self.number(self.position_in(observation))
+
+    # ---------------------------------------------------------------- tasks
+
+    def draw_tasks(self, num_tasks, task_set):
+        chosen = torch.randint(len(self.candidates), (num_tasks,), generator=self.task_generator, device=self.device)
+        return Tasks({"goal": self._coordinates[self.candidates[chosen]]})
+
+    def task_number(self, tasks):
+        goals = self.cell(tasks.parameters["goal"])
+        return (goals.unsqueeze(1) == self.candidates).long().argmax(1)
+
+    def set_tasks(self, tasks):
+        tasks = super().set_tasks(tasks)
+        self.goal = self.cell(tasks.parameters["goal"])  # its number, [B]
+        known = torch.ones(self.num_lanes, self.width * self.height, dtype=torch.bool, device=self.device)
+        known[:, self.candidates] = False
+        self._visited = known.scatter_(1, self.goal.unsqueeze(1), True)  # only others are discoveries
+        return tasks
+
+    # ---------------------------------------------------------------- stepping
+
+    def start(self) -> Tensor:
+        """Cells in which episodes start, ``[B, 2]``: the corner."""
+        return torch.zeros_like(self.position)
+
+    def moved(self, position: Tensor, action: Tensor) -> Tensor:
+        """Cells ``[B, 2]`` after actions ``[B]`` there; walls hold."""
+        return (position + self._moves[action]).clamp(min=0).minimum(self._most)
+
+    def plain_reward(self, at_goal: Tensor) -> Tensor:
+        """Of the present cells, before any bonus, ``[B]``."""
+        return torch.where(at_goal, self.goal_reward, STEP_REWARD)
+
+    def observe(self) -> Tensor:
+        """``[B, ...]``."""
+        return self._coordinates[self.number(self.position)]
+
+    def after_step(self) -> Tensor:
+        """What a step leads to is observed as, ``[B, ...]``."""
+        return self.observe()
+
+    def reset(self):
+        self._elapsed = 0
+        self.position = self.start()
+        return self.observe()
+
+    def step(self, action):
+        self.position = self.moved(self.position, action)
+        here = self.number(self.position)
+        at_goal = here == self.goal
+        reward = self.plain_reward(at_goal)
+        if self.discovery_bonus:
+            reward = reward + self.discovery_bonus * ~self._visited[self._lanes, here]
+            self._visited[self._lanes, here] = True
+        final = self.after_step()
+        self._elapsed += 1
+        over = self._elapsed == self.horizon
+        observation = self.reset() if over else final
+        return Step(observation, reward, self._false, self._true if over else self._false, at_goal, final)
+
+    def places(self):
+        return self.position.float()
+
+    # ---------------------------------------------------------------- what a perfect memory knows
+
+    def initial_belief(self, batch_size):
+        """Probability that each cell is the goal, ``[batch_size, num_cells]``."""
+        if self.goal_shown:
+            return super().initial_belief(batch_size)
+        belief = torch.zeros(batch_size, self.width * self.height, device=self.device)
+        belief[:, self.candidates] = 1 / len(self.candidates)
+        return belief
+
+    def revise_belief(self, belief, timestep: "Timestep"):
+        """Bayes' rule: a cell was the goal, or it is not."""
+        moved = timestep.previous_action >= 0
+        before = self.position_in(timestep.previous_observation)
+        arrived = self.number(self.moved(before, timestep.previous_action.clamp(min=0))).unsqueeze(1)
+        found = (timestep.previous_reward >= self.goal_reward).unsqueeze(1)
+        certain = torch.zeros_like(belief).scatter_(1, arrived, 1.0)
+        others = belief.scatter(1, arrived, 0.0)
+        revised = torch.where(found, certain, others / others.sum(1, keepdim=True).clamp(min=1e-9))
+        return torch.where(moved.unsqueeze(1), revised, belief)
+
+    def baselines(self):
+        from metarl.baselines.cells import KnownGoal, PosteriorSampling, Sweep
+
+        solvers: dict[str, Agent] = {"Known goal": KnownGoal(self)}
+        if not self.goal_shown:
+            solvers["Posterior sampling"] = PosteriorSampling(self)
+            if self.home is not None:
+                solvers["Sweep"] = Sweep(self)
+        return super().baselines() | solvers
+
+    @cached_property
+    def neighbours(self) -> list[list[int]]:
+        """The cells that lie a step from each, by number."""
+        cells = torch.arange(self.width * self.height, device=self.device)
+        positions = torch.stack([cells % self.width, cells // self.width], dim=1)
+        after = [self.number(self.moved(positions, torch.full_like(cells, action))) for action in range(len(MOVES))]
+        return torch.stack(after, dim=1).tolist()
+
+
+class GridNavigation(CellWorld):
+    """A square grid without obstacles.
+
+    Args:
+        size: cells a side.
+        start: of episodes: a ``corner``, the ``middle``, or ``random`` cells that are not the goal.
+        goals: ``all`` cells not next to the start (diagonals included; where it is random, all cells), or the ``ring``
+            of cells along the border that are not.
+        dense: steps elsewhere earn minus the distance to the goal in moves over ``size``, in place of -0.1.
+        show_goal: a step that ends where the episode started is shown the goal's coordinates instead of its own.
+        discovery_bonus: see ``CellWorld``.
+        inherited: ``horizon`` and ``num_episodes``.
+
+    Raises:
+        ValueError: no cell can be a goal.
+    """
+
+    def __init__(
+        self,
+        size: PositiveInt,
+        start: Literal["corner", "middle", "random"],
+        goals: Literal["all", "ring"],
+        dense: bool,
+        show_goal: bool,
+        discovery_bonus: NonNegativeFloat,
+        *,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        **lanes,
+    ):
+        middle = size // 2
+        home = {"corner": 0, "middle": middle, "random": None}[start]
+        candidates = [
+            y * size + x
+            for y in range(size)
+            for x in range(size)
+            if (home is None or max(abs(x - home), abs(y - home)) > 1)
+            and (goals == "all" or not (0 < x < size - 1 and 0 < y < size - 1))
+        ]
+        if len(candidates) < 2:
+            raise ValueError(f"env.size={size}: leaves {len(candidates)} cells that may be the goal; raise it")
+        episodes = {"horizon": horizon, "num_episodes": num_episodes}
+        super().__init__(size, size, candidates, 1.0, discovery_bonus, **episodes, **lanes)
+        self.size, self.dense, self.goal_shown = size, dense, show_goal
+        self.home = None if home is None else home * size + home
+        if show_goal:
+            self.num_cells = None  # observations do not tell
+
+    def start(self):
+        if self.home is not None:
+            return torch.full_like(self.position, self.home % self.size)  # on the diagonal
+        # Uniform over the cells that are not the goal: those beyond it move up by one.
+        others = self.width * self.height - 1
+        drawn = torch.randint(others, (self.num_lanes,), generator=self.generator, device=self.device)
+        drawn = drawn + (drawn >= self.goal)
+        return torch.stack([drawn % self.width, drawn // self.width], dim=1)
+
+    def reset(self):
+        observation = super().reset()
+        self._started = self.position
+        return observation
+
+    def plain_reward(self, at_goal):
+        if not self.dense:
+            return super().plain_reward(at_goal)
+        goal = torch.stack([self.goal % self.width, self.goal // self.width], dim=1)
+        return torch.where(at_goal, 1.0, -(self.position - goal).abs().sum(1) / self.size)
+
+    def after_step(self):
+        if not self.goal_shown:
+            return self.observe()
+        home = (self.position == self._started).all(1, keepdim=True)
+        return torch.where(home, self.tasks.parameters["goal"], self.observe())
+
+
+class Hall(CellWorld):
+    """A corridor along y = 0 with a room at every cell, behind a door: up enters it, down alone leaves it.
+
+    Args:
+        num_doors: rooms, one of which is the goal.
+        goal_reward, discovery_bonus: see ``CellWorld``.
+        show_unchecked: a third channel of the observation is 1 where the room at hand was not entered in this trial.
+        inherited: ``horizon`` and ``num_episodes``.
+    """
+
+    def __init__(
+        self,
+        num_doors: PositiveInt,
+        goal_reward: PositiveFloat,
+        discovery_bonus: NonNegativeFloat,
+        show_unchecked: bool,
+        *,
+        horizon: PositiveInt,
+        num_episodes: PositiveInt,
+        **lanes,
+    ):
+        if num_doors < 2:
+            raise ValueError(f"env.num_doors={num_doors}: the goal is one of several; use 2 or more")
+        rooms = list(range(num_doors, 2 * num_doors))
+        episodes = {"horizon": horizon, "num_episodes": num_episodes}
+        super().__init__(num_doors, 2, rooms, goal_reward, discovery_bonus, **episodes, **lanes)
+        self.show_unchecked = show_unchecked
+        if show_unchecked:
+            self.observation_space = spaces.Box(-1.0, 1.0, (3,))
+
+    def set_tasks(self, tasks):
+        tasks = super().set_tasks(tasks)
+        self._entered = torch.zeros(self.num_lanes, self.width, dtype=torch.bool, device=self.device)
+        return tasks
+
+    def moved(self, position, action):
+        inside = position[:, 1] == 1
+        stuck = inside & ((action == 2) | (action == 4))
+        return torch.where(stuck.unsqueeze(1), position, super().moved(position, action))
+
+    def position_in(self, observation):
+        return super().position_in(observation[..., :2])
+
+    def observe(self):
+        seen = super().observe()
+        if not self.show_unchecked:
+            return seen
+        column, row = self.position.unbind(1)
+        self._entered[self._lanes, column] |= row == 1
+        return torch.cat([seen, (~self._entered[self._lanes, column]).float().unsqueeze(1)], dim=1)

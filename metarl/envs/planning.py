@@ -1,0 +1,84 @@
+"""The planning game: find hidden goals on a torus whose labels are shuffled (Ritter et al. 2020; Beck et al. 2024)."""
+
+import torch
+from gymnasium import spaces
+from pydantic import PositiveInt
+from torch import Tensor
+
+from metarl.envs.base import MetaEnv, Step, Tasks
+
+
+class PlanningGame(MetaEnv):
+    """Collect goals on a torus of cells; each that is collected earns 1, and another cell becomes the goal.
+
+    Observation: one-hot labels of the agent's cell and of the goal's, side by side. A task is which label belongs to
+    which cell. Actions: up, down, left, right, collect.
+
+    Args:
+        size: cells a side.
+        show_labels: else the observation is one number, 1 on the goal and 0 elsewhere.
+        horizon: steps of an episode.
+        num_episodes: of a trial.
+        lanes: see ``MetaEnv``.
+
+    Raises:
+        ValueError: there are no other cells.
+    """
+
+    action_space = spaces.Discrete(5)
+
+    def __init__(
+        self, size: PositiveInt, show_labels: bool, *, horizon: PositiveInt, num_episodes: PositiveInt, **lanes
+    ):
+        super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
+        if size < 2:
+            raise ValueError(f"env.size={size}: goals must be able to move; use 2 or more")
+        self.size, self.num_places, self.show_labels = size, size * size, show_labels
+        self.task_dim = self.num_places
+        self.observation_space = spaces.Box(0.0, 1.0, (2 * self.num_places if show_labels else 1,))
+        self._moves = torch.tensor([[0, 1], [0, -1], [-1, 0], [1, 0], [0, 0]], device=self.device)
+        self._one_hot = torch.eye(self.num_places, device=self.device)
+        self._lanes = torch.arange(self.num_lanes, device=self.device)
+
+    def draw_tasks(self, num_tasks, task_set):
+        order = torch.rand(num_tasks, self.num_places, generator=self.task_generator, device=self.device).argsort(1)
+        return Tasks({"labels": order.float()})
+
+    def set_tasks(self, tasks):
+        tasks = super().set_tasks(tasks)
+        self._labels = tasks.parameters["labels"].long()
+        return tasks
+
+    def _random(self, below: int) -> Tensor:
+        return torch.randint(below, (self.num_lanes,), generator=self.generator, device=self.device)
+
+    def reset(self):
+        self._elapsed = 0
+        self.place = self._random(self.num_places)
+        self.goal = self._another(self.place)
+        return self._observe()
+
+    def _another(self, place: Tensor) -> Tensor:
+        """A cell that is not this one, for each lane."""
+        return (place + 1 + self._random(self.num_places - 1)) % self.num_places
+
+    def _observe(self) -> Tensor:
+        if not self.show_labels:
+            return (self.place == self.goal).float().unsqueeze(1)
+        here, there = self._labels[self._lanes, self.place], self._labels[self._lanes, self.goal]
+        return torch.cat([self._one_hot[here], self._one_hot[there]], dim=1)
+
+    def step(self, action):
+        column = (self.place % self.size + self._moves[action, 0]) % self.size
+        row = (self.place // self.size + self._moves[action, 1]) % self.size
+        collected = (action == 4) & (self.place == self.goal)
+        self.place = row * self.size + column
+        self.goal = torch.where(collected, self._another(self.place), self.goal)
+        final = self._observe()
+        self._elapsed += 1
+        over = self._elapsed == self.horizon
+        observation = self.reset() if over else final
+        return Step(observation, collected.float(), self._false, self._true if over else self._false, collected, final)
+
+    def places(self):
+        return torch.stack([self.place % self.size, self.place // self.size], dim=1).float()

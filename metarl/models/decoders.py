@@ -1,0 +1,97 @@
+"""What a latent says about a task: rewards, next observations, the task itself."""
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from metarl.models.features import OneHot
+
+RewardDecoder = Literal["squared", "per_cell"]
+
+
+class TransitionDecoder(nn.Module):
+    """Rectified layers from a latent and a transition to what it predicts of it.
+
+    Squared errors are summed over what is predicted: a Gaussian of variance one half, as published.
+
+    Args:
+        latent_dim: size of the latent.
+        observation_space, action_space: of the environment.
+        predicts: ``reward``, from latent, observation, action and next observation; or ``observation``, the next one,
+            from latent, observation and action.
+        layers: units.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        predicts: Literal["reward", "observation"],
+        layers: list[int],
+    ):
+        super().__init__()
+        self.observation, self.action = OneHot(observation_space), OneHot(action_space)
+        self.predicts_reward = predicts == "reward"
+        width = self.observation.output_dim * (2 if self.predicts_reward else 1) + self.action.output_dim
+        output_dim = 1 if self.predicts_reward else self.observation.output_dim
+        # One layer over latent and transition, in two parts: each latent meets each transition without a copy of both.
+        self.of_latent = nn.Linear(latent_dim, layers[0])
+        self.of_transition = nn.Linear(width, layers[0], bias=False)
+        self.layers = rectified_layers([*layers], output_dim)
+
+    def errors(
+        self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
+    ) -> Tensor:
+        """Of transitions ``[D, B, ...]`` under latents ``[E, B, latent_dim]``: ``[E, D, B]``."""
+        following = self.observation(next_observation)
+        parts = [self.observation(observation), self.action(action)]
+        if self.predicts_reward:
+            parts.append(following)
+        target = reward.unsqueeze(-1) if self.predicts_reward else following
+        transition = self.of_transition(torch.cat(parts, dim=-1))
+        predicted = self.layers(F.relu(self.of_latent(latent).unsqueeze(1) + transition))
+        return (predicted - target).square().sum(-1)
+
+
+class CellDecoder(nn.Module):
+    """From a latent to the probability that a cell is rewarding, for all cells at once.
+
+    Args:
+        latent_dim: size of the latent.
+        num_cells: of the environment.
+        cell: gives the cell of an observation.
+        layers: units.
+    """
+
+    def __init__(self, latent_dim: int, num_cells: int, cell: Callable[[Tensor], Tensor], layers: list[int]):
+        super().__init__()
+        self.cell = cell
+        self.layers = nn.Sequential(nn.Linear(latent_dim, layers[0]), nn.ReLU(), rectified_layers(layers, num_cells))
+
+    def errors(
+        self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
+    ) -> Tensor:
+        """Minus the log-probability that the reward of ``[D, B]`` is positive, or is not: ``[E, D, B]``."""
+        logits = self.layers(latent)
+        cells = self.cell(next_observation).unsqueeze(0).expand(len(latent), -1, -1)
+        logits = logits.unsqueeze(1).expand(-1, cells.shape[1], -1, -1).gather(-1, cells.unsqueeze(-1)).squeeze(-1)
+        target = (reward > 0).float().expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+    def probabilities(self, latent: Tensor) -> Tensor:
+        """That each cell is rewarding, ``[..., num_cells]``."""
+        return self.layers(latent).sigmoid()
+
+
+def rectified_layers(sizes: list[int], output_dim: int) -> nn.Sequential:
+    """From ``sizes[0]`` over rectified layers of the other sizes to a linear output."""
+    layers: list[nn.Module] = []
+    for width, size in itertools.pairwise(sizes):
+        layers += [nn.Linear(width, size), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], output_dim))
