@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Sizes that keep the laws quick, whatever is the default; each is set wherever a configuration has the key.
 SMALL = {
     "env": {"num_arms": 3, "num_states": 4, "num_actions": 3, "horizon": 5, "num_episodes": 3, "num_workers": 0}
-    | {"num_doors": 3, "length": 4},
+    | {"num_doors": 3, "length": 2},
     "model": {"hidden_size": 8, "num_heads": 2, "memory_length": 3, "window": 2, "num_slots": 2},
     "algorithm": {"num_epochs": 4, "num_minibatches": 2}
     | {"decoder_layers": [7, 6], "buffer_size": 20, "batch_size": 5, "num_model_updates": 2},

@@ -26,9 +26,9 @@ class Rooms(MetaEnv):
     """Walk past the indicator, through all rooms, and turn at the junction: left for up, right for down.
 
     Observation: pictures ``[10, 10, 3]`` of values between -1 and 1. Actions: left, forward, right. Forward goes on
-    past indicators and through the five steps of a room, and earns 0.1; at the room's end the picture shows the door's side,
-    turning there goes on and earns 0.1, the other side goes on for nothing. At the junction the right turn earns 4 and
-    the other -3. Whatever else is done wastes a step.
+    past indicators and through the five steps of a room, and earns 0.1; at the room's end the picture shows the door's
+    side: turning there goes on and earns 0.1, the other side goes on for nothing. At the junction the right turn earns
+    4 and the other -3. Whatever else is done wastes a step.
 
     Args:
         indicator: ``colour`` is green where up is right, else red; ``order`` shows two colours in turn, and up is right

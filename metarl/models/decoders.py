@@ -49,8 +49,9 @@ class TransitionDecoder(nn.Module):
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
     ) -> Tensor:
         """Of transitions ``[D, B, ...]`` under latents ``[E, B, latent_dim]``: ``[E, D, B]``."""
-        following = self.observation(next_observation)
-        parts = [self.observation(observation), self.action(action)]
+        kind = latent.dtype
+        following = self.observation(next_observation).to(kind)
+        parts = [self.observation(observation).to(kind), self.action(action).to(kind)]
         if self.predicts_reward:
             parts.append(following)
         target = reward.unsqueeze(-1) if self.predicts_reward else following
@@ -81,7 +82,7 @@ class CellDecoder(nn.Module):
         logits = self.layers(latent)
         cells = self.cell(next_observation).unsqueeze(0).expand(len(latent), -1, -1)
         logits = logits.unsqueeze(1).expand(-1, cells.shape[1], -1, -1).gather(-1, cells.unsqueeze(-1)).squeeze(-1)
-        target = (reward > 0).float().expand_as(logits)
+        target = (reward > 0).to(logits.dtype).expand_as(logits)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def probabilities(self, latent: Tensor) -> Tensor:

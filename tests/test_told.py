@@ -1,0 +1,255 @@
+"""Agents that are told: oracles, task inference and its warm-up; and bonuses for what is new."""
+
+import copy
+
+import pytest
+import torch
+from helpers import StopAt, collected, config_of, make_algorithm, perturb, same, small_config, timeless, trainer_of
+
+from metarl.algorithms.task_inference import Informed
+from metarl.errors import ConfigError
+from metarl.rollout import collect_trial
+from metarl.seeding import make_generator
+
+TOLD = "algorithm=multitask"
+
+
+# ---------------------------------------------------------------- oracles
+
+
+@pytest.mark.parametrize("information", ["task", "number", "belief", "nothing"])
+def test_what_is_told_decides_what_an_oracle_sees(information):
+    agent, env = make_algorithm(TOLD, "env=grid", f"algorithm.information={information}", lanes=8)
+    perturb(agent, 0.5)
+    (rollout,) = collected(agent, env)
+    told = agent.known(rollout)["told"]
+    assert told.shape[:2] == rollout.reward.shape
+    if information == "task":
+        assert torch.equal(told[-1], rollout.tasks.description)
+    elif information == "number":
+        assert torch.equal(told[0].argmax(1), env.task_number(rollout.tasks)) and told.sum() == told[..., 0].numel()
+    elif information == "belief":
+        torch.testing.assert_close(told.sum(-1), torch.ones_like(rollout.reward))
+        assert not torch.equal(told[0], told[-1])
+    else:
+        assert told.unique().tolist() == [1.0]
+
+
+def test_networks_per_task_share_nothing_but_what_sees_the_observation():
+    given = ("algorithm.information=number", "model.num_layers=0", "conditioning=per_task")
+    agent, env = make_algorithm(TOLD, "env=grid", *given, lanes=4)
+    (rollout,) = collected(agent, env)
+    met = env.task_number(rollout.tasks).unique()
+    before = agent.policy.heads.networks.actor_output.weight.detach().clone()
+    agent.update([rollout], 0.0, make_generator(0))
+    changed = (agent.policy.heads.networks.actor_output.weight != before).flatten(1).any(1).nonzero().squeeze(1)
+    assert set(changed.tolist()) <= set(met.tolist()) and len(changed) > 0
+
+
+REFUSED = {
+    (TOLD, "model=gru"): ["use model=mlp"],
+    (TOLD, "algorithm.information=number", "env=cheetah_vel"): ["no end of tasks", "use task"],
+    (TOLD, "algorithm.information=belief", "env=bandit"): ["no exact belief"],
+    (TOLD, "conditioning=none"): ["conditioning=concatenate"],
+    ("algorithm=task_inference", "algorithm.target=embedding"): ["needs a warm-up", "warm_up_iterations"],
+    ("algorithm=task_inference", "algorithm.hard_reset=true"): ["needs a warm-up"],
+    ("algorithm=task_inference", "algorithm.warm_up_iterations=2", "conditioning=none", "model.head_size=4"): ["plain"],
+    ("algorithm=task_inference", "algorithm.target=networks", "algorithm.warm_up_iterations=2"): ["hypernetwork"],
+    ("algorithm=hyperx", "algorithm.reward_coefficient=0"): ["not decoded"],
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_what_does_not_fit_is_refused(overrides):
+    with pytest.raises(ConfigError) as refusal:
+        make_algorithm(*overrides)
+    assert all(part in str(refusal.value) for part in REFUSED[overrides])
+
+
+def test_an_oracle_learns_what_nobody_without_memory_can():
+    sizes = ("env.size=3", "env.num_episodes=1", "env.horizon=6", "algorithm.gae_lambda=0.9")
+    returns = {}
+    for information in ("task", "nothing"):
+        agent, env = make_algorithm(TOLD, "env=grid", *sizes, f"algorithm.information={information}", lanes=200)
+        (rollout,) = collected(agent, env, updates=60)
+        returns[information] = rollout.reward.sum(0).mean().item()
+    assert returns["task"] > returns["nothing"] + 1
+
+
+# ---------------------------------------------------------------- task inference
+
+
+def inferring(*overrides: str, warm_up: int = 2, target: str = "embedding"):
+    given = (f"algorithm.warm_up_iterations={warm_up}", f"algorithm.target={target}")
+    agent, env = make_algorithm("algorithm=task_inference", "env=grid", *given, *overrides, lanes=8)
+    perturb(agent, 0.3)
+    return agent, env
+
+
+def test_a_warm_up_acts_on_the_task_and_then_on_the_memory():
+    agent, env = inferring()
+    for iteration in range(4):
+        env.sample_tasks()
+        informed = isinstance(agent.behaviour, Informed)
+        assert informed == (iteration < 2)
+        trial = collect_trial(env, agent.behaviour, make_generator(0))
+        logs = agent.update(trial, 0.0, make_generator(1))
+        assert logs["warming_up"] == informed
+    (rollout,) = trial
+    scrambled = rollout.tasks.select(torch.arange(8).roll(1))
+    states = [agent.behaviour.initial_state(tasks) for tasks in (rollout.tasks, scrambled)]
+    row = type(rollout.timestep)(*(part[0] for part in rollout.timestep))
+    assert same(*(agent.behaviour.act(row, state, make_generator(0))[0].log_prob for state in states))
+
+
+def test_in_a_warm_up_the_task_alone_decides():
+    agent, env = inferring()
+    (rollout,) = collected(agent, env)
+    row = type(rollout.timestep)(*(part[-1] for part in rollout.timestep))
+    goals = rollout.tasks.select(torch.arange(8).roll(1))
+    first, other = (
+        agent.behaviour.act(row, agent.behaviour.initial_state(tasks), make_generator(0))[0].value
+        for tasks in (rollout.tasks, goals)
+    )
+    differs = (rollout.tasks.description != goals.description).any(1)
+    assert torch.equal(first != other, differs)
+
+
+def test_a_hard_reset_starts_the_policy_afresh_and_keeps_the_embedding():
+    agent, env = inferring("algorithm.hard_reset=true", warm_up=1)
+    fresh = copy.deepcopy(agent._fresh)
+    (rollout,) = collected(agent, env)
+    agent.update([rollout], 0.0, make_generator(0))
+    learned = copy.deepcopy(agent.task_encoder.state_dict())
+    assert same(dict(agent.policy.heads.state_dict()), dict(fresh)) and not agent.optimizer.state
+    agent.update(collected(agent, env), 0.0, make_generator(0))
+    assert not same(dict(agent.policy.heads.state_dict()), dict(fresh))
+    assert same(agent.task_encoder.state_dict(), learned)
+
+
+def test_the_memory_waits_for_the_end_of_the_warm_up_where_asked():
+    for waits in (True, False):
+        agent, env = inferring(f"algorithm.learn_memory_in_warm_up={not waits}".lower(), warm_up=5)
+        before = copy.deepcopy(agent.policy.memory.state_dict())
+        agent.update(collected(agent, env), 0.0, make_generator(0))
+        assert same(before, agent.policy.memory.state_dict()) == waits
+
+
+def test_the_target_is_the_task_its_embedding_or_the_networks_it_makes():
+    agent, env = inferring("conditioning=hypernetwork", target="networks")
+    tasks = env.sample_tasks().description
+    networks = agent.policy.heads.networks
+    target = agent.task_target_of(tasks)
+    assert target.shape == (8, sum(l.weight[0].numel() + l.bias[0].numel() for l in networks.generated_layers()))
+    layer = networks.generated_layers()[0]
+    torch.testing.assert_close(
+        target[:, : layer.weight[0].numel() + layer.bias[0].numel()], layer.generate(agent.task_encoder(tasks))
+    )
+    agent, _ = inferring(target="embedding")
+    torch.testing.assert_close(agent.task_target_of(tasks), agent.task_encoder(tasks))
+    assert torch.equal(make_algorithm("algorithm=task_inference", "env=grid")[0].task_target_of(tasks), tasks)
+
+
+# ---------------------------------------------------------------- every option, and resuming
+
+CHANGES = {
+    "task_inference": {
+        "target": ("embedding",),
+        "task_coefficient": ("0.1",),
+        "warm_up_iterations": ("3",),
+        "hard_reset": ("true",),
+        "learn_memory_in_warm_up": ("false",),
+    },
+    "hyperx": {"novelty_coefficient": ("0.1",), "error_coefficient": ("0.1",), "novelty_learning_rate": ("0.1",)},
+    "multitask": {"information": ("number",)},
+}
+NEEDED = {"task_inference": ("algorithm.warm_up_iterations=1",)}
+
+
+def learned(algorithm: str, *overrides: str):
+    agent, env = make_algorithm("env=grid", f"algorithm={algorithm}", *NEEDED.get(algorithm, ()), *overrides)
+    perturb(agent, 0.2)
+    acting, updating = make_generator(0), make_generator(1)
+    for _ in range(4):
+        env.sample_tasks()
+        agent.update(collect_trial(env, agent.behaviour, acting), 0.5, updating)
+    return agent.policy.state_dict()
+
+
+@pytest.mark.parametrize(("algorithm", "option"), [(a, o) for a, options in CHANGES.items() for o in options])
+def test_every_option_changes_what_is_learnt(algorithm, option):
+    assert same(learned(algorithm), learned(algorithm))
+    assert not same(learned(algorithm), learned(algorithm, f"algorithm.{option}={CHANGES[algorithm][option][0]}"))
+
+
+@pytest.mark.parametrize("algorithm", CHANGES)
+def test_every_option_is_tried(algorithm):
+    shared = "rl2" if algorithm == "multitask" else "varibad"
+    own = config_of(f"algorithm={algorithm}")["algorithm"].keys() - config_of(f"algorithm={shared}")["algorithm"].keys()
+    assert own <= set(CHANGES[algorithm])
+
+
+RESUMED = {
+    "task_inference": ("algorithm.warm_up_iterations=4", "algorithm.target=embedding", "algorithm.hard_reset=true"),
+    "hyperx": (),
+    "multitask": ("algorithm.information=belief",),
+}
+
+
+@pytest.mark.parametrize("algorithm", RESUMED)
+def test_a_resumed_run_equals_the_uninterrupted_one(algorithm, tmp_path):
+    sizes = ("training.total_steps=400", "training.eval_every=2", "eval.num_tasks=8", "eval.tasks_at_once=8")
+    config = small_config("env=grid", f"algorithm={algorithm}", *RESUMED[algorithm], *sizes, lanes=4)
+    whole = trainer_of(config, tmp_path / "whole")
+    whole.train(StopAt(whole, 99))
+    first = trainer_of(config, tmp_path / "parts")
+    first.train(StopAt(first, 3))
+    first.run_dir.close()
+    second = trainer_of(config, tmp_path / "parts")
+    second.train(StopAt(second, 99))
+    states = [trainer.state_dict() for trainer in (whole, second)]
+    for state in states:
+        state["progress"] = timeless(state["progress"])
+    assert same(*states)
+
+
+# ---------------------------------------------------------------- bonuses
+
+
+def test_bonuses_fade_out_and_shrink_where_one_has_been():
+    agent, env = make_algorithm("algorithm=hyperx", "env=grid", "algorithm.novelty_learning_rate=1e-3", lanes=20)
+    (rollout,) = collected(agent, env)
+    agent._progress = 0.25
+    early = agent.rewards(rollout, {}) - rollout.reward
+    scales = copy.deepcopy(agent.bonus_scales)
+    agent._progress = 1.0
+    assert torch.equal(agent.rewards(rollout, {}), rollout.reward) and early.min() >= 0 and early.mean() > 0
+    before = agent._bonuses(rollout)[0].mean()
+    for _ in range(300):
+        agent._learn_novelty(rollout)
+    assert agent._bonuses(rollout)[0].mean() < 0.7 * before and scales.count > 0
+
+
+def test_the_random_network_never_learns():
+    agent, env = make_algorithm("algorithm=hyperx", "env=grid", "algorithm.optimizer=shared")
+    before = copy.deepcopy(agent.random_network.state_dict())
+    agent.update(collected(agent, env), 0.0, make_generator(0))
+    assert same(before, agent.random_network.state_dict())
+
+
+def test_a2c_is_the_plain_policy_gradient():
+    """The gradient of its one step: minus advantage times the gradient of the log-probability."""
+    agent, env = make_algorithm(
+        "algorithm=a2c", "env=tabular_mdp", "algorithm.num_epochs=1", "algorithm.num_minibatches=1"
+    )
+    perturb(agent, 0.2)
+    batch = agent._batch(collected(agent, env)[0])
+    output = agent.evaluate(batch)
+    log_prob = agent.policy.distribution.log_prob(output.parameters, batch.action)
+    plain = -(log_prob * batch.advantage).mean()
+    parameters = list(agent.policy.memory.parameters())
+    surrogate = agent.losses(batch, agent.evaluate(batch))["policy_loss"]
+    for one, other in zip(
+        torch.autograd.grad(plain, parameters), torch.autograd.grad(surrogate, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
