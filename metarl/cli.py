@@ -85,14 +85,13 @@ def _analysing_command(commands: Any) -> None:
     )
     analysing.add_argument(
         "--study",
-        choices=("memory", "attention", "embeddings"),
+        choices=("memory", "attention", "beliefs", "embeddings"),
         default="memory",
-        help="gradients, order, signal and noise over a trial; attention maps; outputs and their principal components",
+        help="gradients, order, signal and noise over a trial; attention maps; latent beliefs, what they cost and "
+        "predict; outputs and their principal components",
     )
     analysing.add_argument("--repeats", type=_positive, default=3, help="memory: random inputs to average over")
-    analysing.add_argument(
-        "--num-tasks", type=_positive, default=64, help="attention, embeddings: held-out tasks to play"
-    )
+    analysing.add_argument("--num-tasks", type=_positive, default=64, help="held-out tasks to play, for all but memory")
     analysing.add_argument("--seed", type=_natural, default=0, help="of inputs, of tasks and of untrained weights")
     analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for tables and figures")
 
@@ -213,10 +212,13 @@ def analyse(options: argparse.Namespace) -> None:
     subjects = list(_subjects(options))
     if options.study == "memory":
         found = studies.memory_study(subjects, options.output, options.seed, options.repeats)
-    elif options.study == "attention":
-        found = studies.attention_study(subjects, options.output, options.seed, options.num_tasks)
     else:
-        found = studies.embedding_study(subjects, options.output, options.seed, options.num_tasks)
+        of_trials = {
+            "attention": studies.attention_study,
+            "beliefs": studies.belief_study,
+            "embeddings": studies.embedding_study,
+        }
+        found = of_trials[options.study](subjects, options.output, options.seed, options.num_tasks)
     _print(found.rows, options.format)
     print(*found.paths, sep="\n", file=sys.stderr)
 

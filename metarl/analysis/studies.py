@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from metarl.analysis import attention, embeddings, memory
+from metarl.analysis import attention, beliefs, embeddings, memory
 from metarl.analysis.tables import Row, format_table
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
@@ -76,6 +76,29 @@ def embedding_study(subjects: Sequence[Subject], folder: Path, seed: int, num_ta
     arrays = {f"{name}-{field}": getattr(e, field) for name, e in found.items() for field in e._fields}
     paths = _write(folder, "embeddings", embeddings.points_table(found), embeddings.draw(found), arrays)
     return Findings(embeddings.component_table(found), paths)
+
+
+def belief_study(subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int) -> Findings:
+    """Beliefs over trials on held-out tasks, for memories that are read as one.
+
+    Writes ``beliefs.csv`` (means over tasks at every step), ``beliefs.svg`` and ``beliefs.npz`` (everything).
+
+    Raises:
+        ConfigError: a memory is not read as a belief.
+    """
+    found = {}
+    for subject in subjects:
+        if subject.agent.policy.latent_dim is None:
+            raise ConfigError(f"{subject.name}: its memory is not read as a belief; set model.latent_dim")
+        env = subject.make_env(num_tasks=num_tasks, seed=0)
+        found[subject.name] = beliefs.measure(subject.agent, env, play(subject, seed, num_tasks), seed)
+    arrays: dict[str, np.ndarray] = {}
+    for name, measured in found.items():
+        fields = measured._asdict()
+        arrays |= {f"{name}-{field}": part for field, part in fields.items() if isinstance(part, np.ndarray)}
+        arrays |= {f"{name}-{cost}": part for cost, part in measured.costs.items()}
+    paths = _write(folder, "beliefs", beliefs.table(found), beliefs.draw(found), arrays)
+    return Findings(beliefs.summary(found), paths)
 
 
 def play(subject: Subject, seed: int, num_tasks: int) -> Rollout:

@@ -138,7 +138,7 @@ class CellWorld(MetaEnv):
         return Step(observation, reward, self._false, self._true if over else self._false, at_goal, final)
 
     def places(self):
-        return self.position.float()
+        return self._coordinates[self.number(self.position)]
 
     # ---------------------------------------------------------------- what a perfect memory knows
 
