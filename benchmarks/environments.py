@@ -16,6 +16,7 @@ def rows() -> list[Row]:
     """Steps per second of wall time, all cores; best of five, because others may use the machine."""
     torch.set_num_threads(os.cpu_count() or 1)
     targets = {"bandit": 5e6, "tabular_mdp": 2e6}
+    targets |= dict.fromkeys(("grid", "hall", "tmaze", "tmaze_copying", "planning_game"), 1e6)
     return [Row(f"environment {name}, {LANES} lanes: steps/s", speed(name), least) for name, least in targets.items()]
 
 

@@ -38,7 +38,6 @@ class PlanningGame(MetaEnv):
         self.observation_space = spaces.Box(0.0, 1.0, (2 * self.num_places if show_labels else 1,))
         self._moves = torch.tensor([[0, 1], [0, -1], [-1, 0], [1, 0], [0, 0]], device=self.device)
         self._one_hot = torch.eye(self.num_places, device=self.device)
-        self._lanes = torch.arange(self.num_lanes, device=self.device)
 
     def draw_tasks(self, num_tasks, task_set):
         order = torch.rand(num_tasks, self.num_places, generator=self.task_generator, device=self.device).argsort(1)
@@ -65,12 +64,13 @@ class PlanningGame(MetaEnv):
     def _observe(self) -> Tensor:
         if not self.show_labels:
             return (self.place == self.goal).float().unsqueeze(1)
-        here, there = self._labels[self._lanes, self.place], self._labels[self._lanes, self.goal]
-        return torch.cat([self._one_hot[here], self._one_hot[there]], dim=1)
+        labels = self._labels.gather(1, torch.stack([self.place, self.goal], dim=1))
+        return self._one_hot.index_select(0, labels.flatten()).view(self.num_lanes, -1)
 
     def step(self, action):
-        column = (self.place % self.size + self._moves[action, 0]) % self.size
-        row = (self.place // self.size + self._moves[action, 1]) % self.size
+        moved = self._moves.index_select(0, action)
+        column = (self.place % self.size + moved[:, 0]) % self.size
+        row = (self.place // self.size + moved[:, 1]) % self.size
         collected = (action == 4) & (self.place == self.goal)
         self.place = row * self.size + column
         self.goal = torch.where(collected, self._another(self.place), self.goal)

@@ -115,7 +115,7 @@ class Rooms(MetaEnv):
         view = torch.where(depth == DEPTH - 1, LEFT_DOOR + door, ROOM + depth)
         view = torch.where(depth < 0, indicator, view)
         view = torch.where(at_junction, JUNCTION, view)
-        pictures = self._views[view]
+        pictures = self._views.index_select(0, view)
         return (pictures + self._grain).clamp(-1, 1) if self.noise else pictures
 
     def view_of(self, pictures: Tensor) -> Tensor:
