@@ -210,6 +210,9 @@ def analyse(options: argparse.Namespace) -> None:
     from metarl.analysis import studies
 
     subjects = list(_subjects(options))
+    for subject in subjects:
+        if subject.agent.policy.told_dim is not None:
+            raise ConfigError(f"{subject.name}: it is told its task, and has no memory to study")
     if options.study == "memory":
         found = studies.memory_study(subjects, options.output, options.seed, options.repeats)
     else:

@@ -85,7 +85,7 @@ class Policy(nn.Module):
             self.critic_memory = memory(inputs_dim, **memory_options)
         elif critic == "present":
             self.critic_memory = MLP(inputs_dim)
-        self.latent_dim = latent_dim
+        self.told_dim, self.latent_dim = told_dim, latent_dim
         self.belief = nn.Linear(self.memory.output_dim, 2 * latent_dim) if latent_dim else None
         self.known_dim = 2 * latent_dim if latent_dim else self.memory.output_dim
         privileged_dim = task_dim if critic == "privileged" else None
