@@ -155,3 +155,15 @@ def test_beliefs_are_bayes_rule_over_all_goals(env_name):
                     said = rollout.reward[t - 1, lane] > 0
                     likelihood[lane, goal] *= float(said == (goal == arrived[lane]))
         torch.testing.assert_close(belief, likelihood / likelihood.sum(1, keepdim=True))
+
+
+def test_a_picture_shows_agent_and_goal_where_they_are():
+    env = make_env("env=grid", num_tasks=2)
+    env.sample_tasks()
+    env.reset()
+    env.step(torch.tensor([1, 2]))  # up; right
+    for lane, (x, y) in enumerate([(0, 1), (1, 0)]):
+        picture = env.picture(lane)[2:-2, 2:-2]
+        goal = int(env.goal[lane])
+        at = picture[::-1][16::32, 16::32]
+        assert at[y, x].tolist() == [0, 114, 178] and at[goal // 5, goal % 5].tolist() == [0, 158, 115]

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from metarl.rollout import Agent, Timestep
 
 STEP_REWARD = -0.1  # of every step that earns nothing else
+PIXELS = 32  # a cell in a picture
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # stay, up, right, down, left
 
 
@@ -139,6 +141,14 @@ class CellWorld(MetaEnv):
 
     def places(self):
         return self._coordinates[self.number(self.position)]
+
+    def picture(self, lane=0):
+        """Cells from above: the agent blue, the goal green."""
+        colours = np.full((self.height, self.width, 3), 255, np.uint8)
+        goal, (x, y) = int(self.goal[lane]), self.position[lane].tolist()
+        colours[goal // self.width, goal % self.width] = (0, 158, 115)
+        colours[y, x] = (0, 114, 178)
+        return np.pad(colours[::-1].repeat(PIXELS, 0).repeat(PIXELS, 1), ((2, 2), (2, 2), (0, 0)))
 
     # ---------------------------------------------------------------- what a perfect memory knows
 
