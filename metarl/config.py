@@ -28,7 +28,7 @@ from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 # What the program gives, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
 SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim", "told_dim"})
-CONDITIONING = frozenset({"observation_dim", "known_dim", "num_outputs", "actor_gain"})
+BUILT = frozenset({"parameters", "observation_dim", "known_dim", "num_outputs", "actor_gain"})
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
@@ -139,7 +139,7 @@ def _named(node: Any, path: str) -> Callable:
 
 def _checked_value(parameter: inspect.Parameter, value: Any, key: str) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
-        return check_target(value, key, CONDITIONING)
+        return check_target(value, key, BUILT)
     annotation = parameter.annotation
     strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:

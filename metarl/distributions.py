@@ -32,6 +32,10 @@ class ActionDistribution(ABC):
     def entropy(self, parameters: Tensor) -> Tensor:
         """Entropy in nats, ``[...]``."""
 
+    @abstractmethod
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        """KL divergence of the distribution with ``parameters`` to ``other`` in nats, ``[...]``."""
+
 
 class Categorical(ActionDistribution):
     """One of n actions, by logits."""
@@ -53,6 +57,10 @@ class Categorical(ActionDistribution):
     def entropy(self, parameters: Tensor) -> Tensor:
         log_probs = parameters.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        log_probs = parameters.log_softmax(-1)
+        return (log_probs.exp() * (log_probs - other.log_softmax(-1))).sum(-1)
 
 
 class DiagonalGaussian(ActionDistribution):
@@ -77,6 +85,11 @@ class DiagonalGaussian(ActionDistribution):
     def entropy(self, parameters: Tensor) -> Tensor:
         log_std = parameters.chunk(2, -1)[1]
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        (mean, log_std), (other_mean, other_log_std) = parameters.chunk(2, -1), other.chunk(2, -1)
+        apart = (mean - other_mean).square() + (2 * log_std).exp()
+        return (other_log_std - log_std + 0.5 * apart * (-2 * other_log_std).exp() - 0.5).sum(-1)
 
 
 def action_distribution(space: spaces.Space) -> ActionDistribution:

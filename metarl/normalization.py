@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from metarl.models.stackable import StackableLinear
+
 if TYPE_CHECKING:
     from metarl.models.conditional_layers import ConditionalLayer
 
 
-class ValueLayer(nn.Linear):
+class ValueLayer(StackableLinear):
     """A linear map to one number, orthogonal and without bias at first, whose outputs can be rescaled."""
 
     def __init__(self, input_dim: int):

@@ -68,6 +68,8 @@ def small_config(*overrides: str, lanes: int = 6) -> dict:
                 nodes[group][name] = size
     if "meta_batch_size" not in given:
         config["meta_batch_size"] = lanes
+    if "lanes_per_task" not in given:
+        config["lanes_per_task"] = min(config["lanes_per_task"], 2)
     return config
 
 

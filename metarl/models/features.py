@@ -7,10 +7,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metarl.models.stackable import StackableLinear
 from metarl.normalization import RunningScale
 from metarl.rollout import Timestep
 
-Inputs = Literal["step", "transition", "conjunction"]
+Inputs = Literal["observation", "step", "transition", "conjunction"]
 
 
 class Features(nn.Module):
@@ -21,10 +22,10 @@ class Features(nn.Module):
 
     Args:
         observation_space, action_space: of the environment.
-        inputs: ``step`` has the observation, the previous action and reward, and the start-of-episode flag, as
-            published. ``transition`` adds the previous observation. ``conjunction`` further adds the outer
-            product of previous observation and action, alone and times the reward: a memory then only has to
-            sum what else it would have to learn to associate.
+        inputs: ``observation`` has nothing else but the start-of-episode flag, for policies without memory. ``step``
+            adds the previous action and reward, as published with RL². ``transition`` further adds the previous
+            observation. ``conjunction`` further adds the outer product of previous observation and action, alone and
+            times the reward: a memory then only has to sum what else it would have to learn to associate.
         encoder_size: units of a rectified layer over all but the flag; None passes the features on.
         normalize_inputs: observations, where they are neither discrete nor pictures, to zero mean and unit variance,
             and rewards to unit size, by all that ``learn_scales`` was shown.
@@ -51,32 +52,39 @@ class Features(nn.Module):
         self.action = OneHot(action_space)
         observation_dim, action_dim = self.observation.output_dim, self.action.output_dim
         pairs = max(observation_dim, 1) * action_dim
-        extra = {"step": 0, "transition": observation_dim, "conjunction": observation_dim + 2 * pairs}
-        width = observation_dim + action_dim + 1 + extra[inputs]
+        step = observation_dim + action_dim + 1
+        widths = {"observation": observation_dim, "step": step, "transition": step + observation_dim}
+        width = (widths | {"conjunction": step + observation_dim + 2 * pairs})[inputs]
         self.output_dim = (encoder_size or width) + 1
         self.present_dim = observation_dim + 1
         self.encoder = rectified_layer(width, encoder_size) if encoder_size else None
         scaled = normalize_inputs and not image_size and not isinstance(observation_space, spaces.Discrete)
         self.observation_scale = RunningScale(observation_dim) if scaled else None
-        self.reward_scale = RunningScale(1, center=False) if normalize_inputs else None
+        self.reward_scale = RunningScale(1, center=False) if normalize_inputs and inputs != "observation" else None
 
     def forward(self, timestep: Timestep) -> Tensor:
         """``[..., output_dim]``, for any leading shape."""
-        action, reward = self.action(timestep.previous_action), timestep.previous_reward.unsqueeze(-1)
-        if self.reward_scale is not None:
-            reward = self.reward_scale(reward)
-        parts = [self._observed(timestep.observation), action, reward]
-        if self.inputs != "step":
-            previous = self._observed(timestep.previous_observation)
-            parts.append(previous)
-            if self.inputs == "conjunction":
-                # An observation that never changes leaves the action as its own pair.
-                pair = (previous.unsqueeze(-1) * action.unsqueeze(-2)).flatten(-2) if previous.shape[-1] else action
-                parts += [pair, pair * reward]
+        parts = [self._observed(timestep.observation)]
+        if self.inputs != "observation":
+            parts += self._history(timestep)
         first = timestep.first.unsqueeze(-1).float()
         if self.encoder is None:
             return torch.cat([*parts, first], dim=-1)
         return torch.cat([self.encoder(torch.cat(parts, dim=-1)), first], dim=-1)
+
+    def _history(self, timestep: Timestep) -> list[Tensor]:
+        """What led to the present observation."""
+        action, reward = self.action(timestep.previous_action), timestep.previous_reward.unsqueeze(-1)
+        if self.reward_scale is not None:
+            reward = self.reward_scale(reward)
+        if self.inputs == "step":
+            return [action, reward]
+        previous = self._observed(timestep.previous_observation)
+        if self.inputs == "transition":
+            return [action, reward, previous]
+        # An observation that never changes leaves the action as its own pair.
+        pair = (previous.unsqueeze(-1) * action.unsqueeze(-2)).flatten(-2) if previous.shape[-1] else action
+        return [action, reward, previous, pair, pair * reward]
 
     def present(self, timestep: Timestep) -> Tensor:
         """The present observation and the flag alone, ``[..., present_dim]``."""
@@ -96,7 +104,7 @@ class Features(nn.Module):
 
 def rectified_layer(input_dim: int, output_dim: int) -> nn.Sequential:
     """A linear layer, orthogonal and without bias at first, and a ReLU."""
-    linear = nn.Linear(input_dim, output_dim)
+    linear = StackableLinear(input_dim, output_dim)
     nn.init.orthogonal_(linear.weight, gain=nn.init.calculate_gain("relu"))
     nn.init.zeros_(linear.bias)
     return nn.Sequential(linear, nn.ReLU())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metarl.models.conditioning import Conditioning
 from metarl.models.features import rectified_layer
+from metarl.models.stackable import StackableLinear, per_sample
 from metarl.normalization import ValueHead, ValueLayer
 
 ActionStd = Literal["free", "state"]
@@ -140,7 +141,7 @@ class GaussianHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[..., input_dim]`` to ``[..., 2 action_dim]``."""
         mean = self.mean(features)
-        log_std = self.log_std.expand_as(mean) if self.state is None else self.state(features)
+        log_std = per_sample(self.log_std, mean) if self.state is None else self.state(features)
         return torch.cat([mean, log_std], dim=-1)
 
 
@@ -167,7 +168,7 @@ def actor_head(
 
 def linear(input_dim: int, output_dim: int, gain: float) -> nn.Linear:
     """Orthogonal and without bias at first."""
-    layer = nn.Linear(input_dim, output_dim)
+    layer = StackableLinear(input_dim, output_dim)
     nn.init.orthogonal_(layer.weight, gain=gain)
     nn.init.zeros_(layer.bias)
     return layer

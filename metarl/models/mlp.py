@@ -4,6 +4,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.base import SequenceModel
+from metarl.models.stackable import StackableLinear
 
 
 class MLP(SequenceModel):
@@ -20,7 +21,7 @@ class MLP(SequenceModel):
         layers: list[nn.Module] = []
         self.output_dim = input_dim
         for _ in range(num_layers):
-            linear = nn.Linear(self.output_dim, hidden_size)
+            linear = StackableLinear(self.output_dim, hidden_size)
             nn.init.orthogonal_(linear.weight, gain=nn.init.calculate_gain("tanh"))
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.Tanh()]

@@ -1,0 +1,33 @@
+"""E-MAML: initial behaviour is credited for what adaptation makes of it (Stadie et al. 2018, arXiv 1803.01118)."""
+
+from pydantic import NonNegativeFloat
+
+from metarl.algorithms.gradient_adaptation import GradientAdaptation
+
+
+class EMAML(GradientAdaptation):
+    """MAML with a term that raises the probability of support actions in tasks whose query went well.
+
+    Args:
+        exploration_coefficient: weight of minus the query's return, standardised over tasks, times the mean
+            log-probability of the actions of all support rollouts.
+        inherited: see ``GradientAdaptation``.
+    """
+
+    def __init__(self, *world, exploration_coefficient: NonNegativeFloat = 1.0, **inherited):
+        self.exploration_coefficient = exploration_coefficient
+        super().__init__(*world, **inherited)
+
+    def stages(self, trial):
+        query = trial[-1]
+        earned = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)
+        credit = (earned - earned.mean()) / (earned.std(correction=0) + 1e-8)
+        return [stage._replace(credit=credit) for stage in super().stages(trial)]
+
+    def other_losses(self, path, stages):
+        total = 0.0
+        for parameters, samples in zip(path[:-1], stages[:-1], strict=True):
+            output = self.output(parameters, samples.timestep, samples.mask)
+            log_prob = samples.mean(self.policy.distribution.log_prob(output.parameters, samples.action))
+            total = total - samples.credit * log_prob
+        return {"exploration_loss": (self.exploration_coefficient, total)}

@@ -1,0 +1,276 @@
+"""Adaptation by gradient steps: what MAML and its kin share (Finn et al. 2017, arXiv 1703.03400).
+
+Every task has parameters of its own, stacked on the first axis. Between rollouts they take a gradient step on what was
+just collected; the parameters all tasks start from learn from what the last rollout was worth.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+from torch.func import functional_call
+
+from metarl.algorithms.base import Algorithm
+from metarl.algorithms.outer import Outer
+from metarl.algorithms.policy_gradient import UnitInterval
+from metarl.algorithms.samples import Baseline, Credit, Samples, samples_of
+from metarl.envs.base import MetaEnv, Tasks
+from metarl.models.heads import DirectHeads, HeadOutput
+from metarl.models.mlp import MLP
+from metarl.models.policy import Policy
+from metarl.rollout import Decision, Rollout, Timestep
+
+InnerLoss = Literal["log_likelihood", "likelihood_ratio", "dice"]
+Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
+LARGE = 1000  # samples of a task from which tasks are faster one after the other on a CPU
+
+
+class AdaptedState(NamedTuple):
+    """Parameters of every task ``[N, ...]``; the task description ``[B, task_dim]`` that policies are given."""
+
+    parameters: Parameters
+    task: Tensor
+
+
+class GradientAdaptation(Algorithm):
+    """A policy without memory, whose parameters adapt to each task by gradient steps on support rollouts.
+
+    A trial has ``num_inner_steps`` support rollouts and the query; in each of them every lane plays
+    ``env.num_episodes`` episodes. ``lanes_per_task`` lanes gather the samples of a task together.
+
+    Args:
+        env: gives spaces, lanes and episodes.
+        model: builds the policy.
+        outer: builds what makes the outer steps, see ``metarl.algorithms.outer``.
+        num_inner_steps: gradient steps, each on a rollout of its own.
+        inner_learning_rate: their size (where it is learned: at first).
+        inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the policy that acted times
+            advantage, which starts with the same gradient and whose derivative knows how sampling changes (Rothfuss et
+            al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018).
+        inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
+        first_order: outer gradients take inner gradients for constants.
+        discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``Credit``.
+        entropy_coefficient: of the adapted policy, in the outer loss.
+        value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network.
+        task_chunk: tasks whose gradients are computed together; null takes one where samples are many on a CPU, else
+            all.
+
+    Raises:
+        ValueError: the policy has a memory, or options exclude each other.
+    """
+
+    def __init__(
+        self,
+        env: MetaEnv,
+        model: Callable[..., Policy],
+        *,
+        outer: Callable[..., Outer],
+        num_inner_steps: PositiveInt = 1,
+        inner_learning_rate: PositiveFloat = 0.1,
+        inner_loss: InnerLoss = "log_likelihood",
+        inner_gradient_norm: PositiveFloat | None = None,
+        first_order: bool = False,
+        discount: UnitInterval = 0.99,
+        gae_lambda: UnitInterval = 1.0,
+        baseline: Baseline = "linear",
+        standardize_advantages: bool = True,
+        bootstrap: bool = False,
+        entropy_coefficient: NonNegativeFloat = 0.0,
+        value_coefficient: NonNegativeFloat = 0.5,
+        task_chunk: PositiveInt | None = None,
+    ):
+        super().__init__()
+        self.policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+        _check_policy(self.policy, type(self).__name__)
+        if bootstrap and baseline in ("zero", "network"):
+            raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} knows no value there; use linear")
+        if inner_loss == "dice" and first_order:
+            raise ValueError("algorithm.inner_loss=dice: is for second order; use algorithm.first_order=false")
+        self.lanes_per_task = env.lanes_per_task
+        self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
+        self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
+        self.inner_gradient_norm, self.first_order = inner_gradient_norm, first_order
+        self.credit = Credit(discount, gae_lambda, baseline, standardize_advantages, bootstrap)
+        self.entropy_coefficient = entropy_coefficient
+        self.value_coefficient = value_coefficient if baseline == "network" else 0.0
+        self.task_chunk = task_chunk
+        self.build_others(env)
+        self.outer = outer(list(self.parameters()))
+
+    # ------------------------------------------------------------ what a method may change
+
+    def build_others(self, env: MetaEnv) -> None:
+        """Whatever else a method learns, once there is a policy."""
+
+    def inner_parameters(self) -> Parameters:
+        """What adapts, as all tasks start from it."""
+        critic = self.credit.baseline == "network"
+        named = self.policy.named_parameters()
+        return {name: value for name, value in named if critic or "value_head" not in name}
+
+    def step_size(self, name: str) -> Tensor | float:
+        """Of the inner steps, for one parameter."""
+        return self.inner_learning_rate
+
+    def other_losses(self, path: list[Parameters], stages: list[Samples]) -> dict[str, tuple[float, Tensor]]:
+        """Name to weight and loss ``[N]`` of what else counts outside, by the parameters at every stage."""
+        return {}
+
+    def output(self, parameters: Parameters, timestep: Timestep, task: Tensor) -> HeadOutput:
+        """The policy of each task at its samples, ``[N, M, ...]``."""
+        return functional_call(self.policy, parameters, (timestep, ((),), task))[0]
+
+    # ------------------------------------------------------------ acting and adapting
+
+    def initial_state(self, tasks: Tasks) -> AdaptedState:
+        count = len(tasks) // self.lanes_per_task
+        return AdaptedState(_stacked(self.inner_parameters(), count), tasks.description)
+
+    def act(
+        self, timestep: Timestep, state: AdaptedState, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, AdaptedState]:
+        per_task = Timestep(*(part.unflatten(0, (-1, self.lanes_per_task)) for part in timestep))
+        output = self.output(state.parameters, per_task, state.task)
+        parameters, distribution = output.parameters.flatten(0, 1), self.policy.distribution
+        action = distribution.mode(parameters) if greedy else distribution.sample(parameters, generator)
+        return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
+
+    def adapt(self, state: AdaptedState, rollout: Rollout) -> AdaptedState:
+        samples = samples_of(rollout, self.lanes_per_task, self.credit)
+        parts = []
+        for tasks in self.chunks(samples):
+            own = {name: value[tasks] for name, value in state.parameters.items()}
+            parts.append(self.inner_step(own, samples.select(tasks), second_order=False))
+        return state._replace(parameters={name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def inner_step(self, parameters: Parameters, samples: Samples, second_order: bool) -> Parameters:
+        """One gradient step of every task; unless ``second_order``, a constant one."""
+        with torch.enable_grad():
+            at = parameters
+            if not second_order:
+                at = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+            loss = self._inner_loss(at, samples).sum()  # which depends on each task's parameters by its own samples
+            every = list(at.values())
+            gradients = list(torch.autograd.grad(loss, every, create_graph=second_order, materialize_grads=True))
+        if self.inner_gradient_norm is not None:
+            gradients = clipped(gradients, self.inner_gradient_norm)
+        named = zip(parameters.items(), gradients, strict=True)
+        return {name: value - self.step_size(name) * gradient for (name, value), gradient in named}
+
+    def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
+        """Of every task, ``[N]``."""
+        output = self.output(parameters, samples.timestep, samples.mask)
+        log_prob = self.policy.distribution.log_prob(output.parameters, samples.action)
+        match self.inner_loss:
+            case "log_likelihood":
+                loss = -samples.mean(log_prob * samples.advantage)
+            case "likelihood_ratio":
+                loss = -samples.mean((log_prob - samples.log_prob).exp() * samples.advantage)
+            case "dice":
+                loss = -samples.mean(_magic_box(log_prob, samples) * samples.impact)
+        return loss + self.critic_loss(output, samples)
+
+    def critic_loss(self, output: HeadOutput, samples: Samples) -> Tensor:
+        """Weighted loss of the critic of every task, ``[N]``; 0 where the baseline is no network."""
+        if self.value_coefficient == 0:
+            return torch.zeros(len(samples.mask), device=samples.mask.device)
+        return self.value_coefficient * samples.mean(0.5 * (output.value - samples.returns).square())
+
+    # ------------------------------------------------------------ learning
+
+    def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
+        return self.outer.step(self, self.stages(trial))
+
+    @torch.no_grad()
+    def stages(self, trial: list[Rollout]) -> list[Samples]:
+        """The samples of support rollouts and query, with the distributions that acted."""
+        stages = [samples_of(rollout, self.lanes_per_task, self.credit) for rollout in trial]
+        acted: list[list[Tensor]] = [[] for _ in stages]
+        for tasks in self.chunks(stages[0]):
+            chosen = [stage.select(tasks) for stage in stages]
+            for found, stage, parameters in zip(acted, chosen, self.path(chosen, False), strict=True):
+                found.append(self.output(parameters, stage.timestep, stage.mask).parameters)
+        return [stage._replace(acted=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+
+    def chunks(self, samples: Samples) -> Iterator[Tensor]:
+        """Numbers of the tasks to compute together."""
+        count, size = samples.mask.shape
+        device = samples.mask.device
+        sequential = size >= LARGE and device.type == "cpu"
+        yield from torch.arange(count, device=device).split(self.task_chunk or (1 if sequential else count))
+
+    def path(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
+        """Parameters of the tasks at every stage, from those all start from."""
+        path = [_stacked(self.inner_parameters(), len(stages[0].mask))]
+        for support in stages[:-1]:
+            path.append(self.inner_step(path[-1], support, second_order))
+        return path
+
+    def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> "OuterTerms":
+        """What the outer step is about, for every task."""
+        path = self.path(stages, differentiable and not self.first_order)
+        query, distribution = stages[-1], self.policy.distribution
+        output = self.output(path[-1], query.timestep, query.mask)
+        log_ratio = distribution.log_prob(output.parameters, query.action) - query.log_prob
+        surrogate = log_ratio.exp() * query.advantage
+        if clip is not None:
+            surrogate = torch.minimum(surrogate, log_ratio.exp().clamp(1 - clip, 1 + clip) * query.advantage)
+        losses = {"policy_loss": -query.mean(surrogate)}
+        losses["entropy"] = query.mean(distribution.entropy(output.parameters))
+        total = losses["policy_loss"] - self.entropy_coefficient * losses["entropy"] + self.critic_loss(output, query)
+        for name, (weight, loss) in self.other_losses(path, stages).items():
+            losses[name] = loss
+            total = total + weight * loss
+        assert query.acted is not None
+        return OuterTerms(total, query.mean(distribution.kl(query.acted, output.parameters)), losses)
+
+    def training_state(self) -> dict:
+        return {"outer": self.outer.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        self.outer.load_state_dict(state["outer"])
+
+
+class OuterTerms(NamedTuple):
+    """Of every task ``[N]``: the loss to minimise, KL divergence from the policy that acted, and parts of the loss."""
+
+    loss: Tensor
+    kl: Tensor
+    parts: dict[str, Tensor]
+
+
+def _magic_box(log_prob: Tensor, samples: Samples) -> Tensor:
+    """One, with the derivatives of the probability of all actions of the episode so far (Foerster et al. 2018)."""
+    own = ((log_prob - log_prob.detach()) * samples.mask).unflatten(1, (-1, samples.lane_steps))
+    first = samples.timestep.first.unflatten(1, (-1, samples.lane_steps))
+    total = own.cumsum(2)
+    start = torch.where(first, torch.arange(samples.lane_steps, device=first.device), 0).cummax(2).values
+    before = (total - own).gather(2, start)  # of the episodes before, in the same lane
+    return (total - before).flatten(1).exp()
+
+
+def clipped(gradients: list[Tensor], most: float) -> list[Tensor]:
+    """The gradients of each task ``[N, ...]``, scaled down to a norm of ``most`` over all of them."""
+    norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+    factor = (most / norm.clamp(min=1e-12)).clamp(max=1.0)
+    return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
+
+
+def _stacked(parameters: Parameters, count: int) -> Parameters:
+    """The same for each of ``count`` tasks."""
+    return {name: value.expand(count, *value.shape) for name, value in parameters.items()}
+
+
+def _check_policy(policy: Policy, method: str) -> None:
+    if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
+        raise ValueError(f"{method} adapts a policy without memory; use model=mlp model.critic=shared")
+    if not isinstance(policy.heads, DirectHeads) or policy.belief is not None or policy.heads.task_encoder is not None:
+        raise ValueError(
+            f"{method} adapts plain networks; use conditioning=none model.latent_dim=null model.critic=shared"
+        )
+    if policy.features.inputs != "observation":
+        raise ValueError(
+            f"model.inputs={policy.features.inputs}: what {method} adapts sees the present; use observation"
+        )

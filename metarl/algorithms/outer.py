@@ -1,0 +1,194 @@
+"""Outer steps of gradient-based adaptation: Adam on a surrogate, or a trust region (TRPO, Schulman et al. 2015)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from metarl.algorithms.samples import Samples
+
+if TYPE_CHECKING:
+    from metarl.algorithms.gradient_adaptation import GradientAdaptation, OuterTerms
+
+
+class Outer(ABC):
+    """Changes what all tasks start from.
+
+    Args:
+        parameters: what it may change.
+    """
+
+    clip: float | None = None
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+
+    @abstractmethod
+    def step(self, learner: "GradientAdaptation", stages: list[Samples]) -> dict[str, float]:
+        """Learn from the samples of all tasks at every stage; returns diagnostics."""
+
+    @abstractmethod
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from ``state_dict``."""
+
+    def terms(
+        self, learner: "GradientAdaptation", stages: list[Samples], use: Callable[["OuterTerms", float], None] | None
+    ) -> dict[str, float]:
+        """Means over tasks of all terms; ``use`` is given those of each chunk, and the weight of a task in the mean."""
+        count = len(stages[0].mask)
+        totals: dict[str, float] = {}
+        for tasks in learner.chunks(stages[0]):
+            chosen = [stage.select(tasks) for stage in stages]
+            found = learner.outer_terms(chosen, self.clip, differentiable=use is not None)
+            if use is not None:
+                use(found, 1 / count)
+            for name, value in {"loss": found.loss, "kl": found.kl, **found.parts}.items():
+                totals[name] = totals.get(name, 0.0) + value.detach().sum().item() / count
+        return totals
+
+
+class AdamSurrogate(Outer):
+    """Adam on the surrogate: once, which is the plain policy gradient, or several times with clipped ratios (PPO).
+
+    Args:
+        parameters: see ``Outer``.
+        learning_rate: Adam's.
+        num_steps: on the same samples.
+        clip: range of the probability ratio; null leaves it.
+        max_gradient_norm: gradients are scaled down to this norm; null leaves them.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        *,
+        learning_rate: PositiveFloat,
+        num_steps: PositiveInt,
+        clip: PositiveFloat | None,
+        max_gradient_norm: PositiveFloat | None,
+    ):
+        super().__init__(parameters)
+        self.num_steps, self.clip, self.max_gradient_norm = num_steps, clip, max_gradient_norm
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
+
+    def step(self, learner, stages):
+        def backward(found: "OuterTerms", weight: float) -> None:
+            (weight * found.loss.sum()).backward()
+
+        logs: dict[str, float] = {}
+        for _ in range(self.num_steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            logs = self.terms(learner, stages, backward)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
+            logs["gradient_norm"] = norm.item()
+            self.optimizer.step()
+        return logs
+
+    def state_dict(self):
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class TrustRegion(Outer):
+    """The natural gradient step that just keeps a KL divergence, found by conjugate gradients and a line search.
+
+    Args:
+        parameters: see ``Outer``.
+        max_kl: mean over tasks, from the adapted policies that acted, in nats.
+        conjugate_steps: of the solver.
+        damping: added to the curvature.
+        line_steps: of the search, each ``shrink`` times as long as the one before; if none helps nothing changes.
+        shrink: see above.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        *,
+        max_kl: PositiveFloat,
+        conjugate_steps: PositiveInt,
+        damping: NonNegativeFloat,
+        line_steps: PositiveInt,
+        shrink: PositiveFloat,
+    ):
+        super().__init__(parameters)
+        self.max_kl, self.conjugate_steps, self.damping = max_kl, conjugate_steps, damping
+        self.line_steps, self.shrink = line_steps, shrink
+
+    def step(self, learner, stages):
+        gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        slopes: list[Tensor] = []  # of the KL divergence, chunk by chunk, with their graphs
+
+        def differentiate(found: "OuterTerms", weight: float) -> None:
+            for total, gradient in zip(gradients, self._gradients(weight * found.loss.sum()), strict=True):
+                total.add_(gradient)
+            slopes.append(_flat(self._gradients(weight * found.kl.sum(), create_graph=True)))
+
+        before = self.terms(learner, stages, differentiate)
+        gradient = _flat(gradients)
+
+        def curvature(vector: Tensor) -> Tensor:
+            products = [_flat(self._gradients(slope @ vector)) for slope in slopes]
+            return torch.stack(products).sum(0) + self.damping * vector
+
+        direction = conjugate_gradients(curvature, gradient, self.conjugate_steps)
+        length = (2 * self.max_kl / (direction @ curvature(direction)).clamp(min=1e-12)).sqrt()
+        return before | self._search(learner, stages, before["loss"], length * direction)
+
+    def _gradients(self, value: Tensor, create_graph: bool = False) -> list[Tensor]:
+        """By every parameter; the graph stays for the next."""
+        found = torch.autograd.grad(
+            value, self.parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )
+        return list(found)
+
+    @torch.no_grad()
+    def _search(
+        self, learner: "GradientAdaptation", stages: list[Samples], before: float, step: Tensor
+    ) -> dict[str, float]:
+        start = nn.utils.parameters_to_vector(self.parameters)
+        for attempt in range(self.line_steps):
+            share = self.shrink**attempt
+            nn.utils.vector_to_parameters(start - share * step, self.parameters)
+            after = self.terms(learner, stages, None)
+            if after["loss"] < before and after["kl"] <= self.max_kl:
+                return {"step_share": share, "kl": after["kl"], "improvement": before - after["loss"]}
+        nn.utils.vector_to_parameters(start, self.parameters)
+        return {"step_share": 0.0, "kl": 0.0, "improvement": 0.0}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], target: Tensor, steps: int, tolerance: float = 1e-10
+) -> Tensor:
+    """About the x with ``product(x) = target``, for a symmetric positive definite map (Hestenes & Stiefel 1952)."""
+    solution, residual = torch.zeros_like(target), target.clone()
+    direction, size = residual.clone(), residual @ residual
+    for _ in range(steps):
+        if size < tolerance:
+            break
+        mapped = product(direction)
+        step = size / (direction @ mapped)
+        solution = solution + step * direction
+        residual = residual - step * mapped
+        size, previous = residual @ residual, size
+        direction = residual + (size / previous) * direction
+    return solution

@@ -1,0 +1,152 @@
+"""Rollouts of many tasks as samples of each task, and advantages over baselines that are fitted to them."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.advantages import generalized_advantages
+from metarl.rollout import Rollout, Timestep
+
+Baseline = Literal["linear", "linear_time", "zero", "network"]
+RIDGE = 1e-5
+ATTEMPTS = 5  # at a ridge ten times as large each
+
+
+class Samples(NamedTuple):
+    """Steps of N tasks, M each: tensors ``[N, M, ...]``. Task i's are those of its lanes, one after the other."""
+
+    timestep: Timestep
+    action: Tensor
+    log_prob: Tensor  # under the policy that acted
+    advantage: Tensor
+    returns: Tensor  # what a critic should have said
+    impact: Tensor  # discounted reward beyond what the time explains (DiCE)
+    mask: Tensor  # bool
+    lane_steps: int  # steps of each lane: M over the lanes of a task
+    acted: Tensor | None = None  # parameters of the action distributions that acted
+    credit: Tensor | None = None  # of the query of each task, [N] (E-MAML)
+
+    def select(self, tasks: Tensor) -> "Samples":
+        """Those of some tasks."""
+
+        def of(part: Tensor) -> Tensor:
+            return part.index_select(0, tasks)
+
+        timestep = Timestep(*map(of, self.timestep))
+        action, log_prob, advantage, returns, impact, mask = map(of, self[1:7])
+        acted, credit = (None if part is None else of(part) for part in (self.acted, self.credit))
+        steps = self.lane_steps
+        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, acted, credit)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of ``values [N, M]`` over the steps that count, for each task ``[N]``."""
+        return (values * self.mask).sum(1) / self.mask.sum(1).clamp(min=1)
+
+
+class Credit(NamedTuple):
+    """How advantages are estimated.
+
+    Args:
+        discount, gae_lambda: per step, to the end of each episode.
+        baseline: ``linear`` in observations, their squares and powers of time (Duan et al. 2016), or in powers of time
+            alone, refitted for every task and rollout; ``zero``; or ``network``, the policy's own critic.
+        standardize: advantages of each task and rollout to zero mean and unit variance.
+        bootstrap: where the time limit cut an episode, go on with the baseline's value of where it led.
+    """
+
+    discount: float
+    gae_lambda: float
+    baseline: Baseline
+    standardize: bool
+    bootstrap: bool
+
+
+def samples_of(rollout: Rollout, lanes_per_task: int, credit: Credit) -> Samples:
+    """The samples of a rollout ``[T, B, ...]`` of ``B / lanes_per_task`` tasks."""
+
+    def by(part: Tensor) -> Tensor:
+        return by_task(part, lanes_per_task)
+
+    mask, time = rollout.mask, steps_of_episodes(rollout.timestep.first)
+    continues = (~(rollout.terminated | rollout.truncated)).float()
+    reward = rollout.reward * mask
+    returns = generalized_advantages(reward, torch.zeros_like(reward), credit.discount, 1.0, continues=continues)
+    values, values_after = _values(rollout, time, returns, lanes_per_task, credit.baseline)
+    if credit.bootstrap:
+        reward = reward + credit.discount * values_after * (rollout.truncated & mask)
+    estimate = (credit.discount, credit.gae_lambda)
+    advantage = generalized_advantages(reward, values * mask, *estimate, continues=continues)
+    discounted = rollout.reward * mask * credit.discount**time
+    impact = discounted - _time_baseline(discounted, time, mask, lanes_per_task)
+    action, log_prob = by(rollout.decision.action), by(rollout.decision.log_prob)
+    estimates = by(advantage), by(advantage + values), by(impact)
+    samples = Samples(Timestep(*map(by, rollout.timestep)), action, log_prob, *estimates, by(mask), len(mask))
+    return samples._replace(advantage=_standardized(samples)) if credit.standardize else samples
+
+
+def by_task(part: Tensor, lanes_per_task: int) -> Tensor:
+    """``[T, N * lanes, ...]`` to ``[N, lanes * T, ...]``."""
+    return part.unflatten(1, (-1, lanes_per_task)).movedim(0, 2).flatten(1, 2)
+
+
+def by_lane(part: Tensor, lane_steps: int) -> Tensor:
+    """``[N, lanes * T, ...]`` back to ``[T, N * lanes, ...]``."""
+    return part.unflatten(1, (-1, lane_steps)).flatten(0, 1).transpose(0, 1)
+
+
+def _standardized(samples: Samples) -> Tensor:
+    mean = samples.mean(samples.advantage).unsqueeze(1)
+    variance = samples.mean((samples.advantage - mean).square()).unsqueeze(1)
+    return (samples.advantage - mean) / (variance.sqrt() + 1e-8)
+
+
+def _values(
+    rollout: Rollout, time: Tensor, returns: Tensor, lanes_per_task: int, baseline: Baseline
+) -> tuple[Tensor, Tensor]:
+    """Of where each step began and of where it led, ``[T, B]``."""
+    if baseline == "zero":
+        return torch.zeros_like(returns), torch.zeros_like(returns)
+    if baseline == "network":
+        return rollout.decision.value, torch.zeros_like(returns)
+    before, after = rollout.timestep.observation, rollout.next_observation
+    if baseline == "linear_time":
+        before = after = returns.new_zeros(*returns.shape, 0)
+    features = [by_task(baseline_features(*part), lanes_per_task) for part in ((before, time), (after, time + 1))]
+    weights = ridge_regression(features[0], by_task(returns, lanes_per_task), by_task(rollout.mask, lanes_per_task))
+    found, led_to = (
+        by_lane((part @ weights.unsqueeze(2)).squeeze(2), len(returns)).to(returns.dtype) for part in features
+    )
+    return found, led_to
+
+
+def _time_baseline(discounted: Tensor, time: Tensor, mask: Tensor, lanes_per_task: int) -> Tensor:
+    """Discounted rewards as far as the time explains them, ``[T, B]`` (for DiCE)."""
+    features = by_task(baseline_features(discounted.new_zeros(*time.shape, 0), time), lanes_per_task)
+    weights = ridge_regression(features, by_task(discounted, lanes_per_task), by_task(mask, lanes_per_task))
+    return by_lane((features @ weights.unsqueeze(2)).squeeze(2), len(time)).to(discounted.dtype) * mask
+
+
+def steps_of_episodes(first: Tensor) -> Tensor:
+    """Steps since the episode began, ``[T, B]``, from where each begins."""
+    count = torch.arange(len(first), device=first.device).unsqueeze(1)
+    return count - torch.where(first, count, 0).cummax(0).values
+
+
+def baseline_features(observation: Tensor, time: Tensor) -> Tensor:
+    """``[o, o^2, t/100, (t/100)^2, (t/100)^3, 1]`` with o clipped to ±10, float64 ``[T, B, F]``."""
+    observation = observation.double().reshape(*time.shape, -1).clamp(-10, 10)
+    t = time.double().unsqueeze(-1) / 100
+    return torch.cat([observation, observation.square(), t, t**2, t**3, torch.ones_like(t)], dim=-1)
+
+
+def ridge_regression(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` where ``mask``, task by task."""
+    weighted = features * mask.unsqueeze(2)
+    moments, products = weighted.mT @ features, weighted.mT @ targets.double().unsqueeze(2)
+    identity = torch.eye(features.shape[2], dtype=torch.float64, device=features.device)
+    for attempt in range(ATTEMPTS):
+        weights, _ = torch.linalg.solve_ex(moments + RIDGE * 10**attempt * identity, products)
+        if weights.isfinite().all():
+            return weights.squeeze(2)
+    return torch.zeros_like(products).squeeze(2)

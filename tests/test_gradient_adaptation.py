@@ -1,0 +1,442 @@
+"""Adaptation by gradient steps: meta-gradients, stacked parameters, baselines, trust regions, and tasks kept apart."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers import StopAt, collected, config_of, make_algorithm, perturb, same, small_config, timeless, trainer_of
+
+from metarl.algorithms.outer import conjugate_gradients
+from metarl.algorithms.samples import (
+    Credit,
+    baseline_features,
+    by_lane,
+    by_task,
+    ridge_regression,
+    samples_of,
+    steps_of_episodes,
+)
+from metarl.errors import ConfigError
+from metarl.rollout import Timestep, collect_trial
+from metarl.seeding import make_generator
+
+METHODS = ("maml", "meta_sgd", "promp", "e_maml")
+TINY = ("model.hidden_size=3", "env.horizon=4", "env.num_episodes=2", "lanes_per_task=2")
+
+
+def learner(method: str, *overrides: str, env: str = "tabular_mdp", tasks: int = 3):
+    agent, on = make_algorithm(f"algorithm={method}", f"env={env}", *TINY, *overrides, lanes=tasks)
+    perturb(agent.policy, 0.3)
+    return agent, on
+
+
+def double_stages(agent, env):
+    """The agent in double precision, and its stages."""
+    stages = agent.stages(collected(agent, env))
+    agent.double()
+
+    def double(part):
+        return part.double() if isinstance(part, torch.Tensor) and part.is_floating_point() else part
+
+    return [
+        stage._replace(
+            timestep=Timestep(*map(double, stage.timestep)),
+            **{name: double(part) for name, part in stage._asdict().items() if name != "timestep"},
+        )
+        for stage in stages
+    ]
+
+
+def mean_loss(agent, stages, clip=None) -> torch.Tensor:
+    return agent.outer_terms(stages, clip).loss.mean()
+
+
+# ---------------------------------------------------------------- meta-gradients
+
+CASES = [
+    ("maml", ()),
+    ("maml", ("algorithm.num_inner_steps=2",)),
+    ("maml", ("algorithm.inner_loss=likelihood_ratio",)),
+    ("maml", ("algorithm.inner_gradient_norm=0.05",)),
+    ("maml", ("algorithm.baseline=network",)),
+    ("maml", ("algorithm.entropy_coefficient=0.1",)),
+    ("meta_sgd", ("algorithm.num_inner_steps=2",)),
+    ("meta_sgd", ("algorithm.step_bound=null",)),
+    ("promp", ("algorithm.num_inner_steps=2", "algorithm.inner_kl_coefficient=0.5")),
+    ("e_maml", ()),
+]
+
+
+@pytest.mark.parametrize(("method", "overrides"), CASES)
+@pytest.mark.parametrize("env_name", ["tabular_mdp", "point_navigation"])
+def test_meta_gradients_agree_with_finite_differences(method, overrides, env_name):
+    agent, env = learner(method, *overrides, env=env_name)
+    stages = double_stages(agent, env)
+    perturb(agent.policy, 0.05)  # away from the policy that acted: ratios and divergences count
+    parameters = [p for p in agent.parameters() if p.requires_grad]
+    found = torch.autograd.grad(mean_loss(agent, stages), parameters, allow_unused=True)
+    generator = make_generator(1)
+    directions = [torch.randn(p.shape, generator=generator).double() for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(found, directions, strict=True) if g is not None).item()
+    values = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.add_(sign * 1e-6 * direction)
+        values.append(mean_loss(agent, stages).item())
+    assert abs(slope) > 1e-4
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+def test_first_order_gradients_have_their_closed_form():
+    """At the adapted parameters by theta; minus that times the sum of inner gradients by the step sizes."""
+    agent, env = learner("meta_sgd", "algorithm.first_order=true", "algorithm.num_inner_steps=2", tasks=1)
+    stages = double_stages(agent, env)
+    start = agent.inner_parameters()
+    path = agent.path(stages, second_order=False)
+    end = {name: value.detach().requires_grad_() for name, value in path[-1].items()}
+    output = agent.output(end, stages[-1].timestep, stages[-1].mask)
+    log_prob = agent.policy.distribution.log_prob(output.parameters, stages[-1].action)
+    loss = -stages[-1].mean((log_prob - stages[-1].log_prob).exp() * stages[-1].advantage).sum()
+    at_end = dict(zip(end, torch.autograd.grad(loss, list(end.values())), strict=True))
+    names = list(start)
+    by_theta = torch.autograd.grad(mean_loss(agent, stages), list(start.values()), retain_graph=True)
+    by_sizes = torch.autograd.grad(mean_loss(agent, stages), list(agent.step_sizes))
+    for place, name in enumerate(names):
+        torch.testing.assert_close(by_theta[place], at_end[name].squeeze(0), atol=1e-9, rtol=1e-7)
+        inner_sum = (path[0][name] - path[-1][name]).squeeze(0) / agent.inner_learning_rate
+        torch.testing.assert_close(by_sizes[place], -at_end[name].squeeze(0) * inner_sum, atol=1e-9, rtol=1e-7)
+
+
+def test_step_sizes_beyond_their_bound_count_as_on_it_and_learn_nothing():
+    agent, env = learner("meta_sgd", "algorithm.step_bound=0.2", tasks=2)
+    stages = double_stages(agent, env)
+    with torch.no_grad():
+        for sizes in agent.step_sizes:
+            sizes.fill_(0.7)
+    beyond = agent.path(stages, False)[-1]
+    assert all(
+        g is None or g.abs().max() == 0 for g in torch.autograd.grad(mean_loss(agent, stages), list(agent.step_sizes))
+    )
+    with torch.no_grad():
+        for sizes in agent.step_sizes:
+            sizes.fill_(0.2)
+    on_it = agent.path(stages, False)[-1]
+    for name in beyond:
+        torch.testing.assert_close(beyond[name], on_it[name])
+
+
+def test_dice_knows_how_sampling_changes():
+    """A one-step bandit: its derivative of the inner gradient is the Hessian of the expected reward."""
+    agent, env = make_algorithm(
+        "algorithm=maml",
+        "env=bandit",
+        "env.num_episodes=1",
+        "lanes_per_task=6000",
+        "algorithm.inner_loss=dice",
+        "model.num_layers=0",
+        lanes=1,
+    )
+    agent.double()
+    env.sample_tasks()
+    (support, _) = collect_trial(env, agent.float(), make_generator(0))
+    means = env.tasks.parameters["mean" if "mean" in env.tasks.parameters else next(iter(env.tasks.parameters))][0]
+    samples = samples_of(support, agent.lanes_per_task, agent.credit)
+    name = "heads.actor_head.bias"
+    start = agent.inner_parameters()
+    stacked = {key: value.detach().expand(1, *value.shape).clone().requires_grad_() for key, value in start.items()}
+    loss = agent._inner_loss(stacked, samples).sum()
+    (gradient,) = torch.autograd.grad(loss, stacked[name], create_graph=True)
+    rows = [torch.autograd.grad(gradient[0, k], stacked[name], retain_graph=True)[0][0] for k in range(3)]
+    logits = stacked[name].detach()[0].double().requires_grad_()
+    weight = stacked["heads.actor_head.weight"].detach()[0].double().squeeze(1)
+
+    def expected(bias):
+        return -((bias + weight).softmax(0) * means.double()).sum()
+
+    exact = torch.autograd.functional.hessian(expected, logits)
+    torch.testing.assert_close(torch.stack(rows).double(), exact, atol=0.02, rtol=0.2)
+
+
+# ---------------------------------------------------------------- laws
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ratio_one_at_every_stage(method):
+    agent, env = learner(method, "algorithm.num_inner_steps=2", env="point_goal")
+    collected(agent, env, updates=1)
+    trial = collected(agent, env)
+    for stage, rollout in zip(agent.stages(trial), trial, strict=True):
+        log_prob = agent.policy.distribution.log_prob(stage.acted, stage.action)
+        torch.testing.assert_close(log_prob[stage.mask], stage.log_prob[stage.mask], atol=1e-4, rtol=1e-4)
+        assert torch.equal(by_lane(stage.log_prob, len(rollout.mask)), rollout.decision.log_prob)
+    terms = agent.outer_terms(agent.stages(trial), clip=0.2)
+    assert terms.kl.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_support_of_one_task_leaves_other_tasks_alone(method):
+    agent, env = learner(method, env="point_navigation")
+    support, _ = collected(agent, env)
+    state = agent.initial_state(support.tasks)
+    adapted = agent.adapt(state, support)
+    reward = support.reward.clone()
+    reward[:, :2] += torch.randn(len(reward), 2)  # the lanes of task 0
+    changed = agent.adapt(state, support._replace(reward=reward))
+    for name in adapted.parameters:
+        one, other = adapted.parameters[name], changed.parameters[name]
+        assert torch.equal(one[1:], other[1:])
+    assert any(not torch.equal(adapted.parameters[n][0], changed.parameters[n][0]) for n in adapted.parameters)
+
+
+def test_stacked_parameters_are_a_policy_for_each_task():
+    agent, env = learner("maml", "model.head_size=4", env="point_navigation")
+    trial = collected(agent, env)
+    state = agent.adapt(agent.initial_state(trial[0].tasks), trial[0])
+    stage = agent.stages(trial)[0]
+    output = agent.output(state.parameters, stage.timestep, stage.mask)
+    for task in range(3):
+        alone = copy.deepcopy(agent.policy)
+        alone.load_state_dict({name: value[task] for name, value in state.parameters.items()}, strict=False)
+        timestep = Timestep(*(part[task] for part in stage.timestep))
+        expected, _ = alone(timestep, ((),), stage.mask[task])
+        torch.testing.assert_close(output.parameters[task], expected.parameters, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_of_tasks_change_nothing(method):
+    results = []
+    for chunk in (1, 2, 3):
+        agent, env = learner(method, f"algorithm.task_chunk={chunk}", env="point_navigation")
+        agent.update(collected(agent, env), 0.0, make_generator(0))
+        results.append(agent.state_dict())
+    for other in results[1:]:
+        for name, value in results[0].items():
+            torch.testing.assert_close(value, other[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("outer", ["trpo", "ppo", "vpg"])
+def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
+    sizes = ("training.total_steps=700", "training.eval_every=2", "eval.num_tasks=4", "eval.tasks_at_once=4")
+    given = ("env=point_navigation", "algorithm=promp", f"outer={outer}", "algorithm.inner_kl_target=0.01")
+    config = small_config(*given, *TINY, *sizes, lanes=3)
+    whole = trainer_of(config, tmp_path / "whole")
+    whole.train(StopAt(whole, 99))
+    first = trainer_of(config, tmp_path / "parts")
+    first.train(StopAt(first, 2))
+    first.run_dir.close()
+    second = trainer_of(config, tmp_path / "parts")
+    second.train(StopAt(second, 99))
+    assert second.progress.iteration > 3
+    states = [trainer.state_dict() for trainer in (whole, second)]
+    for state in states:
+        state["progress"] = timeless(state["progress"])
+    assert same(*states)
+
+
+# ---------------------------------------------------------------- samples and baselines
+
+
+def test_samples_are_regrouped_by_task_and_back():
+    part = torch.arange(5 * 6).view(5, 6)  # 5 steps, 3 tasks of 2 lanes
+    grouped = by_task(part, 2)
+    assert grouped.shape == (3, 10) and torch.equal(by_lane(grouped, 5), part)
+    assert grouped[1].tolist() == [*part[:, 2].tolist(), *part[:, 3].tolist()]
+
+
+def test_time_starts_anew_with_every_episode():
+    first = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]]).bool()
+    assert steps_of_episodes(first).tolist() == [[0, 0], [1, 1], [0, 2], [1, 0]]
+
+
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_advantages_are_those_of_a_loop_over_ragged_episodes(bootstrap):
+    agent, env = make_algorithm(
+        "algorithm=maml", "env=tmaze_copying", "lanes_per_task=3", "env.num_episodes=2", lanes=2
+    )
+    perturb(agent.policy, 0.3)
+    rollout = collected(agent, env)[0]
+    credit = Credit(0.9, 0.8, "linear", False, bootstrap)
+    samples = samples_of(rollout, 3, credit)
+    reward, mask = (rollout.reward * rollout.mask).numpy(), rollout.mask.numpy()
+    ends = (rollout.terminated | rollout.truncated).numpy()
+    time = steps_of_episodes(rollout.timestep.first)
+    for task in range(2):
+        lanes = range(3 * task, 3 * task + 3)
+        rows, targets, places = [], [], []
+        for lane in lanes:
+            to_go = 0.0
+            for t in reversed(range(len(reward))):
+                to_go = reward[t, lane] + (0.0 if ends[t, lane] else 0.9 * to_go)
+                if mask[t, lane]:
+                    rows.append(baseline_features(rollout.timestep.observation[t, lane], time[t, lane]).numpy())
+                    targets.append(to_go)
+                    places.append((t, lane))
+        x, y = np.array(rows), np.array(targets)
+        weights = np.linalg.solve(x.T @ x + 1e-5 * np.eye(x.shape[1]), x.T @ y)
+        values = {place: float(row @ weights) for place, row in zip(places, x, strict=True)}
+        found = by_lane(samples.advantage, len(reward))
+        for lane in lanes:
+            advantage = 0.0
+            for t in reversed(range(len(reward))):
+                if not mask[t, lane]:
+                    continue
+                after = 0.0
+                if not ends[t, lane]:
+                    after = values.get((t + 1, lane), 0.0)
+                elif bootstrap and rollout.truncated[t, lane]:
+                    row = baseline_features(rollout.next_observation[t, lane], time[t, lane] + 1).numpy()
+                    after = float(row @ weights)
+                delta = reward[t, lane] + 0.9 * after - values[t, lane]
+                advantage = delta + (0.0 if ends[t, lane] else 0.72 * advantage)
+                assert found[t, lane].item() == pytest.approx(advantage, abs=2e-4)
+
+
+def test_advantages_are_standardised_task_by_task():
+    agent, env = learner("maml", env="point_navigation")
+    stage = agent.stages(collected(agent, env))[0]
+    for task in range(3):
+        own = stage.advantage[task][stage.mask[task]]
+        assert abs(own.mean()) < 1e-5 and own.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_ridge_survives_features_that_say_the_same():
+    features = torch.ones(2, 8, 3, dtype=torch.float64)
+    weights = ridge_regression(features, torch.full((2, 8), 6.0), torch.ones(2, 8, dtype=torch.bool))
+    torch.testing.assert_close(
+        (features @ weights.unsqueeze(2)).squeeze(2), torch.full((2, 8), 6.0).double(), atol=1e-3, rtol=0
+    )
+
+
+# ---------------------------------------------------------------- outer steps
+
+
+def test_conjugate_gradients_solve_a_known_system():
+    root = torch.randn(12, 12, generator=make_generator(0)).double()
+    matrix, target = root @ root.T + torch.eye(12), torch.randn(12, generator=make_generator(1)).double()
+    found = conjugate_gradients(lambda vector: matrix @ vector, target, 30)
+    torch.testing.assert_close(found, torch.linalg.solve(matrix, target), atol=1e-6, rtol=1e-6)
+
+
+def test_a_trust_region_improves_within_its_radius():
+    for radius in ("0.001", "0.05"):
+        agent, env = learner("maml", f"algorithm.outer.max_kl={radius}", env="point_navigation")
+        before = copy.deepcopy(agent.policy.state_dict())
+        logs = agent.update(collected(agent, env), 0.0, make_generator(0))
+        assert 0 < logs["kl"] <= float(radius) and logs["improvement"] > 0
+        assert not same(dict(before), dict(agent.policy.state_dict()))
+
+
+def test_a_trust_region_restores_what_no_step_improves():
+    agent, env = learner("maml", env="point_navigation")
+    trial = collected(agent, env)
+    wrong = trial[-1]._replace(reward=torch.full_like(trial[-1].reward, torch.nan))
+    before = copy.deepcopy(dict(agent.policy.state_dict()))
+    logs = agent.update([*trial[:-1], wrong], 0.0, make_generator(0))
+    assert logs["step_share"] == 0 and same(before, dict(agent.policy.state_dict()))
+
+
+def test_promp_starts_from_minus_the_mean_advantage():
+    agent, env = learner("promp", "algorithm.standardize_advantages=false", "algorithm.entropy_coefficient=0")
+    stages = agent.stages(collected(agent, env))
+    terms = agent.outer_terms(stages, clip=0.3)
+    torch.testing.assert_close(terms.parts["policy_loss"], -stages[-1].mean(stages[-1].advantage), atol=1e-5, rtol=1e-4)
+    assert terms.parts["inner_kl_0"].abs().max() < 1e-6
+
+
+def test_the_weight_of_promps_divergence_follows_its_target():
+    weights = []
+    for target in ("1e-12", "100"):
+        agent, env = learner("promp", f"algorithm.inner_kl_target={target}")
+        agent.update(collected(agent, env), 0.0, make_generator(0))
+        weights.append(agent.coefficients.item())
+    assert weights == pytest.approx([2 * 5e-4, 5e-4 / 2])
+
+
+# ---------------------------------------------------------------- options
+
+CHANGES = {
+    "num_inner_steps": "2",
+    "inner_learning_rate": "0.02",
+    "inner_loss": "likelihood_ratio",
+    "inner_gradient_norm": "0.01",
+    "first_order": "true",
+    "discount": "0.5",
+    "gae_lambda": "0.5",
+    "baseline": "zero",
+    "standardize_advantages": "false",
+    "bootstrap": "true",
+    "entropy_coefficient": "0.5",
+    "outer.learning_rate": "0.1",
+    "outer.num_steps": "3",
+    "outer.clip": "0.001",
+    "outer.max_gradient_norm": "0.001",
+}
+
+
+def learned(*overrides: str):
+    agent, env = learner("maml", "outer=ppo", *overrides, env="point_navigation")
+    for seed in range(2):
+        agent.update(collected(agent, env, seed=seed), 0.0, make_generator(0))
+    return dict(agent.policy.state_dict())
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_what_is_learnt(option):
+    assert same(learned(), learned())
+    assert not same(learned(), learned(f"algorithm.{option}={CHANGES[option]}"))
+
+
+def test_every_option_is_tried():
+    own = {name for name in config_of("algorithm=maml")["algorithm"] if not name.startswith("_")}
+    tried = {name.partition(".")[0] for name in CHANGES}
+    assert own - tried == {"task_chunk", "value_coefficient"}  # the first only costs time; the second:
+    network = ("algorithm.baseline=network",)
+    assert not same(learned(*network), learned(*network, "algorithm.value_coefficient=0.01"))
+
+
+REFUSED = {
+    ("algorithm=maml", "model=gru"): ["use model=mlp"],
+    ("algorithm=maml", "conditioning=film"): ["conditioning=none"],
+    ("algorithm=maml", "model.inputs=step"): ["use observation"],
+    ("algorithm=maml", "algorithm.num_inner_steps=0"): ["num_inner_steps=0", "greater than 0"],
+    ("algorithm=maml", "env.num_episodes=0"): ["env.num_episodes=0"],
+    ("algorithm=maml", "algorithm.baseline=zero", "algorithm.bootstrap=true"): ["use linear"],
+    ("algorithm=maml", "algorithm.inner_loss=dice", "algorithm.first_order=true"): ["first_order=false"],
+    ("algorithm=meta_sgd", "algorithm.step_bound=-0.1"): ["step_bound=-0.1", "greater than 0"],
+    ("algorithm=meta_sgd", "algorithm.step_bound=0.01"): ["start below it"],
+    ("algorithm=maml", "outer=none"): ["outer"],
+    ("outer=trpo",): ["algorithm.outer"],
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_what_does_not_fit_is_refused_with_the_remedy(overrides):
+    with pytest.raises(ConfigError) as refusal:
+        make_algorithm(*overrides)
+    assert all(part in str(refusal.value) for part in REFUSED[overrides])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adaptation_learns_to_walk_to_a_goal(method):
+    """After some outer steps a gradient step on the support raises the return of held-out tasks."""
+    given = (
+        "env=point_navigation",
+        "env.horizon=20",
+        "env.num_episodes=1",
+        "lanes_per_task=10",
+        "model.hidden_size=32",
+    )
+    agent, env = make_algorithm(f"algorithm={method}", *given, "env.arrival=0", lanes=20)
+    generator = make_generator(0)
+    for _ in range(12):
+        env.sample_tasks()
+        agent.update(collect_trial(env, agent, generator), 0.0, generator)
+    before, after = [], []
+    for _ in range(3):
+        env.sample_tasks("held_out")
+        trial = collect_trial(env, agent, generator)
+        before.append(trial[0].reward.sum(0).mean().item())
+        after.append(trial[-1].reward.sum(0).mean().item())
+    assert np.mean(after) > np.mean(before) + 0.3
