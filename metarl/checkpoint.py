@@ -7,7 +7,7 @@ import torch
 
 from metarl.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(state: dict, path: Path) -> None:

@@ -126,10 +126,10 @@ def play_adapted(
     for tasks in _batches(env, finite, count, task_set):
         met.append(tasks)
         trial, state = live_trial(env, agent, generator)
-        tests = [
-            collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True, after=trial[-1])[0]
-            for _ in range(episodes)
-        ]
+        left, tests = env.trial_state(), []
+        for _ in range(episodes):
+            env.load_trial_state(left)
+            tests.append(collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True, after=trial[-1])[0])
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
     outcomes = (torch.cat(part).unflatten(0, (-1, env.lanes_per_task)) for part in zip(*columns, strict=True))
     returns, successes, steps = (part.flatten(1)[:count].cpu() for part in outcomes)

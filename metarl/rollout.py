@@ -32,6 +32,7 @@ class Decision(NamedTuple):
     action: Tensor
     log_prob: Tensor  # of the action under the policy that acted
     value: Tensor  # expected return, in units of reward
+    noise: Tensor | None = None  # what else was drawn, by agents that sample a latent
 
 
 class Rollout(NamedTuple):

@@ -117,6 +117,42 @@ def test_the_sweep_earns_what_it_promises_and_no_less_than_any_obvious_order():
     assert mean_return(other) < sweep.expected_return
 
 
+def test_a_hall_is_worth_what_its_rooms_are_away():
+    """Known goal: 4 x mean over 16 rooms, d = x + 1 steps away, of (21 - d) - 0.1 (d - 1): 47."""
+    hall = make_env("env=hall", num_tasks=16)
+    tasks = hall.draw_tasks(16, "train")
+    tasks.parameters["goal"] = hall._coordinates[hall.candidates]
+
+    def every_room(*, num_tasks, seed):
+        env = make_env("env=hall", num_tasks=16, seed=seed)
+        env.draw_tasks = lambda *_: tasks
+        return env
+
+    found = {name: evaluate(solver, every_room, num_tasks=16, seed=0) for name, solver in hall.baselines().items()}
+    assert found["Known goal"].return_mean == pytest.approx(47.0, abs=1e-4)
+    assert found["Sweep"].return_mean == pytest.approx(34.6, abs=0.05)
+
+
+def test_where_more_is_to_be_known_no_belief_is_claimed():
+    for variant in ("env.dense=true", "env.start=random", "env.show_goal=true"):
+        env = make_env("env=grid", variant)
+        with pytest.raises(NotImplementedError):
+            env.initial_belief(2)
+        assert set(env.baselines()) == {"Random", "Known goal"}
+    with pytest.raises(ValueError, match="as much as the goal"):
+        make_env("env=grid", "env.discovery_bonus=1.2")
+
+
+def test_what_was_visited_comes_back_for_the_next_test():
+    env = make_env("env=hall", "env.show_unchecked=true", num_tasks=2)
+    env.sample_tasks()
+    env.reset()
+    left = env.trial_state()
+    assert env.step(torch.ones(2, dtype=torch.long)).observation[:, 2].tolist() == [0, 0]
+    env.load_trial_state(left)
+    assert env.reset()[:, 2].tolist() == [1, 1]
+
+
 def test_posterior_sampling_explores_slower_than_a_sweep():
     env = make_env("env=grid")
     found = [mean_return(PosteriorSampling(env), seed=seed) for seed in range(20)]

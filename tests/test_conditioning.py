@@ -183,6 +183,7 @@ REFUSED = {
     ("conditioning=film", "model.action_std=state", "env=point_goal"): ["model.action_std=state", "leave it null"],
     ("conditioning=film", "model.critic=present"): ["model.critic=present", "use shared"],
     ("conditioning=per_task",): ["per_task", "algorithm=multitask"],
+    ("model=splagger", "model.aggregator=gaussian", "model.skip=none", "model.latent_dim=3"): ["model.latent_dim=4"],
     ("model.latent_dim=3", "model.critic=separate"): ["model.critic=separate", "model.latent_dim=null"],
     ("model.image_size=8",): ["model.image_size=8", "not pictures"],
     ("conditioning=film", "model.conditioning.actor_gain=1"): ["no such key"],

@@ -22,12 +22,12 @@ class EMAML(GradientAdaptation):
         query = trial[-1]
         earned = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)
         credit = (earned - earned.mean()) / (earned.std(correction=0) + 1e-8)
-        return [stage._replace(credit=credit) for stage in super().stages(trial)]
+        return [stage._replace(context=stage.context | {"credit": credit}) for stage in super().stages(trial)]
 
     def other_losses(self, path, stages):
         total = 0.0
         for parameters, samples in zip(path[:-1], stages[:-1], strict=True):
-            output = self.output(parameters, samples.timestep, samples.mask)
+            output = self.output(parameters, samples.timestep, samples.context)
             log_prob = samples.mean(self.policy.distribution.log_prob(output.parameters, samples.action))
-            total = total - samples.credit * log_prob
+            total = total - samples.context["credit"] * log_prob
         return {"exploration_loss": (self.exploration_coefficient, total)}

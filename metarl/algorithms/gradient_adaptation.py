@@ -27,11 +27,14 @@ Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
 LARGE = 1000  # samples of a task from which tasks are faster one after the other on a CPU
 
 
+Context = dict[str, Tensor]  # what else a method knows of each task, [N, ...]
+
+
 class AdaptedState(NamedTuple):
-    """Parameters of every task ``[N, ...]``; the task description ``[B, task_dim]`` that policies are given."""
+    """Of every task ``[N, ...]``: its parameters, and what else a method knows."""
 
     parameters: Parameters
-    task: Tensor
+    context: Context
 
 
 class GradientAdaptation(Algorithm):
@@ -82,7 +85,7 @@ class GradientAdaptation(Algorithm):
         task_chunk: PositiveInt | None = None,
     ):
         super().__init__()
-        self.policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+        self.policy = self.build_policy(env, model)
         _check_policy(self.policy, type(self).__name__)
         if bootstrap and baseline in ("zero", "network"):
             raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} knows no value there; use linear")
@@ -101,6 +104,10 @@ class GradientAdaptation(Algorithm):
 
     # ------------------------------------------------------------ what a method may change
 
+    def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
+        """The policy for an environment."""
+        return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+
     def build_others(self, env: MetaEnv) -> None:
         """Whatever else a method learns, once there is a policy."""
 
@@ -118,27 +125,27 @@ class GradientAdaptation(Algorithm):
         """Name to weight and loss ``[N]`` of what else counts outside, by the parameters at every stage."""
         return {}
 
-    def output(self, parameters: Parameters, timestep: Timestep, task: Tensor) -> HeadOutput:
+    def output(self, parameters: Parameters, timestep: Timestep, context: Context) -> HeadOutput:
         """The policy of each task at its samples, ``[N, M, ...]``."""
-        return functional_call(self.policy, parameters, (timestep, ((),), task))[0]
+        return functional_call(self.policy, parameters, (timestep, ((),), timestep.first))[0]
 
     # ------------------------------------------------------------ acting and adapting
 
     def initial_state(self, tasks: Tasks) -> AdaptedState:
         count = len(tasks) // self.lanes_per_task
-        return AdaptedState(_stacked(self.inner_parameters(), count), tasks.description)
+        return AdaptedState(stacked(self.inner_parameters(), count), {})
 
     def act(
         self, timestep: Timestep, state: AdaptedState, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, AdaptedState]:
         per_task = Timestep(*(part.unflatten(0, (-1, self.lanes_per_task)) for part in timestep))
-        output = self.output(state.parameters, per_task, state.task)
+        output = self.output(state.parameters, per_task, state.context)
         parameters, distribution = output.parameters.flatten(0, 1), self.policy.distribution
         action = distribution.mode(parameters) if greedy else distribution.sample(parameters, generator)
         return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
 
     def adapt(self, state: AdaptedState, rollout: Rollout) -> AdaptedState:
-        samples = samples_of(rollout, self.lanes_per_task, self.credit)
+        samples = self.samples(rollout)
         parts = []
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
@@ -161,7 +168,7 @@ class GradientAdaptation(Algorithm):
 
     def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
         """Of every task, ``[N]``."""
-        output = self.output(parameters, samples.timestep, samples.mask)
+        output = self.output(parameters, samples.timestep, samples.context)
         log_prob = self.policy.distribution.log_prob(output.parameters, samples.action)
         match self.inner_loss:
             case "log_likelihood":
@@ -186,13 +193,17 @@ class GradientAdaptation(Algorithm):
     @torch.no_grad()
     def stages(self, trial: list[Rollout]) -> list[Samples]:
         """The samples of support rollouts and query, with the distributions that acted."""
-        stages = [samples_of(rollout, self.lanes_per_task, self.credit) for rollout in trial]
+        stages = [self.samples(rollout) for rollout in trial]
         acted: list[list[Tensor]] = [[] for _ in stages]
         for tasks in self.chunks(stages[0]):
             chosen = [stage.select(tasks) for stage in stages]
             for found, stage, parameters in zip(acted, chosen, self.path(chosen, False), strict=True):
-                found.append(self.output(parameters, stage.timestep, stage.mask).parameters)
+                found.append(self.output(parameters, stage.timestep, stage.context).parameters)
         return [stage._replace(acted=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+
+    def samples(self, rollout: Rollout) -> Samples:
+        """Of every task."""
+        return samples_of(rollout, self.lanes_per_task, self.credit)
 
     def chunks(self, samples: Samples) -> Iterator[Tensor]:
         """Numbers of the tasks to compute together."""
@@ -203,7 +214,7 @@ class GradientAdaptation(Algorithm):
 
     def path(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
         """Parameters of the tasks at every stage, from those all start from."""
-        path = [_stacked(self.inner_parameters(), len(stages[0].mask))]
+        path = [stacked(self.inner_parameters(), len(stages[0].mask))]
         for support in stages[:-1]:
             path.append(self.inner_step(path[-1], support, second_order))
         return path
@@ -212,7 +223,7 @@ class GradientAdaptation(Algorithm):
         """What the outer step is about, for every task."""
         path = self.path(stages, differentiable and not self.first_order)
         query, distribution = stages[-1], self.policy.distribution
-        output = self.output(path[-1], query.timestep, query.mask)
+        output = self.output(path[-1], query.timestep, query.context)
         log_ratio = distribution.log_prob(output.parameters, query.action) - query.log_prob
         surrogate = log_ratio.exp() * query.advantage
         if clip is not None:
@@ -258,7 +269,7 @@ def clipped(gradients: list[Tensor], most: float) -> list[Tensor]:
     return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
 
 
-def _stacked(parameters: Parameters, count: int) -> Parameters:
+def stacked(parameters: Parameters, count: int) -> Parameters:
     """The same for each of ``count`` tasks."""
     return {name: value.expand(count, *value.shape) for name, value in parameters.items()}
 

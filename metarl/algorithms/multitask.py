@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient
 from metarl.envs.base import Tasks
-from metarl.models.heads import HeadOutput
+from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.rollout import Rollout
 
@@ -45,6 +45,14 @@ class Multitask(PolicyGradient):
         policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, self._told_dim())
         if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
             raise ValueError("algorithm=multitask is told what it needs; use model=mlp, which remembers nothing")
+        if (
+            isinstance(policy.heads, ConditionedHeads)
+            and policy.heads.networks.one_hot
+            and self.information != "number"
+        ):
+            raise ValueError(f"algorithm.information={self.information}: conditioning=per_task needs number")
+        if isinstance(policy.heads, DirectHeads) and policy.heads.readout.layer is None:
+            raise ValueError("heads that read what they are told see no observation; use conditioning=concatenate")
         return policy
 
     def _told_dim(self) -> int:
@@ -53,7 +61,7 @@ class Multitask(PolicyGradient):
                 return self.env.task_dim
             case "number":
                 if self.env.num_distinct_tasks is None:
-                    raise ValueError(self._unknown("has no end of tasks"))
+                    raise ValueError(self._unknown("does not number its tasks"))
                 return self.env.num_distinct_tasks
             case "belief":
                 try:

@@ -35,7 +35,7 @@ class ProMP(GradientAdaptation):
     def other_losses(self, path, stages):
         losses = {}
         for stage, (parameters, samples) in enumerate(zip(path[:-1], stages[:-1], strict=True)):
-            output = self.output(parameters, samples.timestep, samples.mask)
+            output = self.output(parameters, samples.timestep, samples.context)
             divergence = samples.mean(self.policy.distribution.kl(samples.acted, output.parameters))
             losses[f"inner_kl_{stage}"] = (self.coefficients[stage].item(), divergence)
         return losses

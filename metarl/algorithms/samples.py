@@ -24,8 +24,8 @@ class Samples(NamedTuple):
     impact: Tensor  # discounted reward beyond what the time explains (DiCE)
     mask: Tensor  # bool
     lane_steps: int  # steps of each lane: M over the lanes of a task
+    context: dict[str, Tensor]  # what else a method knows of each task, [N, ...]
     acted: Tensor | None = None  # parameters of the action distributions that acted
-    credit: Tensor | None = None  # of the query of each task, [N] (E-MAML)
 
     def select(self, tasks: Tensor) -> "Samples":
         """Those of some tasks."""
@@ -35,9 +35,10 @@ class Samples(NamedTuple):
 
         timestep = Timestep(*map(of, self.timestep))
         action, log_prob, advantage, returns, impact, mask = map(of, self[1:7])
-        acted, credit = (None if part is None else of(part) for part in (self.acted, self.credit))
+        acted = None if self.acted is None else of(self.acted)
+        context = {name: of(part) for name, part in self.context.items()}
         steps = self.lane_steps
-        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, acted, credit)
+        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, context, acted)
 
     def mean(self, values: Tensor) -> Tensor:
         """Of ``values [N, M]`` over the steps that count, for each task ``[N]``."""
@@ -81,7 +82,10 @@ def samples_of(rollout: Rollout, lanes_per_task: int, credit: Credit) -> Samples
     impact = discounted - _time_baseline(discounted, time, mask, lanes_per_task)
     action, log_prob = by(rollout.decision.action), by(rollout.decision.log_prob)
     estimates = by(advantage), by(advantage + values), by(impact)
-    samples = Samples(Timestep(*map(by, rollout.timestep)), action, log_prob, *estimates, by(mask), len(mask))
+    noise = rollout.decision.noise
+    context = {} if noise is None else {"noise": by(noise)}
+    timestep = Timestep(*map(by, rollout.timestep))
+    samples = Samples(timestep, action, log_prob, *estimates, by(mask), len(mask), context)
     return samples._replace(advantage=_standardized(samples)) if credit.standardize else samples
 
 

@@ -50,10 +50,15 @@ class TaskInference(VariBAD):
         self.hard_reset, self.learn_memory_in_warm_up = hard_reset, learn_memory_in_warm_up
         if warm_up_iterations == 0:
             wrong = {"target": target != "task", "hard_reset": hard_reset}
+            wrong["learn_memory_in_warm_up"] = not learn_memory_in_warm_up
             for name in (name for name, given in wrong.items() if given):
                 raise ValueError(
                     f"algorithm.{name}={getattr(self, name)} needs a warm-up; raise algorithm.warm_up_iterations"
                 )
+        if inherited.get("task_coefficient") == 0:
+            raise ValueError(
+                "algorithm.task_coefficient=0: nothing infers the task; raise it, or use algorithm=varibad"
+            )
         super().__init__(*world, **inherited)
 
     def build_others(self, env):
@@ -122,11 +127,13 @@ class TaskInference(VariBAD):
         self.iterations += 1
         if self._fresh is not None and int(self.iterations) == self.warm_up_iterations:
             self.policy.heads.load_state_dict(self._fresh)
-            self.optimizer.state.clear()
+            for parameter in self.policy.heads.parameters():
+                self.optimizer.state.pop(parameter, None)
         return logs
 
-    def model_updates(self) -> int:
-        return 0 if self.warming_up and not self.learn_memory_in_warm_up else super().model_updates()
+    @property
+    def learns_model(self):
+        return self.learn_memory_in_warm_up or not self.warming_up
 
     def training_state(self):
         fresh = {} if self._fresh is None else {"fresh_heads": self._fresh}

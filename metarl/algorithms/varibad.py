@@ -31,6 +31,8 @@ from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder
 from metarl.models.heads import HeadOutput, Known
 from metarl.rollout import Rollout
 
+CHUNK = 16  # beliefs decoded at once over whole trials
+
 
 class VariBAD(PolicyGradient):
     """The memory learns from an evidence lower bound on trials of a buffer, the policy from the policy gradient.
@@ -46,17 +48,19 @@ class VariBAD(PolicyGradient):
         decoder_layers: units of the decoders.
         buffer_size: trials to learn the memory from, the latest.
         batch_size: trials of one update of the memory.
-        num_model_updates: of the memory, in every iteration.
+        num_model_updates: of the memory, in every iteration; null where they are ``shared``.
         num_beliefs, num_transitions: beliefs decoded per trial, and transitions decoded under each, drawn with
             replacement; null takes all.
-        model_learning_rate: of memory and decoders; with ``shared`` that of the policy counts.
+        model_learning_rate: of memory and decoders; null where it is ``shared``.
+        max_model_gradient_norm: their gradients are scaled down to this norm; null leaves them.
         optimizer: ``separate`` trains memory and decoders apart, after the policy; ``shared`` adds the bound to every
-            step of the policy gradient.
+            step of the policy gradient, with its learning rate and limit.
         through_memory: the policy gradient trains the memory too.
         inherited: see ``PolicyGradient``.
 
     Raises:
-        ValueError: the model has no latent, nothing is learned of it, or the environment has no cells to decode.
+        ValueError: the model has no latent, nothing teaches the memory, options exclude each other, or the environment
+            has no cells to decode.
     """
 
     def __init__(
@@ -72,10 +76,11 @@ class VariBAD(PolicyGradient):
         decoder_layers: list[PositiveInt],
         buffer_size: PositiveInt = 10_000,
         batch_size: PositiveInt = 50,
-        num_model_updates: PositiveInt = 3,
+        num_model_updates: PositiveInt | None = 3,
         num_beliefs: PositiveInt | None = None,
         num_transitions: PositiveInt | None = None,
-        model_learning_rate: PositiveFloat = 1e-3,
+        model_learning_rate: PositiveFloat | None = 1e-3,
+        max_model_gradient_norm: PositiveFloat | None = None,
         optimizer: Literal["separate", "shared"] = "separate",
         through_memory: bool = False,
         **inherited,
@@ -92,9 +97,28 @@ class VariBAD(PolicyGradient):
         self.prior, self.past_alone = prior, past_alone
         self.buffer_size, self.batch_size, self.num_model_updates = buffer_size, batch_size, num_model_updates
         self.num_beliefs, self.num_transitions = num_beliefs, num_transitions
-        self.model_learning_rate = model_learning_rate
+        self.model_learning_rate, self.max_model_gradient_norm = model_learning_rate, max_model_gradient_norm
         self.shared, self.through_memory = optimizer == "shared", through_memory
+        self._check_options()
         super().__init__(*world, **inherited)
+
+    def _check_options(self) -> None:
+        own = {"num_model_updates": self.num_model_updates, "model_learning_rate": self.model_learning_rate}
+        for name, value in own.items():
+            if self.shared and value is not None:
+                raise ValueError(f"algorithm.{name}={value}: the policy's count with optimizer=shared; set it to null")
+            if not self.shared and value is None:
+                raise ValueError(f"algorithm.{name}=null: algorithm.optimizer=separate needs it")
+        if self.shared and self.max_model_gradient_norm is not None:
+            raise ValueError(
+                "algorithm.max_model_gradient_norm: the policy's counts with optimizer=shared; set it to null"
+            )
+        decoded = [name for name in self.coefficients if name.endswith("error") and self.coefficients[name]]
+        if not decoded and not (self.through_memory and self.shared):
+            raise ValueError(
+                "algorithm.reward_coefficient=0: nothing teaches the memory; decode something, or use "
+                "algorithm.through_memory=true with algorithm.optimizer=shared"
+            )
 
     def build_others(self, env):
         policy = self.policy
@@ -113,7 +137,9 @@ class VariBAD(PolicyGradient):
         self.buffer = TrialBuffer(self.buffer_size, env.trial_length)
         if not self.shared:
             parameters = self.model_parameters()
-            self.model_optimizer = torch.optim.Adam(parameters, lr=self.model_learning_rate, eps=1e-5, fused=True)
+            self.model_optimizer = torch.optim.Adam(
+                parameters, lr=self.model_learning_rate or 0.0, eps=1e-5, fused=True
+            )
 
     def _reward_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         if self.reward_decoder == "squared":
@@ -122,7 +148,7 @@ class VariBAD(PolicyGradient):
             raise ValueError(
                 f"algorithm.reward_decoder=per_cell: {type(env).__name__} is not made of cells; use squared"
             )
-        return CellDecoder(latent_dim, env.num_cells, env.cell, self.decoder_layers)
+        return CellDecoder(latent_dim, env.num_cells, env.cell, env.goal_reward, self.decoder_layers)
 
     def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         """From a latent to ``task_target``."""
@@ -165,7 +191,7 @@ class VariBAD(PolicyGradient):
         return self.policy.decide(batch.timestep, Known(batch.known["features"], belief, belief), batch.task)
 
     def other_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
-        if not self.shared:
+        if not self.shared or not self.learns_model:
             return {}
         losses = self.model_losses(self.buffer.sample(self.batch_size, self._generator), self._generator)
         return {name: (self.coefficients[name], loss) for name, loss in losses.items()}
@@ -178,12 +204,13 @@ class VariBAD(PolicyGradient):
         logs = super().update(trial, progress, generator)
         if self.shared:
             return logs
-        rows = [self._model_step(generator) for _ in range(self.model_updates())]
+        rows = [self._model_step(generator) for _ in range(self.num_model_updates or 0 if self.learns_model else 0)]
         return logs | {name: torch.stack([row[name] for row in rows]).mean().item() for name in (rows or [{}])[0]}
 
-    def model_updates(self) -> int:
-        """Of the memory, in this iteration."""
-        return self.num_model_updates
+    @property
+    def learns_model(self) -> bool:
+        """Memory and decoders learn in this iteration."""
+        return True
 
     def _model_step(self, generator: Generator) -> dict[str, Tensor]:
         losses = self.model_losses(self.buffer.sample(self.batch_size, generator), generator)
@@ -191,7 +218,7 @@ class VariBAD(PolicyGradient):
         self.model_optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = self.model_parameters()
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_model_gradient_norm or float("inf"))
         self.model_optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()} | {"model_gradient_norm": norm.detach()}
 
@@ -221,8 +248,9 @@ class VariBAD(PolicyGradient):
         found = {"latent_kl": divergences(belief, self.prior)}
         latent = belief.sample(torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device))
         transitions = trials.timestep.observation, trials.action, trials.next_observation, trials.reward
-        for name, decoder in self.transition_decoders():
-            found[f"{name}_error"] = (decoder.errors(latent, *transitions) * trials.mask).sum(1)
+        for name, decoder in self.transition_decoders():  # some beliefs at a time: all would be T x T
+            parts = [(decoder.errors(part, *transitions) * trials.mask).sum(1) for part in latent.split(CHUNK)]
+            found[f"{name}_error"] = torch.cat(parts)
         return found
 
     def training_state(self) -> dict:

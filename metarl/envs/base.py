@@ -75,6 +75,7 @@ class MetaEnv(ABC):
     steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
     num_distinct_tasks: int | None = None  # of all sets together, see ``task_number``; None where there is no end
+    goal_reward = 1.0  # what the cell of the goal earns at least, where there are cells
     num_cells: int | None = None  # places that observations tell apart, see ``cell``; None where there are no such
 
     def __init__(
@@ -142,8 +143,16 @@ class MetaEnv(ABC):
         return None
 
     def every_task(self, task_set: str) -> Tasks | None:
-        """All tasks of a set, in order; None where there is no end of them."""
+        """All tasks of a set, in order; None where they are drawn afresh."""
         return None
+
+    def trial_state(self) -> dict[str, Tensor]:
+        """What lives through the episodes of a trial, beside the task."""
+        return {}
+
+    def load_trial_state(self, state: dict[str, Tensor]) -> None:
+        """Go back to ``trial_state``."""
+        assert not state
 
     def task_number(self, tasks: Tasks) -> Tensor:
         """Which of all there are each of these tasks is, ``[N]``; see ``num_distinct_tasks``."""

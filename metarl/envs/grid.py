@@ -38,7 +38,7 @@ class CellWorld(MetaEnv):
     task_dim = 2
     action_space = spaces.Discrete(len(MOVES))
     home: int | None = 0  # number of the cell where episodes start; None where that differs
-    goal_shown = False  # observations may show the goal instead of the agent
+    believable = True  # what was visited and found is all there is to know of the goal
 
     def __init__(
         self,
@@ -55,6 +55,10 @@ class CellWorld(MetaEnv):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
         self.width, self.height = width, height
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
+        if discovery_bonus + STEP_REWARD >= goal_reward:
+            raise ValueError(
+                f"env.discovery_bonus={discovery_bonus}: discoveries would earn as much as the goal, {goal_reward}; lower it"
+            )
         self.num_cells = width * height
         self.num_distinct_tasks = len(candidates)
         self.observation_space = spaces.Box(-1.0, 1.0, (2,))
@@ -97,6 +101,12 @@ class CellWorld(MetaEnv):
         known[:, self.candidates] = False
         self._visited = known.scatter_(1, self.goal.unsqueeze(1), True)  # only others are discoveries
         return tasks
+
+    def trial_state(self):
+        return {"visited": self._visited.clone()}
+
+    def load_trial_state(self, state):
+        self._visited = state["visited"].clone()
 
     # ---------------------------------------------------------------- stepping
 
@@ -154,7 +164,7 @@ class CellWorld(MetaEnv):
 
     def initial_belief(self, batch_size):
         """Probability that each cell is the goal, ``[batch_size, num_cells]``."""
-        if self.goal_shown:
+        if not self.believable:
             return super().initial_belief(batch_size)
         belief = torch.zeros(batch_size, self.width * self.height, device=self.device)
         belief[:, self.candidates] = 1 / len(self.candidates)
@@ -175,10 +185,8 @@ class CellWorld(MetaEnv):
         from metarl.baselines.cells import KnownGoal, PosteriorSampling, Sweep
 
         solvers: dict[str, Agent] = {"Known goal": KnownGoal(self)}
-        if not self.goal_shown:
-            solvers["Posterior sampling"] = PosteriorSampling(self)
-            if self.home is not None:
-                solvers["Sweep"] = Sweep(self)
+        if self.believable:
+            solvers |= {"Posterior sampling": PosteriorSampling(self), "Sweep": Sweep(self)}
         return super().baselines() | solvers
 
     @cached_property
@@ -233,8 +241,10 @@ class GridNavigation(CellWorld):
             raise ValueError(f"env.size={size}: leaves {len(candidates)} cells that may be the goal; raise it")
         episodes = {"horizon": horizon, "num_episodes": num_episodes}
         super().__init__(size, size, candidates, 1.0, discovery_bonus, **episodes, **lanes)
-        self.size, self.dense, self.goal_shown = size, dense, show_goal
+        self.size, self.dense, self.show_goal = size, dense, show_goal
         self.home = None if home is None else home * size + home
+        # Distances, the goal itself, and where episodes do not start would tell more.
+        self.believable = not dense and not show_goal and home is not None
         if show_goal:
             self.num_cells = None  # observations do not tell
 
@@ -259,7 +269,7 @@ class GridNavigation(CellWorld):
         return torch.where(at_goal, 1.0, -(self.position - goal).abs().sum(1) / self.size)
 
     def after_step(self):
-        if not self.goal_shown:
+        if not self.show_goal:
             return self.observe()
         home = (self.position == self._started).all(1, keepdim=True)
         return torch.where(home, self.tasks.parameters["goal"], self.observe())
@@ -299,6 +309,13 @@ class Hall(CellWorld):
         tasks = super().set_tasks(tasks)
         self._entered = torch.zeros(self.num_lanes, self.width, dtype=torch.bool, device=self.device)
         return tasks
+
+    def trial_state(self):
+        return super().trial_state() | {"entered": self._entered.clone()}
+
+    def load_trial_state(self, state):
+        super().load_trial_state(state)
+        self._entered = state["entered"].clone()
 
     def moved(self, position, action):
         inside = position[:, 1] == 1

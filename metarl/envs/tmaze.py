@@ -27,8 +27,8 @@ class TMaze(MetaEnv):
         indicators: positions of one or two indicators, each -1 or 1 with equal odds; none if ``biased_bits`` is given.
         biased_bits: no indicators; the bits are 1 with this probability where up is right, and 1 or -1 with equal odds
             elsewhere. Null has indicators and noise.
-        show_position: ``none``; ``raw`` adds the step of the episode over its length; ``wave`` a sine and a cosine of
-            it, with one period per episode.
+        show_position: ``none``; ``raw`` adds the step of the episode over the most there can be; ``wave`` a sine and a
+            cosine of that, with one period.
         num_episodes: of a trial.
         lanes: see ``MetaEnv``.
 
@@ -46,10 +46,9 @@ class TMaze(MetaEnv):
         show_position: Literal["none", "raw", "wave"],
         *,
         num_episodes: PositiveInt,
-        horizon: int | None = None,
         **lanes,
     ):
-        super().__init__(num_episodes=num_episodes, horizon=horizon or length, **lanes)
+        super().__init__(num_episodes=num_episodes, horizon=lanes.pop("horizon", length), **lanes)
         if biased_bits is None and len(indicators) not in (1, 2):
             raise ValueError(f"env.indicators={indicators}: one or two positions, or env.biased_bits")
         if biased_bits is not None and indicators:

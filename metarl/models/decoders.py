@@ -67,22 +67,30 @@ class CellDecoder(nn.Module):
         latent_dim: size of the latent.
         num_cells: of the environment.
         cell: gives the cell of an observation.
+        goal_reward: what a rewarding cell earns at least.
         layers: units.
     """
 
-    def __init__(self, latent_dim: int, num_cells: int, cell: Callable[[Tensor], Tensor], layers: list[int]):
+    def __init__(
+        self,
+        latent_dim: int,
+        num_cells: int,
+        cell: Callable[[Tensor], Tensor],
+        goal_reward: float,
+        layers: list[int],
+    ):
         super().__init__()
-        self.cell = cell
+        self.cell, self.goal_reward = cell, goal_reward
         self.layers = nn.Sequential(nn.Linear(latent_dim, layers[0]), nn.ReLU(), rectified_layers(layers, num_cells))
 
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
     ) -> Tensor:
-        """Minus the log-probability that the reward of ``[D, B]`` is positive, or is not: ``[E, D, B]``."""
+        """Minus the log-probability that steps ``[D, B]`` earned what the goal does, or did not: ``[E, D, B]``."""
         logits = self.layers(latent)
         cells = self.cell(next_observation).unsqueeze(0).expand(len(latent), -1, -1)
         logits = logits.unsqueeze(1).expand(-1, cells.shape[1], -1, -1).gather(-1, cells.unsqueeze(-1)).squeeze(-1)
-        target = (reward > 0).to(logits.dtype).expand_as(logits)
+        target = (reward >= self.goal_reward).to(logits.dtype).expand_as(logits)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def probabilities(self, latent: Tensor) -> Tensor:

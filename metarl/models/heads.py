@@ -85,6 +85,10 @@ class ConditionedHeads(nn.Module):
         networks: the networks.
         privileged_dim: size of the task description a privileged critic reads; None for any other.
         initial_std: standard deviation of continuous actions at first; None is 1.
+        pictures: encodes observations that are pictures; None for any other.
+
+    Raises:
+        ValueError: ``initial_std`` where actions are discrete.
     """
 
     def __init__(
@@ -93,14 +97,19 @@ class ConditionedHeads(nn.Module):
         networks: Conditioning,
         privileged_dim: int | None,
         initial_std: float | None,
+        pictures: nn.Module | None = None,
     ):
         super().__init__()
-        self.networks = networks
+        self.networks, self.pictures = networks, pictures
         self.features_dim = networks.output_dim
         encoder = None if privileged_dim is None else TaskEncoder(networks.condition_dim, privileged_dim)
         self.task_encoder = encoder
         self.value_head = ValueHead(networks.critic_output)
         self.log_std = None
+        if initial_std is not None and not isinstance(action_space, spaces.Box):
+            raise ValueError(
+                f"model.initial_std={initial_std}: actions of this environment are discrete; leave it null"
+            )
         if isinstance(action_space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_space.shape[0],), math.log(initial_std or 1.0)))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from gymnasium import spaces
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from metarl.distributions import action_distribution
 from metarl.models.base import Carry, SequenceModel
 from metarl.models.conditioning import Conditioning
-from metarl.models.features import Features, Inputs
+from metarl.models.features import Features, Inputs, Pictures
 from metarl.models.heads import ActionStd, ConditionedHeads, DirectHeads, HeadOutput, Known
 from metarl.models.mlp import MLP
 from metarl.normalization import ValueHead
@@ -72,7 +73,7 @@ class Policy(nn.Module):
         **memory_options,
     ):
         super().__init__()
-        _check(critic, latent_dim, conditioning, head_size, action_std, told_dim)
+        _check(critic, latent_dim, conditioning, head_size, action_std)
         self.features = Features(observation_space, action_space, inputs, encoder_size, normalize_inputs, image_size)
         self.distribution = action_distribution(action_space)
         if "context" in memory_options:
@@ -86,7 +87,7 @@ class Policy(nn.Module):
         elif critic == "present":
             self.critic_memory = MLP(inputs_dim)
         self.told_dim, self.latent_dim = told_dim, latent_dim
-        self.belief = nn.Linear(self.memory.output_dim, 2 * latent_dim) if latent_dim else None
+        self.belief = _belief(self.memory, latent_dim)
         self.known_dim = 2 * latent_dim if latent_dim else self.memory.output_dim
         privileged_dim = task_dim if critic == "privileged" else None
         self.heads: DirectHeads | ConditionedHeads
@@ -106,12 +107,20 @@ class Policy(nn.Module):
         else:
             of_actor = self.distribution.num_parameters // (2 if isinstance(action_space, spaces.Box) else 1)
             networks = conditioning(self.features.present_dim, self.known_dim, of_actor, actor_gain)
-            if networks.one_hot and self.known_dim != told_dim:
+            passes_on = isinstance(self.memory, MLP) and not self.memory.layers
+            if networks.one_hot and (told_dim is None or not passes_on or latent_dim or critic != "shared"):
                 raise ValueError(
-                    "conditioning=per_task needs the number of the task, as it is told; use algorithm=multitask "
-                    "algorithm.information=number model.num_layers=0, or another conditioning"
+                    "conditioning=per_task needs the number of the task, just as it is told; use algorithm=multitask "
+                    "algorithm.information=number model.num_layers=0 model.critic=shared, or another conditioning"
                 )
-            self.heads = ConditionedHeads(action_space, networks, privileged_dim, initial_std)
+            if told_dim is not None and (encoder_size is not None or inputs != "observation"):
+                raise ValueError(
+                    f"model.inputs={inputs}, model.encoder_size={encoder_size}: networks that are told the task see "
+                    "the present observation alone; use observation and null"
+                )
+            # Of its own, because what the memory sees may be trained by other losses.
+            pictures = Pictures(observation_space, image_size) if image_size else None
+            self.heads = ConditionedHeads(action_space, networks, privileged_dim, initial_std, pictures)
         self.features_dim = self.heads.features_dim
 
     @property
@@ -153,8 +162,12 @@ class Policy(nn.Module):
 
     def decide(self, timestep: Timestep, known: Known, task: Tensor, **conditions: Tensor) -> HeadOutput:
         """Action distribution and value of every step; ``conditions`` as ``ConditionedHeads`` has them."""
-        present = self.features.present(timestep) if isinstance(self.heads, ConditionedHeads) else known.features
-        return self.heads(known, present, task, **conditions)
+        if not isinstance(self.heads, ConditionedHeads):
+            return self.heads(known, known.features, task)
+        if self.heads.pictures is None:
+            return self.heads(known, self.features.present(timestep), task, **conditions)
+        seen = [self.heads.pictures(timestep.observation), timestep.first.unsqueeze(-1).float()]
+        return self.heads(known, torch.cat(seen, dim=-1), task, **conditions)
 
 
 def _check(
@@ -163,7 +176,6 @@ def _check(
     conditioning: Any,
     head_size: int | None,
     action_std: ActionStd | None,
-    told_dim: int | None,
 ) -> None:
     """Options that exclude each other, or need one another."""
     own = critic in ("separate", "present")
@@ -175,8 +187,20 @@ def _check(
         for name, value in (("head_size", head_size), ("action_std", action_std)):
             if value is not None:
                 raise ValueError(f"model.{name}={value} is of plain heads; leave it null, or use conditioning=none")
-    elif told_dim is not None and head_size is None:
-        raise ValueError("heads that read what they are told see no observation; use conditioning=concatenate")
+
+
+def _belief(memory: SequenceModel, latent_dim: int | None) -> nn.Module | None:
+    """From a memory to means and log variances; nothing has to be done where it is these already."""
+    if latent_dim is None:
+        return None
+    if not getattr(memory, "is_belief", False):
+        return nn.Linear(memory.output_dim, 2 * latent_dim)
+    if memory.output_dim != 2 * latent_dim:
+        raise ValueError(
+            f"model.latent_dim={latent_dim}: this memory is a belief of {memory.output_dim // 2} dimensions; set "
+            f"model.latent_dim={memory.output_dim // 2}, or model.hidden_size={2 * latent_dim}"
+        )
+    return nn.Identity()
 
 
 def _context(configured: int | None, trial_length: int) -> int:

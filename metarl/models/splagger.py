@@ -80,6 +80,8 @@ class SplAgger(SequenceModel):
         self.aggregator = kind(aggregated, self.straight_through, **options)
         self.initial = self._learned_start() if learn_initial_state else None
         width = self.aggregator.output_dim + {"half": hidden_size // 2, "whole": hidden_size, "none": 0}[skip]
+        # A product of Gaussians alone is a belief already: means, then log variances.
+        self.is_belief = aggregator == "gaussian" and skip == "none" and output_size is None
         self.output = nn.Linear(width, output_size) if output_size else None
         self.output_dim = output_size or width
 

@@ -1,0 +1,41 @@
+"""A latent vector that adapts alone, under a policy that all tasks share (Lan et al. 2019, arXiv 1905.06527)."""
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import nn
+
+from metarl.algorithms.latents import act_on, latent_policy
+from metarl.algorithms.meta_sgd import MetaSGD
+
+START = 0.01  # norm of the latent at first
+
+
+class AdaptSV(MetaSGD):
+    """One deterministic latent per task, with learned step sizes; the policy is trained outside alone.
+
+    Args:
+        latent_size: of the latent.
+        latent_coefficient: weight of the mean square of the adapted latent, in the outer loss.
+        inherited: see ``MetaSGD``.
+    """
+
+    def __init__(self, *world, latent_size: PositiveInt = 8, latent_coefficient: NonNegativeFloat = 0.01, **inherited):
+        self.latent_size, self.latent_coefficient = latent_size, latent_coefficient
+        super().__init__(*world, **inherited)
+
+    def build_policy(self, env, model):
+        return latent_policy(env, model, self.latent_size)
+
+    def build_others(self, env):
+        direction = torch.randn(self.latent_size)
+        self.latent = nn.Parameter(START * direction / direction.norm())
+        super().build_others(env)
+
+    def inner_parameters(self):
+        return {"latent": self.latent}
+
+    def output(self, parameters, timestep, context):
+        return act_on(self.policy, timestep, parameters["latent"])
+
+    def other_losses(self, path, stages):
+        return {"latent_square": (self.latent_coefficient, path[-1]["latent"].square().mean(1))}

@@ -1,0 +1,29 @@
+"""Policies that share their weights over tasks and are told a latent vector of each."""
+
+import torch
+from torch import Tensor
+
+from metarl.envs.base import MetaEnv
+from metarl.models.features import OneHot
+from metarl.models.heads import HeadOutput
+from metarl.models.policy import Policy
+from metarl.rollout import Timestep
+
+
+def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
+    """A policy over the present observation and a latent, side by side."""
+    told_dim = OneHot(env.observation_space).output_dim + 1 + latent_dim
+    return model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
+
+
+def told(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
+    """Observations of N tasks ``[N, M, ...]`` with their latents ``[N, latent_dim]`` or ``[N, M, latent_dim]``."""
+    present = policy.features.present(timestep)
+    if latent.ndim == 2:
+        latent = latent.unsqueeze(1)
+    return torch.cat([present, latent.expand(*present.shape[:-1], -1)], dim=-1)
+
+
+def act_on(policy: Policy, timestep: Timestep, latent: Tensor) -> HeadOutput:
+    """The shared policy, ``[N, M, ...]``."""
+    return policy(timestep, ((),), timestep.first, told(policy, timestep, latent))[0]

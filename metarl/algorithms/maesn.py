@@ -1,0 +1,88 @@
+"""MAESN: exploration by a latent that is drawn once per episode (Gupta et al. 2018, arXiv 1802.07245).
+
+There every training task has a Gaussian of its own to start from, and new tasks start from the prior. Tasks here come
+from a distribution and are rarely met twice, so all start from one learned Gaussian that is kept near the prior.
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarl.algorithms.elbo import Belief
+from metarl.algorithms.gradient_adaptation import AdaptedState
+from metarl.algorithms.latents import latent_policy, told
+from metarl.algorithms.meta_sgd import MetaSGD
+from metarl.rollout import Timestep
+
+LATENT = ("latent_mean", "latent_log_std")
+
+
+class NoisyState(NamedTuple):
+    """Of every task what adapts; of every lane the noise of its episode's latent, ``[B, latent_size]``."""
+
+    adapted: AdaptedState
+    noise: Tensor
+
+
+class MAESN(MetaSGD):
+    """Policy and a Gaussian over latents adapt to every task, with learned step sizes.
+
+    Args:
+        latent_size: of the latent.
+        kl_coefficient: weight of the KL divergence of the Gaussian before adaptation from a standard normal.
+        adapt_policy: the policy's weights adapt, too; else the Gaussian alone.
+        inherited: see ``MetaSGD``.
+    """
+
+    def __init__(
+        self,
+        *world,
+        latent_size: PositiveInt = 2,
+        kl_coefficient: NonNegativeFloat = 0.1,
+        adapt_policy: bool = True,
+        **inherited,
+    ):
+        self.latent_size, self.kl_coefficient, self.adapt_policy = latent_size, kl_coefficient, adapt_policy
+        super().__init__(*world, **inherited)
+
+    def build_policy(self, env, model):
+        return latent_policy(env, model, self.latent_size)
+
+    def build_others(self, env):
+        self.latent_mean, self.latent_log_std = (nn.Parameter(torch.zeros(self.latent_size)) for _ in range(2))
+        super().build_others(env)
+
+    def inner_parameters(self):
+        latent = {name: getattr(self, name) for name in LATENT}
+        return latent | (super().inner_parameters() if self.adapt_policy else {})
+
+    def initial_state(self, tasks):
+        noise = torch.zeros(len(tasks), self.latent_size, device=tasks.description.device)
+        return NoisyState(super().initial_state(tasks), noise)
+
+    def act(self, timestep, state, generator, greedy=False):
+        drawn = torch.empty_like(state.noise).normal_(generator=generator)
+        noise = torch.where(timestep.first.unsqueeze(1), drawn * (not greedy), state.noise)
+        per_task = noise.unflatten(0, (-1, self.lanes_per_task))
+        adapted = state.adapted._replace(context={"noise": per_task})
+        decision, _ = super().act(timestep, adapted, generator, greedy)
+        return decision._replace(noise=noise), NoisyState(state.adapted, noise)
+
+    def adapt(self, state, rollout):
+        return NoisyState(super().adapt(state.adapted, rollout), state.noise)
+
+    def output(self, parameters, timestep: Timestep, context):
+        mean, log_std = (parameters[name].unsqueeze(1) for name in LATENT)
+        latent = torch.addcmul(mean, log_std.exp(), context["noise"])
+        own = {name: value for name, value in parameters.items() if name not in LATENT}
+        return functional_call(
+            self.policy, own, (timestep, ((),), timestep.first, told(self.policy, timestep, latent))
+        )[0]
+
+    def other_losses(self, path, stages):
+        before = Belief(path[0]["latent_mean"], 2 * path[0]["latent_log_std"])
+        nothing = torch.zeros_like(before.mean)
+        return {"latent_kl": (self.kl_coefficient, before.kl(Belief(nothing, nothing)))}
