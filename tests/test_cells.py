@@ -139,7 +139,7 @@ def test_where_more_is_to_be_known_no_belief_is_claimed():
         with pytest.raises(NotImplementedError):
             env.initial_belief(2)
         assert set(env.baselines()) == {"Random", "Known goal"}
-    with pytest.raises(ValueError, match="as much as the goal"):
+    with pytest.raises(ValueError, match="as much as the goal earns"):
         make_env("env=grid", "env.discovery_bonus=1.2")
 
 

@@ -57,7 +57,7 @@ class CellWorld(MetaEnv):
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
         if discovery_bonus + STEP_REWARD >= goal_reward:
             raise ValueError(
-                f"env.discovery_bonus={discovery_bonus}: discoveries would earn as much as the goal, {goal_reward}; lower it"
+                f"env.discovery_bonus={discovery_bonus}: as much as the goal earns, {goal_reward}; lower it"
             )
         self.num_cells = width * height
         self.num_distinct_tasks = len(candidates)
