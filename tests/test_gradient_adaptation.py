@@ -21,7 +21,7 @@ from metarl.errors import ConfigError
 from metarl.rollout import Timestep, collect_trial
 from metarl.seeding import make_generator
 
-METHODS = ("maml", "meta_sgd", "promp", "e_maml", "adapt_sv", "maesn")
+METHODS = ("maml", "meta_sgd", "promp", "e_maml", "adapt_sv", "maesn", "tesp")
 TINY = ("model.hidden_size=3", "env.horizon=4", "env.num_episodes=2", "lanes_per_task=2")
 
 
@@ -68,6 +68,8 @@ CASES = [
     ("adapt_sv", ("algorithm.num_inner_steps=2",)),
     ("maesn", ()),
     ("maesn", ("algorithm.adapt_policy=false",)),
+    ("tesp", ("algorithm.first_order=false", "algorithm.inner_learning_rate=0.05")),
+    ("tesp", ("algorithm.first_order=false", "algorithm.adapt_policy=true", "algorithm.gates=torch")),
 ]
 
 
@@ -170,7 +172,8 @@ def test_ratio_one_at_every_stage(method):
     agent, env = learner(method, "algorithm.num_inner_steps=2", env="point_goal")
     collected(agent, env, updates=1)
     trial = collected(agent, env)
-    for stage, rollout in zip(agent.stages(trial), trial, strict=True):
+    stages = agent.stages(trial)
+    for stage, rollout in zip(stages, trial[-len(stages) :], strict=True):  # TESP's warm-up is none
         log_prob = agent.policy.distribution.log_prob(stage.acted, stage.action)
         torch.testing.assert_close(log_prob[stage.mask], stage.log_prob[stage.mask], atol=1e-4, rtol=1e-4)
         assert torch.equal(by_lane(stage.log_prob, len(rollout.mask)), rollout.decision.log_prob)
@@ -181,8 +184,10 @@ def test_ratio_one_at_every_stage(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_support_of_one_task_leaves_other_tasks_alone(method):
     agent, env = learner(method, env="point_navigation")
-    support, _ = collected(agent, env)
+    *earlier, support, _ = collected(agent, env)
     state = agent.initial_state(support.tasks)
+    for rollout in earlier:
+        state = agent.adapt(state, rollout)
     adapted = agent.adapt(state, support)
     reward = support.reward.clone()
     reward[:, :2] += torch.randn(len(reward), 2)  # the lanes of task 0

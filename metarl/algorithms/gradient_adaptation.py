@@ -145,7 +145,10 @@ class GradientAdaptation(Algorithm):
         return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
 
     def adapt(self, state: AdaptedState, rollout: Rollout) -> AdaptedState:
-        samples = self.samples(rollout)
+        return self._stepped(state, self.samples(rollout))
+
+    def _stepped(self, state: AdaptedState, samples: Samples) -> AdaptedState:
+        """After one gradient step of every task."""
         parts = []
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
@@ -190,10 +193,13 @@ class GradientAdaptation(Algorithm):
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
         return self.outer.step(self, self.stages(trial))
 
-    @torch.no_grad()
     def stages(self, trial: list[Rollout]) -> list[Samples]:
         """The samples of support rollouts and query, with the distributions that acted."""
-        stages = [self.samples(rollout) for rollout in trial]
+        return self.with_acted([self.samples(rollout) for rollout in trial])
+
+    @torch.no_grad()
+    def with_acted(self, stages: list[Samples]) -> list[Samples]:
+        """With the distributions that acted: as long as nothing was learned, those of now."""
         acted: list[list[Tensor]] = [[] for _ in stages]
         for tasks in self.chunks(stages[0]):
             chosen = [stage.select(tasks) for stage in stages]

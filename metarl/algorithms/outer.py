@@ -79,13 +79,10 @@ class AdamSurrogate(Outer):
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
 
     def step(self, learner, stages):
-        def backward(found: "OuterTerms", weight: float) -> None:
-            (weight * found.loss.sum()).backward()
-
         logs: dict[str, float] = {}
         for _ in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
-            logs = self.terms(learner, stages, backward)
+            logs = self.terms(learner, stages, _backward)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
             logs["gradient_norm"] = norm.item()
             self.optimizer.step()
@@ -96,6 +93,42 @@ class AdamSurrogate(Outer):
 
     def load_state_dict(self, state):
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class BestIterate(AdamSurrogate):
+    """Adam on clipped ratios, of whose iterates the best one stays (Lan et al. 2019).
+
+    That is the one with the lowest policy loss of those that are within a KL divergence; the moments of Adam go on.
+
+    Args:
+        parameters: see ``Outer``.
+        max_kl: mean over tasks, from the adapted policies that acted, in nats.
+        inherited: see ``AdamSurrogate``; of ``num_steps`` evaluations the last is followed by no step.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], *, max_kl: PositiveFloat, **inherited):
+        super().__init__(parameters, **inherited)
+        self.max_kl = max_kl
+
+    def step(self, learner, stages):
+        best: dict[str, float] = {}
+        chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
+        for index in range(self.num_steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            logs = self.terms(learner, stages, _backward)
+            if logs["kl"] < self.max_kl and (not best or logs["policy_loss"] < best["policy_loss"]):
+                best = logs | {"chosen_step": float(index)}
+                chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
+            if index + 1 < self.num_steps:
+                nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
+                self.optimizer.step()
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(chosen, self.parameters)
+        return best or {"chosen_step": 0.0}
+
+
+def _backward(found: "OuterTerms", weight: float) -> None:
+    (weight * found.loss.sum()).backward()
 
 
 class TrustRegion(Outer):

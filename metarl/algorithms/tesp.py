@@ -1,0 +1,173 @@
+"""TESP: task embedding and shared policy (Lan et al. 2019, arXiv 1905.06527).
+
+The policy is told an embedding of the task and shared by all. What adapts is the encoder that makes the embedding from
+the best episodes seen.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+from torch.func import functional_call
+
+from metarl.algorithms.gradient_adaptation import AdaptedState
+from metarl.algorithms.latents import act_on, latent_policy, told
+from metarl.algorithms.meta_sgd import MetaSGD
+from metarl.algorithms.samples import by_task, steps_of_episodes
+from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, best_episodes, no_episodes
+from metarl.models.features import OneHot
+from metarl.rollout import Rollout, Timestep
+
+ENCODER = "encoder."
+
+
+class TESPState(NamedTuple):
+    """Of every task: what adapts and the embedding (its context), episodes to embed, and rollouts so far."""
+
+    adapted: AdaptedState
+    episodes: Episodes
+    rollouts: int
+
+
+class TESP(MetaSGD):
+    """The encoder takes gradient steps, with learned sizes, after a warm-up rollout with an embedding of zeros.
+
+    Args:
+        latent_size: of the embedding.
+        latent_coefficient: weight of the mean square of the adapted embedding, in the outer loss.
+        encoder_size: units of the encoder.
+        gates: see ``EpisodeEncoder``.
+        memory: episodes that are embedded: the ``best`` so far, the ``latest`` rollout's, or ``all``.
+        memory_size: how many of the best.
+        adapt_policy: the policy's weights take gradient steps, too.
+        inherited: see ``MetaSGD``.
+
+    Raises:
+        ValueError: a number of best episodes where another memory is asked for.
+    """
+
+    def __init__(
+        self,
+        *world,
+        latent_size: PositiveInt = 8,
+        latent_coefficient: NonNegativeFloat = 0.01,
+        encoder_size: PositiveInt = 256,
+        gates: Gates = "keras",
+        memory: Literal["best", "latest", "all"] = "best",
+        memory_size: PositiveInt | None = 16,
+        adapt_policy: bool = False,
+        **inherited,
+    ):
+        if (memory == "best") != (memory_size is not None):
+            raise ValueError(f"algorithm.memory_size={memory_size}: a number with memory=best, and null otherwise")
+        self.latent_size, self.latent_coefficient = latent_size, latent_coefficient
+        self.encoder_size, self.gates = encoder_size, gates
+        self.memory, self.memory_size, self.adapt_policy = memory, memory_size, adapt_policy
+        super().__init__(*world, **inherited)
+        self.rollouts = (self.rollouts[0], *self.rollouts)  # the warm-up
+
+    def build_policy(self, env, model):
+        return latent_policy(env, model, self.latent_size)
+
+    def build_others(self, env):
+        self.horizon = env.horizon
+        self.observed = OneHot(env.observation_space)
+        width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
+        self.feature_dim = width
+        self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates)
+        super().build_others(env)
+
+    def inner_parameters(self):
+        encoder = {ENCODER + name: value for name, value in self.encoder.named_parameters()}
+        return encoder | (super().inner_parameters() if self.adapt_policy else {})
+
+    # ------------------------------------------------------------ the embedding
+
+    def embed(self, parameters: dict[str, Tensor], episodes: Tensor, lengths: Tensor) -> Tensor:
+        """Episodes ``[N, M, T, F]`` to ``[N, latent_size]``, each task's by its own encoder."""
+        if episodes.shape[1] == 0:
+            return episodes.new_zeros(len(episodes), self.latent_size)
+        own = {name.removeprefix(ENCODER): value for name, value in parameters.items() if name.startswith(ENCODER)}
+        return functional_call(self.encoder, own, (episodes, lengths))
+
+    def output(self, parameters, timestep: Timestep, context):
+        latent = context.get("latent")
+        if latent is None:
+            latent = self.embed(parameters, context["episodes"], context["lengths"])
+        if not self.adapt_policy:
+            return act_on(self.policy, timestep, latent)
+        own = {name: value for name, value in parameters.items() if not name.startswith(ENCODER)}
+        seen = told(self.policy, timestep, latent)
+        return functional_call(self.policy, own, (timestep, ((),), timestep.first, seen))[0]
+
+    def other_losses(self, path, stages):
+        context = stages[-1].context
+        latent = self.embed(path[-1], context["episodes"], context["lengths"])
+        return {"latent_square": (self.latent_coefficient, latent.square().mean(1))}
+
+    # ------------------------------------------------------------ a trial
+
+    def initial_state(self, tasks):
+        adapted = super().initial_state(tasks)
+        count, device = len(tasks) // self.lanes_per_task, tasks.description.device
+        latent = torch.zeros(count, self.latent_size, device=device)
+        return TESPState(
+            adapted._replace(context={"latent": latent}), no_episodes(count, self.horizon, self.feature_dim, device), 0
+        )
+
+    def act(self, timestep, state, generator, greedy=False):
+        return super().act(timestep, state.adapted, generator, greedy)[0], state
+
+    def adapt(self, state, rollout):
+        episodes = self._remembered(state, rollout)
+        adapted = state.adapted
+        if state.rollouts > 0:
+            seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
+            adapted = self._stepped(adapted, self.samples(rollout)._replace(context=seen))
+        latent = self.embed(adapted.parameters, episodes.features, episodes.lengths)
+        return TESPState(adapted._replace(context={"latent": latent}), episodes, state.rollouts + 1)
+
+    @torch.no_grad()
+    def stages(self, trial):
+        state, stages = self.initial_state(trial[0].tasks), []
+        for index, rollout in enumerate(trial):
+            if index > 0:
+                seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
+                stages.append(self.samples(rollout)._replace(context=seen))
+            if index + 1 < len(trial):
+                state = self.adapt(state, rollout)
+        return self.with_acted(stages)
+
+    def _remembered(self, state: TESPState, rollout: Rollout) -> Episodes:
+        """The episodes to embed from now on."""
+        timestep = Timestep(*(by_task(part, self.lanes_per_task) for part in rollout.timestep))
+        acted = self.output(state.adapted.parameters, timestep, state.adapted.context).parameters
+        new = episodes_of(rollout, self._features(rollout, acted), self.rollouts[0], self.horizon, self.lanes_per_task)
+        if self.memory == "best":
+            return best_episodes(state.episodes, new, self.memory_size or 0)
+        if self.memory == "latest":
+            return new
+        return Episodes(*(torch.cat(parts, dim=1) for parts in zip(state.episodes, new, strict=True)))
+
+    def _features(self, rollout: Rollout, acted: Tensor) -> Tensor:
+        """Observation, action distribution and reward of every step, ``[N, lanes * T, F]``."""
+        observed = by_task(self.observed(rollout.timestep.observation), self.lanes_per_task)
+        return torch.cat([observed, acted, by_task(rollout.reward, self.lanes_per_task).unsqueeze(2)], dim=2)
+
+
+def episodes_of(rollout: Rollout, features: Tensor, episodes: int, horizon: int, lanes_per_task: int) -> Episodes:
+    """Cut ``[N, lanes * T, F]`` into the episodes of each lane, padded to the horizon."""
+    steps = len(rollout.reward)
+    number = rollout.timestep.first.long().cumsum(0) - 1  # of the episode, [T, B]
+    within, mask = steps_of_episodes(rollout.timestep.first), rollout.mask
+    lane = torch.arange(number.shape[1], device=mask.device).expand_as(number)
+    place = ((lane * episodes + number.clamp(max=episodes - 1)) * horizon + within)[mask]
+    cells = number.shape[1] * episodes * horizon
+    by_lane = features.unflatten(1, (lanes_per_task, steps)).flatten(0, 1).transpose(0, 1)  # [T, B, F]
+    padded = features.new_zeros(cells, features.shape[2]).index_copy(0, place, by_lane[mask])
+    one = torch.zeros(cells, dtype=torch.long, device=mask.device).index_fill(0, place, 1)
+    reward = features.new_zeros(cells).index_copy(0, place, rollout.reward[mask])
+    shape = (-1, lanes_per_task * episodes, horizon)
+    lengths, returns = one.view(shape).sum(2), reward.view(shape).sum(2)
+    return Episodes(padded.view(*shape, features.shape[2]), lengths, returns)

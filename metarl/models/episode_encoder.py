@@ -1,0 +1,95 @@
+"""From the episodes of a task to an embedding of it, with encoder weights of its own for every task."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metarl.models.conditional_layers import initializer
+
+Gates = Literal["keras", "torch"]
+SMALL = 0.01  # norm of the projection's rows at first
+
+
+class Episodes(NamedTuple):
+    """Episodes of N tasks, M each: features ``[N, M, T, F]``, lengths ``[N, M]`` (0: none), returns ``[N, M]``."""
+
+    features: Tensor
+    lengths: Tensor
+    returns: Tensor
+
+
+class EpisodeEncoder(nn.Module):
+    """A GRU over each episode, a linear projection of its last state, and the mean over episodes (Lan et al. 2019).
+
+    The recurrence is written out over stacked weights: ``vmap`` has no rule for ``nn.GRU``.
+
+    Args:
+        input_dim: features of a step.
+        hidden_size: units.
+        output_dim: of the embedding.
+        gates: ``keras`` has hard sigmoids and resets the state before its product, as published; ``torch`` is
+            ``nn.GRU``'s form.
+    """
+
+    def __init__(self, input_dim: int, hidden_size: int, output_dim: int, gates: Gates):
+        super().__init__()
+        self.gates = gates
+        self.input_weight = nn.Parameter(torch.empty(3 * hidden_size, input_dim))
+        self.recurrent_weight = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(3 * hidden_size))
+        self.projection = nn.Parameter(torch.empty(output_dim, hidden_size))
+        self.offset = nn.Parameter(torch.zeros(output_dim))
+        nn.init.xavier_uniform_(self.input_weight, gain=math.sqrt(1.0))
+        for rows in self.recurrent_weight.data.split(hidden_size):
+            nn.init.orthogonal_(rows)
+        initializer("normc", SMALL)(self.projection)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Episodes ``[N, M, T, F]`` of ``[N, M]`` steps to ``[N, output_dim]``; 0 for a task without episodes.
+
+        Weights are those of N tasks, ``[N, ...]`` each.
+        """
+        tasks, episodes, steps, _ = features.shape
+        flat = features.flatten(1, 2).to(self.input_weight.dtype)
+        inputs = torch.baddbmm(self.bias.unsqueeze(1), flat, self.input_weight.mT).unflatten(1, (episodes, steps))
+        size = self.recurrent_weight.shape[2]
+        hidden = inputs.new_zeros(tasks, episodes, size)
+        gate_weight, candidate_weight = self.recurrent_weight.mT.split([2 * size, size], dim=2)
+        step = self._keras if self.gates == "keras" else self._torch
+        for t in range(steps):
+            after = step(inputs[:, :, t], hidden, gate_weight, candidate_weight)
+            hidden = torch.where((t < lengths).unsqueeze(2), after, hidden)
+        each = torch.baddbmm(self.offset.unsqueeze(1), hidden, self.projection.mT)
+        there = (lengths > 0).unsqueeze(2)
+        return (each * there).sum(1) / there.sum(1).clamp(min=1)
+
+    def _keras(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
+        keep_in, reset_in, candidate_in = inputs.chunk(3, dim=2)
+        keep_by, reset_by = torch.bmm(hidden, gate_weight).chunk(2, dim=2)
+        keep, reset = ((0.2 * gate + 0.5).clamp(0, 1) for gate in (keep_in + keep_by, reset_in + reset_by))
+        candidate = torch.tanh(candidate_in + torch.bmm(reset * hidden, candidate_weight))
+        return keep * hidden + (1 - keep) * candidate
+
+    def _torch(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
+        keep_in, reset_in, candidate_in = inputs.chunk(3, dim=2)
+        keep_by, reset_by = torch.bmm(hidden, gate_weight).chunk(2, dim=2)
+        keep, reset = torch.sigmoid(keep_in + keep_by), torch.sigmoid(reset_in + reset_by)
+        candidate = torch.tanh(candidate_in + reset * torch.bmm(hidden, candidate_weight))
+        return keep * hidden + (1 - keep) * candidate
+
+
+def no_episodes(tasks: int, steps: int, features: int, device: torch.device) -> Episodes:
+    """None yet."""
+    shape = (tasks, 0, steps, features)
+    lengths = torch.zeros(tasks, 0, dtype=torch.long, device=device)
+    return Episodes(torch.zeros(shape, device=device), lengths, torch.zeros(tasks, 0, device=device))
+
+
+def best_episodes(known: Episodes, new: Episodes, count: int) -> Episodes:
+    """The ``count`` with the highest returns of both, of equal ones the older."""
+    both = Episodes(*(torch.cat(parts, dim=1) for parts in zip(known, new, strict=True)))
+    order = both.returns.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    lanes = torch.arange(len(order), device=order.device).unsqueeze(1)
+    return Episodes(*(part[lanes, order] for part in both))
