@@ -9,7 +9,17 @@ column says whether a target is met. docs/performance.md reads the results.
 import argparse
 import importlib
 
-PARTS = ("acting", "learning", "environments", "startup", "overhead", "memories", "hypernetworks", "simulators")
+PARTS = (
+    "acting",
+    "learning",
+    "environments",
+    "startup",
+    "overhead",
+    "memories",
+    "hypernetworks",
+    "adaptation",
+    "simulators",
+)
 
 
 def main() -> None:

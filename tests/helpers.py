@@ -113,28 +113,39 @@ REPRESENTATIVE = ("bandit", "tabular_mdp", "point_goal", "cheetah_vel")
 PROVING_GROUND = "tmaze_copying"
 
 
+@cache
 def combinations() -> list[tuple[str, str, str]]:
     """Every algorithm with every model it can use, one model in representative environments, RL² in all."""
-    found = []
-    for algorithm in options("algorithm"):
-        for model in options("model"):
-            for env in options("env"):
-                if not _meet(algorithm, model, env):
-                    continue
-                try:
-                    make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={env}")
-                except ConfigError as error:
-                    if "use model=" not in str(error) and "use env=" not in str(error):
-                        raise
-                    continue
-                found.append((algorithm, model, env))
-    return found
+    return [
+        (algorithm, model, env)
+        for algorithm in options("algorithm")
+        for model in options("model")
+        if _fits(algorithm, model)
+        for env in options("env")
+        if _meet(algorithm, model, env)
+    ]
+
+
+def _fits(algorithm: str, model: str) -> bool:
+    try:
+        make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={PROVING_GROUND}")
+    except ConfigError as error:
+        if "use model=" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _meet(algorithm: str, model: str, env: str) -> bool:
     if algorithm == "rl2":
         return model == "gru" or env in REPRESENTATIVE
-    return env == PROVING_GROUND or (model == "gru" and env in REPRESENTATIVE)
+    usual = "gru" if _fits_gru(algorithm) else "mlp"
+    return env == PROVING_GROUND or (model == usual and env in REPRESENTATIVE)
+
+
+@cache
+def _fits_gru(algorithm: str) -> bool:
+    return _fits(algorithm, "gru")
 
 
 def perturb(module: torch.nn.Module, scale: float = 0.1, seed: int = 0) -> None:

@@ -235,13 +235,16 @@ class GradientAdaptation(Algorithm):
         if clip is not None:
             surrogate = torch.minimum(surrogate, log_ratio.exp().clamp(1 - clip, 1 + clip) * query.advantage)
         losses = {"policy_loss": -query.mean(surrogate)}
-        losses["entropy"] = query.mean(distribution.entropy(output.parameters))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_coefficient > 0):
+            losses["entropy"] = query.mean(distribution.entropy(output.parameters))
         total = losses["policy_loss"] - self.entropy_coefficient * losses["entropy"] + self.critic_loss(output, query)
         for name, (weight, loss) in self.other_losses(path, stages).items():
             losses[name] = loss
             total = total + weight * loss
         assert query.acted is not None
-        return OuterTerms(total, query.mean(distribution.kl(query.acted, output.parameters)), losses)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.outer.differentiates_kl):
+            divergence = query.mean(distribution.kl(query.acted, output.parameters))
+        return OuterTerms(total, divergence, losses)
 
     def training_state(self) -> dict:
         return {"outer": self.outer.state_dict()}

@@ -22,6 +22,7 @@ class Outer(ABC):
     """
 
     clip: float | None = None
+    differentiates_kl = False
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -142,6 +143,8 @@ class TrustRegion(Outer):
         line_steps: of the search, each ``shrink`` times as long as the one before; if none helps nothing changes.
         shrink: see above.
     """
+
+    differentiates_kl = True
 
     def __init__(
         self,
