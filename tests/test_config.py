@@ -329,13 +329,20 @@ def test_a_directory_with_a_foreign_configuration_is_refused(content, tmp_path, 
 
 
 def shipped() -> list[str]:
-    found = ["env", "model", "conditioning", "algorithm", "logger", "experiment"]
+    found = ["env", "model", "conditioning", "algorithm", "outer", "logger", "experiment"]
     return [f"{group}={option}" for group in found for option in options(group)]
+
+
+NUMBERED = ("env=grid", "algorithm=multitask", "algorithm.information=number", "model.num_layers=0")
+# The first is for agents that are told, the others are for methods that adapt by gradient steps.
+NEEDED = {"conditioning=per_task": NUMBERED}
+NEEDED |= {f"outer={option}": ("algorithm=maml",) for option in options("outer") if option != "none"}
 
 
 @pytest.mark.parametrize("choice", shipped())
 def test_every_shipped_option_composes_and_builds(choice, tmp_path):
-    trainer = build(configuration((choice,)), tmp_path / "run")
+    needed = NEEDED.get(choice, ())
+    trainer = build(configuration((*needed, choice)), tmp_path / "run")
     assert trainer.env.num_tasks >= 1 and not trainer.finished
     assert tree(tmp_path) == {}
 

@@ -235,7 +235,8 @@ def test_bonuses_fade_out_and_shrink_where_one_has_been():
 
 
 def test_the_random_network_never_learns():
-    shared = ("algorithm.optimizer=shared", "algorithm.num_model_updates=null", "algorithm.model_learning_rate=null")
+    own = ("num_model_updates", "model_learning_rate", "max_model_gradient_norm")
+    shared = ("algorithm.optimizer=shared", *(f"algorithm.{name}=null" for name in own))
     agent, env = make_algorithm("algorithm=hyperx", "env=grid", *shared)
     before = copy.deepcopy(agent.random_network.state_dict())
     agent.update(collected(agent, env), 0.0, make_generator(0))

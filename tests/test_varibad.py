@@ -241,6 +241,7 @@ def test_the_bound_alone_trains_memory_and_decoders():
     assert changed - {n for n in before if "value_head" in n or "critic_output" in n} == expected
 
 
+SEPARATE = ("num_model_updates", "model_learning_rate", "max_model_gradient_norm")  # what sharing leaves no room for
 CHANGES = {
     "reward_coefficient": "0.1",
     "reward_decoder": "per_cell",
@@ -257,7 +258,7 @@ CHANGES = {
     "num_transitions": "3",
     "model_learning_rate": "0.1",
     "max_model_gradient_norm": "0.01",
-    "optimizer": "shared algorithm.num_model_updates=null algorithm.model_learning_rate=null",
+    "optimizer": " algorithm.".join(["shared", *(f"{name}=null" for name in SEPARATE)]),
     "through_memory": "true",
 }
 

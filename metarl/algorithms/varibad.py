@@ -80,7 +80,7 @@ class VariBAD(PolicyGradient):
         num_beliefs: PositiveInt | None = None,
         num_transitions: PositiveInt | None = None,
         model_learning_rate: PositiveFloat | None = 1e-3,
-        max_model_gradient_norm: PositiveFloat | None = None,
+        max_model_gradient_norm: PositiveFloat | None = 0.5,
         optimizer: Literal["separate", "shared"] = "separate",
         through_memory: bool = False,
         **inherited,
