@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import combinations
+from helpers import combinations, usual_combinations
 from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
 
 from metarl.compose import options
@@ -15,12 +15,14 @@ GROUP_OF_FIXTURE = {"env_option": "env", "model_option": "model", "algorithm_opt
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit together."""
+    """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit, or the usual ones."""
     for fixture, group in GROUP_OF_FIXTURE.items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, options(group))
     if "combination" in metafunc.fixturenames:
         metafunc.parametrize("combination", combinations(), ids="-".join)
+    if "usual_combination" in metafunc.fixturenames:
+        metafunc.parametrize("usual_combination", usual_combinations(), ids="-".join)
 
 
 MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}

@@ -126,6 +126,11 @@ def combinations() -> list[tuple[str, str, str]]:
     ]
 
 
+def usual_combinations() -> list[tuple[str, str, str]]:
+    """Those of RL², and of the others with a recurrent, an attending or no memory."""
+    return [found for found in combinations() if found[0] == "rl2" or found[1] in ("gru", "transformer", "mlp")]
+
+
 def _fits(algorithm: str, model: str) -> bool:
     try:
         make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={PROVING_GROUND}")

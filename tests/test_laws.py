@@ -114,10 +114,10 @@ def test_values_stay_in_units_of_reward_whatever_is_normalised():
     assert rollout.decision.value[0].mean().item() == pytest.approx(returns, rel=0.35)
 
 
-def test_lanes_are_isolated_while_acting(combination):
+def test_lanes_are_isolated_while_acting(usual_combination):
     """Another task in lane 0, under the same noise, leaves all that other lanes do and feel bitwise the same."""
-    algorithm, model, env_name = combination
-    agent, env = one_big_step(combination)
+    algorithm, model, env_name = usual_combination
+    agent, env = one_big_step(usual_combination)
     tasks = env.sample_tasks().select(slice(None, None, env.lanes_per_task))
     another = int((tasks.description != tasks.description[0]).any(1).nonzero()[0])
 
@@ -154,11 +154,11 @@ def test_lanes_are_isolated_in_the_update(model_option, critic):
         assert not torch.allclose(before[:, 0], after[:, 0], atol=1e-3)
 
 
-def test_agents_do_not_look_at_the_task_while_acting(combination):
+def test_agents_do_not_look_at_the_task_while_acting(usual_combination):
     """The same experience under another description of the task: the same actions."""
-    if combination[0] == "multitask":
+    if usual_combination[0] == "multitask":
         pytest.skip("it is told the task")
-    agent, env = one_big_step(combination)
+    agent, env = one_big_step(usual_combination)
     generators = [make_generator(0), make_generator(0)]
     tasks = env.sample_tasks()
     scrambled = tasks.select(torch.arange(len(tasks)).roll(1))
@@ -263,17 +263,17 @@ def test_every_weight_of_rl2_is_trained(model_option):
         assert moved == set(before)
 
 
-def test_an_update_leaves_the_trial_and_global_randomness_alone(combination):
-    agent, env = one_big_step(combination)
+def test_an_update_leaves_the_trial_and_global_randomness_alone(usual_combination):
+    agent, env = one_big_step(usual_combination)
     trial = collected(agent, env)
     saved, state = copy.deepcopy(trial), torch.get_rng_state()
     agent.update(trial, 0.3, make_generator(0))
     assert same(trial, saved) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_same_seeds_train_the_same_weights(combination):
+def test_the_same_seeds_train_the_same_weights(usual_combination):
     def trained(seed: int):
-        algorithm, model, env_name = combination
+        algorithm, model, env_name = usual_combination
         config = small_config(f"algorithm={algorithm}", f"model={model}", f"env={env_name}", f"seed={seed}")
         agent, built = build_algorithm(config)
         env = built.make_env(num_tasks=6, seed=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient
-from metarl.envs.base import Tasks
+from metarl.envs.base import MetaEnv, Tasks
 from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.rollout import Rollout
@@ -41,8 +41,10 @@ class Multitask(PolicyGradient):
         super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
-        self.env = env
-        policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, self._told_dim())
+        told_dim = self._told_dim(env)
+        if self.information in ("number", "belief"):
+            self.env = env  # which alone knows
+        policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
         if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
             raise ValueError("algorithm=multitask is told what it needs; use model=mlp, which remembers nothing")
         if (
@@ -55,24 +57,22 @@ class Multitask(PolicyGradient):
             raise ValueError("heads that read what they are told see no observation; use conditioning=concatenate")
         return policy
 
-    def _told_dim(self) -> int:
+    def _told_dim(self, env: MetaEnv) -> int:
+        unknown = f"algorithm.information={self.information}: {type(env).__name__} %s; use task or nothing"
         match self.information:
             case "task":
-                return self.env.task_dim
+                return env.task_dim
             case "number":
-                if self.env.num_distinct_tasks is None:
-                    raise ValueError(self._unknown("does not number its tasks"))
-                return self.env.num_distinct_tasks
+                if env.num_distinct_tasks is None:
+                    raise ValueError(unknown % "does not number its tasks")
+                return env.num_distinct_tasks
             case "belief":
                 try:
-                    return self.env.initial_belief(1).shape[1]
+                    return env.initial_belief(1).shape[1]
                 except NotImplementedError:
-                    raise ValueError(self._unknown("has no exact belief")) from None
+                    raise ValueError(unknown % "has no exact belief") from None
             case "nothing":
                 return 1
-
-    def _unknown(self, why: str) -> str:
-        return f"algorithm.information={self.information}: {type(self.env).__name__} {why}; use task or nothing"
 
     def _told(self, tasks: Tasks) -> Tensor:
         """At the start of a trial."""
