@@ -333,6 +333,28 @@ class StopAt:
         return self.trainer.progress.iteration >= self.iteration
 
 
+def whole_and_resumed(config: dict, folder: Path, stop_at: int) -> list:
+    """A run left alone until its end, and one that was stopped after some iterations and is about to go on."""
+    whole, first = trainer_of(config, folder / "whole"), trainer_of(config, folder / "parts")
+    finish(whole)
+    first.train(StopAt(first, stop_at))
+    first.run_dir.close()
+    second = trainer_of(config, folder / "parts")
+    assert second.progress.iteration == stop_at
+    return [whole, second]
+
+
+def finish(trainer) -> None:
+    """Train to the end."""
+    assert trainer.train(StopAt(trainer, 10**9))
+
+
+def timeless_states(trainers: list) -> list[dict]:
+    """All that decides what happens next, without what depends on the clock."""
+    states = [trainer.state_dict() for trainer in trainers]
+    return [state | {"progress": timeless(state["progress"])} for state in states]
+
+
 def trainer_of(config: dict, run_dir: Path):
     """A trainer as ``run.py`` would build it, its directory open."""
     trainer = build(config, run_dir)

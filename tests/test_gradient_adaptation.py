@@ -5,7 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import StopAt, collected, config_of, make_algorithm, perturb, same, small_config, timeless, trainer_of
+from helpers import (
+    collected,
+    config_of,
+    finish,
+    make_algorithm,
+    perturb,
+    same,
+    small_config,
+    timeless_states,
+    whole_and_resumed,
+)
 
 from metarl.algorithms.outer import conjugate_gradients
 from metarl.algorithms.samples import (
@@ -230,18 +240,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
     sizes = ("training.total_steps=700", "training.eval_every=2", "eval.num_tasks=4", "eval.tasks_at_once=4")
     given = ("env=point_navigation", "algorithm=promp", f"outer={outer}", "algorithm.inner_kl_target=0.01")
     config = small_config(*given, *TINY, *sizes, lanes=3)
-    whole = trainer_of(config, tmp_path / "whole")
-    whole.train(StopAt(whole, 99))
-    first = trainer_of(config, tmp_path / "parts")
-    first.train(StopAt(first, 2))
-    first.run_dir.close()
-    second = trainer_of(config, tmp_path / "parts")
-    second.train(StopAt(second, 99))
-    assert second.progress.iteration > 3
-    states = [trainer.state_dict() for trainer in (whole, second)]
-    for state in states:
-        state["progress"] = timeless(state["progress"])
-    assert same(*states)
+    trainers = whole_and_resumed(config, tmp_path, stop_at=2)
+    finish(trainers[1])
+    assert trainers[1].progress.iteration > 3
+    assert same(*timeless_states(trainers))
 
 
 # ---------------------------------------------------------------- samples and baselines

@@ -4,7 +4,17 @@ import copy
 
 import pytest
 import torch
-from helpers import StopAt, collected, config_of, make_algorithm, perturb, same, small_config, timeless, trainer_of
+from helpers import (
+    collected,
+    config_of,
+    finish,
+    make_algorithm,
+    perturb,
+    same,
+    small_config,
+    timeless_states,
+    whole_and_resumed,
+)
 
 from metarl.algorithms.task_inference import Informed
 from metarl.errors import ConfigError
@@ -204,17 +214,9 @@ RESUMED = {
 def test_a_resumed_run_equals_the_uninterrupted_one(algorithm, tmp_path):
     sizes = ("training.total_steps=400", "training.eval_every=2", "eval.num_tasks=8", "eval.tasks_at_once=8")
     config = small_config("env=grid", f"algorithm={algorithm}", *RESUMED[algorithm], *sizes, lanes=4)
-    whole = trainer_of(config, tmp_path / "whole")
-    whole.train(StopAt(whole, 99))
-    first = trainer_of(config, tmp_path / "parts")
-    first.train(StopAt(first, 3))
-    first.run_dir.close()
-    second = trainer_of(config, tmp_path / "parts")
-    second.train(StopAt(second, 99))
-    states = [trainer.state_dict() for trainer in (whole, second)]
-    for state in states:
-        state["progress"] = timeless(state["progress"])
-    assert same(*states)
+    trainers = whole_and_resumed(config, tmp_path, stop_at=3)
+    finish(trainers[1])
+    assert same(*timeless_states(trainers))
 
 
 # ---------------------------------------------------------------- bonuses

@@ -5,16 +5,16 @@ import copy
 import pytest
 import torch
 from helpers import (
-    StopAt,
     collected,
     config_of,
+    finish,
     make_algorithm,
     make_generator,
     perturb,
     same,
     small_config,
-    timeless,
-    trainer_of,
+    timeless_states,
+    whole_and_resumed,
 )
 
 from metarl.algorithms.elbo import Belief, as_belief, choose_terms, divergences, reconstruction
@@ -198,19 +198,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     sizes = ("training.total_steps=400", "training.eval_every=2", "eval.num_tasks=8", "eval.tasks_at_once=8")
     config = small_config("env=grid", "algorithm=varibad", *sizes, lanes=4)
 
-    whole = trainer_of(config, tmp_path / "whole")
-    whole.train(StopAt(whole, 99))
-    first = trainer_of(config, tmp_path / "parts")
-    first.train(StopAt(first, 3))
-    first.run_dir.close()
-    second = trainer_of(config, tmp_path / "parts")
-    assert second.algorithm.buffer.size == 12
-    second.train(StopAt(second, 99))
-    assert second.finished
-    states = [trainer.state_dict() for trainer in (whole, second)]
-    for state in states:
-        state["progress"] = timeless(state["progress"])
-    assert same(*states)
+    trainers = whole_and_resumed(config, tmp_path, stop_at=3)
+    assert trainers[1].algorithm.buffer.size == 12
+    finish(trainers[1])
+    assert same(*timeless_states(trainers))
 
 
 # ---------------------------------------------------------------- two learners

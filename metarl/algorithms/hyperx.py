@@ -5,7 +5,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from metarl.algorithms.elbo import as_belief
-from metarl.algorithms.varibad import VariBAD, decoder_of
+from metarl.algorithms.varibad import VariBAD
+from metarl.models.decoders import rectified_layers
 from metarl.normalization import RunningScale
 from metarl.rollout import Rollout
 
@@ -45,7 +46,7 @@ class HyperX(VariBAD):
     def build_others(self, env):
         super().build_others(env)
         width = self.policy.features.present_dim + self.policy.known_dim
-        self.random_network, self.predictor = (decoder_of(width, [256, 256], SIZE) for _ in range(2))
+        self.random_network, self.predictor = (rectified_layers([width, 256, 256], SIZE) for _ in range(2))
         for parameter in self.random_network.parameters():
             parameter.requires_grad_(False).mul_(10)  # far from what the predictor starts as
         self.bonus_scales = RunningScale(2, center=False)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from metarl.envs.base import MetaEnv
 from metarl.models.features import OneHot
@@ -24,6 +25,7 @@ def told(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
     return torch.cat([present, latent.expand(*present.shape[:-1], -1)], dim=-1)
 
 
-def act_on(policy: Policy, timestep: Timestep, latent: Tensor) -> HeadOutput:
-    """The shared policy, ``[N, M, ...]``."""
-    return policy(timestep, ((),), timestep.first, told(policy, timestep, latent))[0]
+def act_on(policy: Policy, timestep: Timestep, latent: Tensor, own: dict[str, Tensor] | None = None) -> HeadOutput:
+    """The shared policy, or with weights of each task's ``own``: ``[N, M, ...]``."""
+    given = (timestep, ((),), timestep.first, told(policy, timestep, latent))
+    return (functional_call(policy, own, given) if own else policy(*given))[0]

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metarl.algorithms.elbo import Belief
 from metarl.algorithms.gradient_adaptation import AdaptedState
-from metarl.algorithms.latents import latent_policy, told
+from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.rollout import Timestep
 
@@ -78,9 +77,7 @@ class MAESN(MetaSGD):
         mean, log_std = (parameters[name].unsqueeze(1) for name in LATENT)
         latent = torch.addcmul(mean, log_std.exp(), context["noise"])
         own = {name: value for name, value in parameters.items() if name not in LATENT}
-        return functional_call(
-            self.policy, own, (timestep, ((),), timestep.first, told(self.policy, timestep, latent))
-        )[0]
+        return act_on(self.policy, timestep, latent, own)
 
     def other_losses(self, path, stages):
         before = Belief(path[0]["latent_mean"], 2 * path[0]["latent_log_std"])

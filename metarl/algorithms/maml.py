@@ -4,11 +4,4 @@ from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
 
 class MAML(GradientAdaptation):
-    """All parameters of the policy adapt, by steps of one size.
-
-    Args:
-        inherited: see ``GradientAdaptation``.
-    """
-
-    def __init__(self, *world, **inherited):
-        super().__init__(*world, **inherited)
+    """All parameters of the policy adapt, by steps of one size; see ``GradientAdaptation``."""

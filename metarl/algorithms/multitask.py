@@ -95,14 +95,9 @@ class Multitask(PolicyGradient):
         return self.decision(output, generator, greedy), ToldState(carry, state.task, told)
 
     def known(self, rollout: Rollout) -> dict[str, Tensor]:
-        told, timestep, steps = self._told(rollout.tasks), rollout.timestep, len(rollout.reward)
-        if self.information != "belief":
-            return {"told": told.expand(steps, -1, -1)}
-        beliefs = []
-        for step in range(steps):
-            told = self.env.revise_belief(told, type(timestep)(*(part[step] for part in timestep)))
-            beliefs.append(told)
-        return {"told": torch.stack(beliefs)}
+        if self.information == "belief":
+            return {"told": self.env.exact_beliefs(rollout.timestep)}
+        return {"told": self._told(rollout.tasks).expand(len(rollout.reward), -1, -1)}
 
     def evaluate(self, batch: Batch) -> HeadOutput:
         carry = self.policy.initial_carry(batch.mask.shape[1])

@@ -12,8 +12,9 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 
 from metarl.algorithms.policy_gradient import Batch, MemoryState
-from metarl.algorithms.varibad import VariBAD, decoder_of
+from metarl.algorithms.varibad import VariBAD
 from metarl.models.conditioning import Hypernetwork, tanh_layers
+from metarl.models.decoders import rectified_layers
 from metarl.models.heads import ConditionedHeads, HeadOutput, Known
 from metarl.rollout import Agent
 
@@ -78,7 +79,7 @@ class TaskInference(VariBAD):
 
     def task_decoder(self, env, latent_dim):
         size = self.task_target_of(torch.zeros(1, env.task_dim)).shape[1]
-        return decoder_of(latent_dim, self.decoder_layers, size)
+        return rectified_layers([latent_dim, *self.decoder_layers], size)
 
     def task_target(self, trials):
         return self.task_target_of(trials.task)

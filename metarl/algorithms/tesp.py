@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarl.algorithms.gradient_adaptation import AdaptedState
-from metarl.algorithms.latents import act_on, latent_policy, told
+from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
-from metarl.algorithms.samples import by_task, steps_of_episodes
+from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
 from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, best_episodes, no_episodes
 from metarl.models.features import OneHot
 from metarl.rollout import Rollout, Timestep
@@ -95,11 +95,8 @@ class TESP(MetaSGD):
         latent = context.get("latent")
         if latent is None:
             latent = self.embed(parameters, context["episodes"], context["lengths"])
-        if not self.adapt_policy:
-            return act_on(self.policy, timestep, latent)
         own = {name: value for name, value in parameters.items() if not name.startswith(ENCODER)}
-        seen = told(self.policy, timestep, latent)
-        return functional_call(self.policy, own, (timestep, ((),), timestep.first, seen))[0]
+        return act_on(self.policy, timestep, latent, own)
 
     def other_losses(self, path, stages):
         context = stages[-1].context
@@ -123,8 +120,7 @@ class TESP(MetaSGD):
         episodes = self._remembered(state, rollout)
         adapted = state.adapted
         if state.rollouts > 0:
-            seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
-            adapted = self._stepped(adapted, self.samples(rollout)._replace(context=seen))
+            adapted = self._stepped(adapted, self._support(state, rollout))
         latent = self.embed(adapted.parameters, episodes.features, episodes.lengths)
         return TESPState(adapted._replace(context={"latent": latent}), episodes, state.rollouts + 1)
 
@@ -133,11 +129,15 @@ class TESP(MetaSGD):
         state, stages = self.initial_state(trial[0].tasks), []
         for index, rollout in enumerate(trial):
             if index > 0:
-                seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
-                stages.append(self.samples(rollout)._replace(context=seen))
+                stages.append(self._support(state, rollout))
             if index + 1 < len(trial):
                 state = self.adapt(state, rollout)
         return self.with_acted(stages)
+
+    def _support(self, state: TESPState, rollout: Rollout) -> Samples:
+        """Samples with the episodes that were embedded while they were gathered."""
+        seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
+        return self.samples(rollout)._replace(context=seen)
 
     def _remembered(self, state: TESPState, rollout: Rollout) -> Episodes:
         """The episodes to embed from now on."""
@@ -158,14 +158,13 @@ class TESP(MetaSGD):
 
 def episodes_of(rollout: Rollout, features: Tensor, episodes: int, horizon: int, lanes_per_task: int) -> Episodes:
     """Cut ``[N, lanes * T, F]`` into the episodes of each lane, padded to the horizon."""
-    steps = len(rollout.reward)
     number = rollout.timestep.first.long().cumsum(0) - 1  # of the episode, [T, B]
     within, mask = steps_of_episodes(rollout.timestep.first), rollout.mask
     lane = torch.arange(number.shape[1], device=mask.device).expand_as(number)
     place = ((lane * episodes + number.clamp(max=episodes - 1)) * horizon + within)[mask]
     cells = number.shape[1] * episodes * horizon
-    by_lane = features.unflatten(1, (lanes_per_task, steps)).flatten(0, 1).transpose(0, 1)  # [T, B, F]
-    padded = features.new_zeros(cells, features.shape[2]).index_copy(0, place, by_lane[mask])
+    counted = by_lane(features, len(mask))[mask]
+    padded = features.new_zeros(cells, features.shape[2]).index_copy(0, place, counted)
     one = torch.zeros(cells, dtype=torch.long, device=mask.device).index_fill(0, place, 1)
     reward = features.new_zeros(cells).index_copy(0, place, rollout.reward[mask])
     shape = (-1, lanes_per_task * episodes, horizon)

@@ -152,7 +152,7 @@ class VariBAD(PolicyGradient):
 
     def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         """From a latent to ``task_target``."""
-        return decoder_of(latent_dim, self.decoder_layers, env.task_dim)
+        return rectified_layers([latent_dim, *self.decoder_layers], env.task_dim)
 
     def task_target(self, trials: Trials) -> Tensor:
         """What the latent should tell of the task, ``[B, size]``."""
@@ -262,8 +262,3 @@ class VariBAD(PolicyGradient):
         self.buffer.load_state_dict(state["buffer"])
         if not self.shared:
             self.model_optimizer.load_state_dict(state["model_optimizer"])
-
-
-def decoder_of(latent_dim: int, layers: list[int], output_dim: int) -> nn.Sequential:
-    """Rectified layers from a latent to a vector."""
-    return nn.Sequential(nn.Linear(latent_dim, layers[0]), nn.ReLU(), rectified_layers(layers, output_dim))

@@ -34,8 +34,7 @@ class CellSolver(Solver):
     def __init__(self, env: "CellWorld"):
         super().__init__(env.num_episodes)
         self.env = env
-        self.distance, self.first_action = shortest_ways(env.neighbours)
-        self.distance, self.first_action = self.distance.to(env.device), self.first_action.to(env.device)
+        self.first_action = shortest_ways(env.neighbours)[1].to(env.device)
 
     def initial_state(self, tasks: Tasks) -> Search:
         zeros = torch.zeros(len(tasks), dtype=torch.long, device=self.env.device)

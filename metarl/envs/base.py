@@ -170,6 +170,14 @@ class MetaEnv(ABC):
         """The same after one more step, ``[B, belief_dim]``."""
         raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
 
+    def exact_beliefs(self, timestep: "Timestep") -> Tensor:
+        """The same at every step of whole trials ``[T, B, ...]``: ``[T, B, belief_dim]``."""
+        belief, beliefs = self.initial_belief(timestep.first.shape[1]), []
+        for step in range(len(timestep.first)):
+            belief = self.revise_belief(belief, type(timestep)(*(part[step] for part in timestep)))
+            beliefs.append(belief)
+        return torch.stack(beliefs)
+
     def baselines(self) -> "dict[str, Agent]":
         """Solvers of this environment that need no training, by name."""
         from metarl.baselines.base import Random

@@ -81,7 +81,7 @@ class CellDecoder(nn.Module):
     ):
         super().__init__()
         self.cell, self.goal_reward = cell, goal_reward
-        self.layers = nn.Sequential(nn.Linear(latent_dim, layers[0]), nn.ReLU(), rectified_layers(layers, num_cells))
+        self.layers = rectified_layers([latent_dim, *layers], num_cells)
 
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor

@@ -105,23 +105,29 @@ class Policy(nn.Module):
                 action_std,
             )
         else:
-            of_actor = self.distribution.num_parameters // (2 if isinstance(action_space, spaces.Box) else 1)
-            networks = conditioning(self.features.present_dim, self.known_dim, of_actor, actor_gain)
-            passes_on = isinstance(self.memory, MLP) and not self.memory.layers
-            if networks.one_hot and (told_dim is None or not passes_on or latent_dim or critic != "shared"):
-                raise ValueError(
-                    "conditioning=per_task needs the number of the task, just as it is told; use algorithm=multitask "
-                    "algorithm.information=number model.num_layers=0 model.critic=shared, or another conditioning"
-                )
             if told_dim is not None and (encoder_size is not None or inputs != "observation"):
                 raise ValueError(
                     f"model.inputs={inputs}, model.encoder_size={encoder_size}: networks that are told the task see "
                     "the present observation alone; use observation and null"
                 )
+            networks = self._networks(conditioning, action_space, actor_gain, critic)
             # Of its own, because what the memory sees may be trained by other losses.
             pictures = Pictures(observation_space, image_size) if image_size else None
             self.heads = ConditionedHeads(action_space, networks, privileged_dim, initial_std, pictures)
         self.features_dim = self.heads.features_dim
+
+    def _networks(
+        self, conditioning: Callable[..., Conditioning], action_space: spaces.Space, actor_gain: float, critic: Critic
+    ) -> Conditioning:
+        of_actor = self.distribution.num_parameters // (2 if isinstance(action_space, spaces.Box) else 1)
+        networks = conditioning(self.features.present_dim, self.known_dim, of_actor, actor_gain)
+        passes_on = isinstance(self.memory, MLP) and not self.memory.layers
+        if networks.one_hot and (self.told_dim is None or not passes_on or self.latent_dim or critic != "shared"):
+            raise ValueError(
+                "conditioning=per_task needs the number of the task, just as it is told; use algorithm=multitask "
+                "algorithm.information=number model.num_layers=0 model.critic=shared, or another conditioning"
+            )
+        return networks
 
     @property
     def value_head(self) -> ValueHead:
