@@ -4,16 +4,20 @@
     python benchmarks/results.py multirun/*/* --output results/rl2
 
 Writes ``<output>.md`` (tables) and, under ``<output>/``, a learning curve (CSV) per run and a figure per experiment.
+``--by-task`` plays 1,000 more held-out tasks per run and tells returns by kind of task.
 """
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 from metarl.analysis.comparison import compare
-from metarl.analysis.comparison_figures import learning_curves
+from metarl.analysis.comparison_figures import adaptation_curves, learning_curves
 from metarl.analysis.runs import Run, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
+from metarl.cli import main as metarl
 
 CURVE = ("env_steps", "wall_time", "eval/sampled/return_mean", "eval/sampled/return_se", "eval/greedy/return_mean")
 
@@ -22,13 +26,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--by-task", action="store_true")
     options = parser.parse_args()
     experiments: dict[str, list[Run]] = {}
     for run in load_runs(options.runs):
         experiments.setdefault(str(run.config["choices"]["experiment"]), []).append(run)
     options.output.mkdir(parents=True, exist_ok=True)
     pages = [
-        _section(name, sorted(runs, key=lambda run: run.seed), options.output) for name, runs in experiments.items()
+        _section(name, sorted(runs, key=lambda run: run.seed), options.output, options.by_task)
+        for name, runs in experiments.items()
     ]
     options.output.with_suffix(".md").write_text("\n".join(["# Learned results\n", _HEAD, *pages]))
 
@@ -39,13 +45,15 @@ The latest weights, not the best. Minutes are of training alone, on machines sha
 """
 
 
-def _section(name: str, runs: list[Run], folder: Path) -> str:
+def _section(name: str, runs: list[Run], folder: Path, by_task: bool) -> str:
     """Everything about one experiment; writes its curves and figure."""
     stem = name.rpartition("/")[2]
     for run in runs:
         write_curve(run, folder / f"{stem}-seed{run.seed}.csv")
     figure = folder / f"{stem}.svg"
     learning_curves(runs).savefig(figure, bbox_inches="tight")
+    adaptation = folder / f"{stem}-adaptation.svg"
+    adaptation_curves(runs).savefig(adaptation, bbox_inches="tight")
     complete = next((run for run in runs if run.baselines), runs[0])
     return "\n".join(
         [
@@ -56,9 +64,19 @@ def _section(name: str, runs: list[Run], folder: Path) -> str:
             format_table(compare(runs).rows, "markdown"),
             f"\nSeed {complete.seed} beside the references, on the same tasks:\n",
             format_table(final_table(require_finished(complete)), "markdown"),
-            f"\n![learning curves]({folder.name}/{figure.name})\n",
+            *(kinds_of_tasks(run) for run in runs if by_task),
+            f"\n![learning curves]({folder.name}/{figure.name})",
+            f"![adaptation curves]({folder.name}/{adaptation.name})\n",
         ]
     )
+
+
+def kinds_of_tasks(run: Run) -> str:
+    """Returns by kind of task, on tasks that no evaluation of the run met."""
+    table = io.StringIO()
+    with contextlib.redirect_stdout(table):
+        metarl(["evaluate", str(run.path), "--by-task", "--num-tasks", "1000", "--format", "markdown"])
+    return f"\nSeed {run.seed} by kind of task, `metarl evaluate RUN --by-task --num-tasks 1000`:\n\n{table.getvalue()}"
 
 
 def run_row(run: Run) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, report
 
 FORMATS = ("text", "markdown", "csv", "json")
+ACTIONS = ("sampled", "greedy")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,6 +47,7 @@ def _playing_commands(commands: Any) -> None:
         type=_positive,
         help="play this many episodes after each trial, each from the state it ended in, and score these instead",
     )
+    evaluating.add_argument("--by-task", action="store_true", help="returns by value or half of each task parameter")
 
     playing = _command(commands, "baselines", baselines, "classical solvers and bounds of an environment")
     playing.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for run.py: env=bandit ...")
@@ -56,7 +58,7 @@ def _playing_commands(commands: Any) -> None:
 def _comparing_commands(commands: Any) -> None:
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
-    comparing.add_argument("--actions", choices=("sampled", "greedy"), default="sampled")
+    comparing.add_argument("--actions", choices=ACTIONS, default="sampled")
 
     reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
     reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
@@ -108,7 +110,9 @@ def _evaluation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-tasks", type=_positive, default=20_000, help="held-out tasks (default 20000)")
     command.add_argument("--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks")
     command.add_argument("--tasks-at-once", type=_positive, default=2000, help="lanes; memory and speed")
-    command.add_argument("--task-set", default="held_out", help="of the tasks (default held_out)")
+    command.add_argument(
+        "--task-set", nargs="+", default=["held_out"], metavar="NAME", help="sets of tasks (default held_out)"
+    )
     command.add_argument("--device", help="default: the one of the run")
 
 
@@ -137,18 +141,19 @@ def evaluate(options: argparse.Namespace) -> None:
     path = directory.checkpoints.path(options.checkpoint)
     agent, parts = build_algorithm(config)
     checkpoint.load_weights(agent, path, parts.settings.device)
-    env = _limit(options, parts.make_env)
+    env = parts.make_env(num_tasks=1, seed=0)
+    sets = _chosen_tasks(options, env)
     if options.test_episodes:
-        _print(_adapted_rows(agent, parts.make_env, options, getattr(env, "classes", [])), options.format)
-        return
-    results = {
-        actions: _play(agent, parts.make_env, options, greedy=actions == "greedy") for actions in ("sampled", "greedy")
-    }
-    if options.format == "json":
-        head = {"env": config["choices"]["env"], "num_tasks": options.num_tasks, "seed": options.seed}
-        print(json.dumps(head | {"checkpoint": options.checkpoint} | results, indent=2))
+        _print(_label(sets, lambda which: _adapted_rows(agent, parts.make_env, env, options, which)), options.format)
+    elif options.by_task:
+        _print(_label(sets, lambda which: _task_rows(agent, parts.make_env, which)), options.format)
+    elif options.format == "json":
+        head = {"env": config["choices"]["env"], "seed": options.seed}
+        head |= {"checkpoint": options.checkpoint}
+        results = {name: _by_actions(agent, parts.make_env, which) for name, which in sets.items()}
+        print(json.dumps(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
     else:
-        _print([{"actions": name} | _flat(result) for name, result in results.items()], options.format)
+        _print(_label(sets, lambda which: _rows(_by_actions(agent, parts.make_env, which))), options.format)
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -192,17 +197,24 @@ def baselines(options: argparse.Namespace) -> None:
         )
     config = compose(options.overrides)
     make_env = build_env_factory(config, options.device)
-    env = _limit(options, make_env)
+    env = make_env(num_tasks=1, seed=0)
+    sets = _chosen_tasks(options, env)
     if options.tune:
-        rows = [
-            {"solver": name, "value": value} | _flat(_play(agent, make_env, options))
-            for name, agents in env.baseline_grid().items()
-            for value, agent in agents
-        ]
+        rows = _label(sets, lambda which: _tuned_rows(env, make_env, which))
     else:
-        rows = [{"solver": name} | _flat(_play(agent, make_env, options)) for name, agent in env.baselines().items()]
+        rows = _label(
+            sets, lambda which: [{"solver": n} | _flat(_play(a, make_env, which)) for n, a in env.baselines().items()]
+        )
         rows += [{"solver": name, "return": value, "standard error": 0.0} for name, value in env.bounds().items()]
     _print(rows, options.format)
+
+
+def _tuned_rows(env: Any, make_env: Any, which: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"solver": name, "value": value} | _flat(_play(agent, make_env, which))
+        for name, agents in env.baseline_grid().items()
+        for value, agent in agents
+    ]
 
 
 def analyse(options: argparse.Namespace) -> None:
@@ -284,47 +296,64 @@ def list_options(options: argparse.Namespace) -> None:
     _print(rows, options.format)
 
 
-def _play(agent: Any, make_env: Any, options: argparse.Namespace, greedy: bool = False) -> dict:
+def _play(agent: Any, make_env: Any, which: dict[str, Any], greedy: bool = False) -> dict[str, Any]:
     from metarl.evaluation import evaluate as play
+
+    return play(agent, make_env, greedy=greedy, **which).as_dict()
+
+
+def _by_actions(agent: Any, make_env: Any, which: dict[str, Any]) -> dict[str, Any]:
+    return {actions: _play(agent, make_env, which, greedy=actions == "greedy") for actions in ACTIONS}
+
+
+def _chosen_tasks(options: argparse.Namespace, env: Any) -> dict[str, dict[str, Any]]:
+    """What to play of every set that is asked for; no more tasks than it has."""
     from metarl.seeding import stream_seed
 
-    result = play(
-        agent,
-        make_env,
-        num_tasks=options.num_tasks,
-        seed=stream_seed(options.seed, "command_line"),
-        greedy=greedy,
-        tasks_at_once=options.tasks_at_once,
-        task_set=options.task_set,
-    )
-    return result.as_dict()
+    chosen = {}
+    for task_set in options.task_set:
+        if task_set not in env.task_sets:
+            raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
+        most, finite, num_tasks = env.most_tasks(task_set), env.every_task(task_set), options.num_tasks
+        if finite is not None and num_tasks > len(finite):
+            print(f"there are {len(finite)} {task_set} tasks; each is played once", file=sys.stderr)
+            num_tasks = len(finite)
+        at_once = options.tasks_at_once if most is None else min(options.tasks_at_once, most)
+        seed = stream_seed(options.seed, "command_line")
+        chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
+    return chosen
 
 
-def _limit(options: argparse.Namespace, make_env: Any) -> Any:
-    """No other tasks than there are, and no more of them; the environment that knows."""
-    env = make_env(num_tasks=1, seed=0)
-    if options.task_set not in env.task_sets:
-        raise ConfigError(f"--task-set {options.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
-    most, finite = env.most_tasks(options.task_set), env.every_task(options.task_set)
-    if most is not None:
-        options.tasks_at_once = min(options.tasks_at_once, most)
-    if finite is not None and options.num_tasks > len(finite):
-        print(f"there are {len(finite)} {options.task_set} tasks; each is played once", file=sys.stderr)
-        options.num_tasks = len(finite)
-    return env
+def _label(sets: dict[str, dict[str, Any]], rows_of: Callable[[dict[str, Any]], list[dict]]) -> list[dict[str, Any]]:
+    """The rows of each set, told apart where there are several."""
+    rows = []
+    for name, which in sets.items():
+        label = {"task_set": name} if len(sets) > 1 else {}
+        rows += [label | row for row in rows_of(which)]
+    return rows
 
 
-def _adapted_rows(agent: Any, make_env: Any, options: argparse.Namespace, kinds: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"actions": name} | _flat(result) for name, result in results.items()]
+
+
+def _task_rows(agent: Any, make_env: Any, which: dict[str, Any]) -> list[dict[str, Any]]:
+    from metarl.analysis.by_task import task_table
+    from metarl.evaluation import play_tasks
+
+    found = {name: play_tasks(agent, make_env, greedy=name == "greedy", **which) for name in ACTIONS}
+    return [{"actions": name} | row for name, played in found.items() for row in task_table(played)]
+
+
+def _adapted_rows(
+    agent: Any, make_env: Any, env: Any, options: argparse.Namespace, which: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Episodes after adaptation: a row for each kind of tasks, where there are several, and one for all."""
     from metarl.analysis.adapted import adapted_table
     from metarl.evaluation import play_adapted
-    from metarl.seeding import stream_seed
 
-    seed = stream_seed(options.seed, "command_line")
-    given = {"num_tasks": options.num_tasks, "seed": seed, "episodes": options.test_episodes}
-    given |= {"tasks_at_once": options.tasks_at_once, "task_set": options.task_set}
-    found = play_adapted(agent, make_env, **given)
-    one_hot = found.tasks.parameters.get("class")
+    found = play_adapted(agent, make_env, episodes=options.test_episodes, **which)
+    one_hot, kinds = found.tasks.parameters.get("class"), getattr(env, "classes", [])
     classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
     successes = None if found.successes is None else found.successes.numpy()
     return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
@@ -334,7 +363,9 @@ def _flat(result: dict) -> dict:
     """The columns of a table from an evaluation."""
     curve = result["adaptation_curve"]
     columns = {"return": result["return_mean"], "standard error": result["return_se"]}
-    return columns | {"first episode": curve[0], "last episode": curve[-1], "tasks": result["num_tasks"]}
+    columns |= {"first episode": curve[0], "last episode": curve[-1]}
+    rates = ("success_rate", "fall_rate", "pooled_return")
+    return columns | {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}
 
 
 def _print(rows: list[dict], form: Any) -> None:

@@ -27,6 +27,10 @@ class Evaluation:
         return_mean, return_se: return of a trial, mean and standard error over tasks.
         adaptation_curve, adaptation_se: the same for each episode of the trial, in the order they were met.
         success_rate: share of the trial's last episodes that had a success; None where the environment has none.
+        fall_rate: share of them that ended without one before the horizon.
+        pooled_return: return of an episode of the last rollout if each task were played for the same number of steps
+            instead of episodes, so that short episodes count more often. It is how TESP (Lan et al. 2019) was scored;
+            not for anything else. Both are None where the environment knows no success or no episode ends early.
         num_tasks: how many different tasks, where a finite set was played as a whole, or how many were drawn.
     """
 
@@ -35,6 +39,8 @@ class Evaluation:
     adaptation_curve: list[float]
     adaptation_se: list[float]
     success_rate: float | None
+    fall_rate: float | None
+    pooled_return: float | None
     num_tasks: int
 
     def as_dict(self) -> dict:
@@ -58,6 +64,52 @@ def evaluate(
     so that the standard error is over tasks: those of lanes that share one, and those of a task set that has no more
     than ``num_tasks``, which is played as a whole as often as that many trials allow.
     """
+    return summarise(
+        play_tasks(
+            agent,
+            make_env,
+            num_tasks=num_tasks,
+            seed=seed,
+            greedy=greedy,
+            tasks_at_once=tasks_at_once,
+            task_set=task_set,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PlayedTasks:
+    """What one agent earned on each of N tasks, averaged over the trials on it.
+
+    Attributes:
+        returns: of each episode of the trial, float64 ``[E, N]``.
+        successes: share of trials whose last episode had a success, ``[N]``; None where the environment knows none.
+        falls: share of trials whose last episode ended early without one.
+        last_returns, last_lengths: of an episode of the last rollout, and its steps, ``[N]``.
+        tasks: N rows.
+        fixed_length: no episode ends early.
+    """
+
+    returns: torch.Tensor
+    successes: torch.Tensor | None
+    falls: torch.Tensor
+    last_returns: torch.Tensor
+    last_lengths: torch.Tensor
+    tasks: Tasks
+    fixed_length: bool
+
+
+def play_tasks(
+    agent: Agent,
+    make_env: MakeEnv,
+    *,
+    num_tasks: int,
+    seed: int,
+    greedy: bool = False,
+    tasks_at_once: int = 2000,
+    task_set: str = "held_out",
+) -> PlayedTasks:
+    """What ``evaluate`` summarises, task by task."""
     # One seed for both would let the agent's dice show it the environment's.
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
@@ -65,22 +117,42 @@ def evaluate(
     finite = _finite_tasks(env, num_tasks, task_set)
     rounds = 1 if finite is None else num_tasks // len(finite)
     count = num_tasks if finite is None else len(finite)
-    returns, successes = [], []
-    for _ in _batches(env, finite, rounds * count, task_set):
+    batches: list[list[torch.Tensor]] = []
+    met: list[Tasks] = []
+    for tasks in _batches(env, finite, rounds * count, task_set):
+        met.append(tasks)
         trial = collect_trial(env, agent, generator, greedy)
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
-        returns.append(_mean_over_lanes(torch.cat(per_episode), env.lanes_per_task))
-        if trial[-1].success is not None:
-            successes.append(_mean_over_lanes(_last_succeeded(trial[-1], agent.rollouts[-1]), env.lanes_per_task))
-    episodes = _mean_over_rounds(returns, rounds, count).double().cpu()
-    total = episodes.sum(0)
+        parts = [torch.cat(per_episode), per_episode[-1].mean(0, keepdim=True)]
+        parts += _last_episodes(trial[-1], agent.rollouts[-1])
+        batches.append([_mean_over_lanes(part, env.lanes_per_task) for part in parts])
+    columns = (_mean_over_rounds(part, rounds, count).double().cpu() for part in zip(*batches, strict=True))
+    returns, last_returns, lengths, successes, falls = columns
+    return PlayedTasks(
+        returns=returns,
+        successes=successes[0] if trial[-1].success is not None else None,
+        falls=falls[0],
+        last_returns=last_returns[0],
+        last_lengths=lengths[0],
+        tasks=_one_row_per_task(met, env.lanes_per_task, count),
+        fixed_length=env.fixed_length,
+    )
+
+
+def summarise(played: PlayedTasks) -> Evaluation:
+    """Means and standard errors over tasks."""
+    total = played.returns.sum(0)
+    weights = 1 / played.last_lengths
+    reaches = played.successes is not None and not played.fixed_length
     return Evaluation(
         return_mean=total.mean().item(),
         return_se=_standard_error(total).item(),
-        adaptation_curve=episodes.mean(1).tolist(),
-        adaptation_se=_standard_error(episodes).tolist(),
-        success_rate=_mean_over_rounds(successes, rounds, count).mean().item() if successes else None,
-        num_tasks=count,
+        adaptation_curve=played.returns.mean(1).tolist(),
+        adaptation_se=_standard_error(played.returns).tolist(),
+        success_rate=None if played.successes is None else played.successes.mean().item(),
+        fall_rate=played.falls.mean().item() if reaches else None,
+        pooled_return=((weights * played.last_returns).sum() / weights.sum()).item() if reaches else None,
+        num_tasks=total.shape[0],
     )
 
 
@@ -133,9 +205,7 @@ def play_adapted(
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
     outcomes = (torch.cat(part).unflatten(0, (-1, env.lanes_per_task)) for part in zip(*columns, strict=True))
     returns, successes, steps = (part.flatten(1)[:count].cpu() for part in outcomes)
-    of_tasks = slice(None, count * env.lanes_per_task, env.lanes_per_task)
-    names = met[0].parameters
-    tasks = Tasks({name: torch.cat([those.parameters[name] for those in met])[of_tasks].cpu() for name in names})
+    tasks = _one_row_per_task(met, env.lanes_per_task, count)
     return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
 
 
@@ -163,11 +233,20 @@ def _outcome(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return (rollout.reward * mask).sum(0), success, steps
 
 
-def _last_succeeded(rollout: Rollout, episodes: int) -> torch.Tensor:
-    """1 where the last of the episodes had a success, else 0: ``[1, B]``."""
+def _last_episodes(rollout: Rollout, episodes: int) -> list[torch.Tensor]:
+    """Mean steps of an episode; 1 where the last one had a success, and where it ended early without: ``[1, B]``."""
     flags = torch.zeros_like(rollout.mask) if rollout.success is None else rollout.success
-    last = rollout.timestep.first.long().cumsum(0) == episodes
-    return (flags & rollout.mask & last).any(0, keepdim=True).float()
+    last = (rollout.timestep.first.long().cumsum(0) == episodes) & rollout.mask
+    succeeded = (flags & last).any(0, keepdim=True)
+    fell = (rollout.terminated & last).any(0, keepdim=True) & ~succeeded
+    return [rollout.mask.float().sum(0, keepdim=True) / episodes, succeeded.float(), fell.float()]
+
+
+def _one_row_per_task(met: list[Tasks], lanes_per_task: int, count: int) -> Tasks:
+    """The first ``count`` of the tasks met; those of a finite set come in the same order in every round."""
+    of_tasks = slice(None, count * lanes_per_task, lanes_per_task)
+    names = met[0].parameters
+    return Tasks({name: torch.cat([those.parameters[name] for those in met])[of_tasks].cpu() for name in names})
 
 
 def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:
@@ -175,7 +254,7 @@ def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:
     return values.unflatten(1, (-1, lanes_per_task)).mean(2)
 
 
-def _mean_over_rounds(columns: list[torch.Tensor], rounds: int, count: int) -> torch.Tensor:
+def _mean_over_rounds(columns: tuple[torch.Tensor, ...], rounds: int, count: int) -> torch.Tensor:
     """``[E, tasks]`` from batches of trials that went ``rounds`` times over ``count`` tasks."""
     return torch.cat(columns, 1)[:, : rounds * count].unflatten(1, (rounds, count)).mean(1)
 

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 Format = Literal["text", "markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
 
-PERCENT = frozenset({"share_of_bound", "success_rate"})
+PERCENT = frozenset({"share_of_bound", "success_rate", "fall_rate"})
 PROBABILITY = frozenset({"probability_of_improvement"})
 IN_UNITS_OF_RETURN = frozenset({"return", "standard_error", "regret", "iqm"})
 ROUNDING = 1e-9  # a spread smaller than this share of the value is rounding, not spread
