@@ -14,9 +14,9 @@ from metarl.seeding import make_generator, split_seed
 
 
 class MakeEnv(Protocol):
-    """Makes an environment of one configured kind."""
+    """Makes an environment of one configured kind, with ``num_episodes`` instead of the configured where given."""
 
-    def __call__(self, *, num_tasks: int, seed: int) -> MetaEnv: ...
+    def __call__(self, *, num_tasks: int, seed: int, num_episodes: int = ...) -> MetaEnv: ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Evaluation:
     Attributes:
         return_mean, return_se: return of a trial, mean and standard error over tasks.
         adaptation_curve, adaptation_se: the same for each episode of the trial, in the order they were met.
+        episodes_met: what each of these could know: how many episodes on the same task came before. Lanes of a task
+            learn together where an agent adapts between rollouts, so all that they played there counts.
         success_rate: share of the trial's last episodes that had a success; None where the environment has none.
         fall_rate: share of them that ended without one before the horizon.
         pooled_return: return of an episode of the last rollout if each task were played for the same number of steps
@@ -38,6 +40,7 @@ class Evaluation:
     return_se: float
     adaptation_curve: list[float]
     adaptation_se: list[float]
+    episodes_met: list[int]
     success_rate: float | None
     fall_rate: float | None
     pooled_return: float | None
@@ -83,6 +86,7 @@ class PlayedTasks:
 
     Attributes:
         returns: of each episode of the trial, float64 ``[E, N]``.
+        episodes_met: see ``Evaluation``.
         successes: share of trials whose last episode had a success, ``[N]``; None where the environment knows none.
         falls: share of trials whose last episode ended early without one.
         last_returns, last_lengths: of an episode of the last rollout, and its steps, ``[N]``.
@@ -91,6 +95,7 @@ class PlayedTasks:
     """
 
     returns: torch.Tensor
+    episodes_met: list[int]
     successes: torch.Tensor | None
     falls: torch.Tensor
     last_returns: torch.Tensor
@@ -130,6 +135,7 @@ def play_tasks(
     returns, last_returns, lengths, successes, falls = columns
     return PlayedTasks(
         returns=returns,
+        episodes_met=_episodes_met(agent.rollouts, env.lanes_per_task),
         successes=successes[0] if trial[-1].success is not None else None,
         falls=falls[0],
         last_returns=last_returns[0],
@@ -149,6 +155,7 @@ def summarise(played: PlayedTasks) -> Evaluation:
         return_se=_standard_error(total).item(),
         adaptation_curve=played.returns.mean(1).tolist(),
         adaptation_se=_standard_error(played.returns).tolist(),
+        episodes_met=played.episodes_met,
         success_rate=None if played.successes is None else played.successes.mean().item(),
         fall_rate=played.falls.mean().item() if reaches else None,
         pooled_return=((weights * played.last_returns).sum() / weights.sum()).item() if reaches else None,
@@ -240,6 +247,15 @@ def _last_episodes(rollout: Rollout, episodes: int) -> list[torch.Tensor]:
     succeeded = (flags & last).any(0, keepdim=True)
     fell = (rollout.terminated & last).any(0, keepdim=True) & ~succeeded
     return [rollout.mask.float().sum(0, keepdim=True) / episodes, succeeded.float(), fell.float()]
+
+
+def _episodes_met(rollouts: tuple[int, ...], lanes_per_task: int) -> list[int]:
+    """Before each episode of a trial."""
+    met: list[int] = []
+    for index, episodes in enumerate(rollouts):
+        before = sum(rollouts[:index]) * lanes_per_task
+        met += range(before, before + episodes)
+    return met
 
 
 def _one_row_per_task(met: list[Tasks], lanes_per_task: int, count: int) -> Tasks:

@@ -85,7 +85,9 @@ def final_summary(trainer: Trainer, config: dict) -> dict:
             tasks_at_once=plan.tasks_at_once,
         ).as_dict()
 
-    baselines = trainer.env.baselines() if plan.baselines else {}
+    # Solvers that play as many episodes as the agent, which may play several rollouts.
+    length = sum(trainer.algorithm.rollouts)
+    references = trainer.make_env(num_tasks=1, seed=seed, num_episodes=length) if plan.baselines else None
     return {
         "env": config["choices"]["env"],
         "model": config["choices"]["model"],
@@ -100,8 +102,8 @@ def final_summary(trainer: Trainer, config: dict) -> dict:
             "sampled": held_out(trainer.algorithm),
             "greedy": held_out(trainer.algorithm, greedy=True),
         },
-        "baselines": {name: held_out(agent) for name, agent in baselines.items()},
-        "bounds": trainer.env.bounds() if plan.baselines else {},
+        "baselines": {name: held_out(agent) for name, agent in references.baselines().items()} if references else {},
+        "bounds": references.bounds() if references else {},
     }
 
 

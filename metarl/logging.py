@@ -141,9 +141,11 @@ class Loggers:
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
-    """The plain numbers of a row; an adaptation curve becomes its first and last episode."""
+    """The numbers of a row that change; an adaptation curve becomes its first and last episode."""
     flat: dict[str, float] = {}
     for name, value in row.items():
+        if name.endswith("episodes_met"):
+            continue
         if isinstance(value, list):
             flat |= {f"{name}/first": value[0], f"{name}/last": value[-1]}
         else:

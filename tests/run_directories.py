@@ -48,6 +48,7 @@ def evaluation(total: float, slope: float = 0.04) -> dict:
         "return_se": 0.0125,
         "adaptation_curve": curve.tolist(),
         "adaptation_se": [0.0034] * EPISODES,
+        "episodes_met": list(range(EPISODES)),
         "num_tasks": 20000,
     }
 

@@ -19,6 +19,7 @@ def played(returns, lengths, successes=None, falls=None, fixed_length=False, **p
     nothing = torch.zeros(len(returns), dtype=torch.float64)
     return PlayedTasks(
         returns=returns[None],
+        episodes_met=[0],
         successes=None if successes is None else torch.tensor(successes, dtype=torch.float64),
         falls=nothing if falls is None else torch.tensor(falls, dtype=torch.float64),
         last_returns=returns,
@@ -85,9 +86,12 @@ def test_tasks_of_many_numbers_are_refused():
 def test_the_command_plays_every_set_that_is_asked_for(tmp_path, capsys):
     sizes = ["meta_batch_size=2", "lanes_per_task=2", "eval.num_tasks=2", "eval.final_num_tasks=2", "env.horizon=9"]
     line = ["env=point_goal", "algorithm=maml", *sizes, "training.total_steps=72"]
-    code, _, said = outcome(run_py(*line, "eval.baselines=false", "hydra.run.dir=run", directory=tmp_path))
+    code, _, said = outcome(run_py(*line, "hydra.run.dir=run", directory=tmp_path))
     assert code == 0, said
     directory = tmp_path / "run"
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["evaluation"]["sampled"]["episodes_met"] == [0, 1, 4, 5]
+    assert summary["baselines"]["Random"]["episodes_met"] == [0, 1, 2, 3]  # as long a trial, but nobody adapts
     main(["evaluate", str(directory), "--task-set", "train", "out_of_range", "--num-tasks", "3", "--format", "json"])
     found = json.loads(capsys.readouterr().out)
     assert {"train", "out_of_range"} < found.keys()

@@ -47,23 +47,23 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure
 
 
 def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure:
-    """Held-out return of each episode of a trial: mean over seeds, with standard errors where there are several."""
+    """Held-out return by episodes met before on the task: mean over seeds, with standard errors where several."""
     groups = group_by_environment(runs)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
-        longest = 2
+        most = 1
         for method, those in methods.items():
             curves = [run.evaluations[actions]["adaptation_curve"] for run in those if run.evaluations]
             if not curves:
                 continue
             estimates = [mean_and_standard_error(column) for column in zip(*curves, strict=True)]
             mean, error = np.array(estimates, dtype=float).T  # an error that is None becomes nan: no band
-            episodes = np.arange(1, len(mean) + 1)
-            longest = max(longest, len(mean))
+            met = next(run.evaluations[actions]["episodes_met"] for run in those if run.evaluations)
+            most = max(most, *met)
             band = (mean - error, mean + error)
-            style.draw_line(ax, episodes, mean, band, **style.line_style(names.index(method)))
+            style.draw_line(ax, np.array(met), mean, band, **style.line_style(names.index(method)))
         style.title(ax, environment)
-        style.episode_axis(ax, longest)
+        style.experience_axis(ax, most)
         style.value_axis(ax, "held-out return of the episode (reward)")
     return figure
 

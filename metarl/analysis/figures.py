@@ -18,6 +18,7 @@ class EpisodeCurve(NamedTuple):
 
     name: str
     color: str
+    met: np.ndarray  # episodes on the task before
     mean: np.ndarray
     standard_error: np.ndarray | None
     is_agent: bool
@@ -64,7 +65,7 @@ def learning_curve(run: Run) -> Figure:
 
 
 def adaptation_curve(run: Run) -> Figure:
-    """Held-out return of each episode of a trial, agent beside baselines; bands are standard errors over tasks.
+    """Held-out return by episodes met before, agent beside baselines; bands are standard errors over tasks.
 
     Raises:
         ValueError: the run has no evaluation yet.
@@ -73,13 +74,12 @@ def adaptation_curve(run: Run) -> Figure:
     curves = _episode_curves(run)
     labels = []
     for curve in curves:
-        episodes = np.arange(1, len(curve.mean) + 1)
         band = None
         if curve.standard_error is not None:
             band = (curve.mean - curve.standard_error, curve.mean + curve.standard_error)
-        style.draw_line(ax, episodes, curve.mean, band, **_emphasis(curve))
+        style.draw_line(ax, curve.met, curve.mean, band, **_emphasis(curve))
         labels.append(Label(curve.mean[-1], curve.name, curve.color))
-    style.episode_axis(ax, max(len(curve.mean) for curve in curves))
+    style.experience_axis(ax, max(curve.met[-1] for curve in curves))
     style.value_axis(ax, "held-out return of the episode (reward)")
     style.label_ends(ax, labels)
     return figure
@@ -161,7 +161,8 @@ def _episode_curves(run: Run) -> list[EpisodeCurve]:
     for name, color, evaluation, is_agent in found:
         error = evaluation.get("adaptation_se")
         mean = np.array(evaluation["adaptation_curve"], dtype=float)
-        curves.append(EpisodeCurve(name, color, mean, None if error is None else np.array(error), is_agent))
+        met = np.array(evaluation["episodes_met"])
+        curves.append(EpisodeCurve(name, color, met, mean, None if error is None else np.array(error), is_agent))
     return curves
 
 

@@ -24,16 +24,16 @@ TEMPLATE = "report.html.j2"
 CAPTIONS = {
     "learning_curve": "Learning curve: return of a trial on held-out tasks while training; bands are ±1 standard error "
     "over tasks. Horizontal lines are the final returns of baselines and, dashed, bounds.",
-    "adaptation_curve": "Adaptation curve: return of each episode of a trial on held-out tasks; bands are ±1 standard "
-    "error over tasks.",
+    "adaptation_curve": "Adaptation curve: return on held-out tasks by the episodes met before on the task; bands are "
+    "±1 standard error over tasks.",
     "regret": "Regret: what the trial has given up so far. A bound is of the whole trial and spread evenly over its "
     "episodes, so the end of a line is its regret in the table.",
     "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
     "intervals": "Interquartile mean over seeds with its 95 % stratified bootstrap interval; a dot is a single seed.",
     "learning_curves": "Learning curves: interquartile mean over seeds of the return of a trial on held-out tasks, "
     "sampled actions, with 95 % bootstrap bands where there are several seeds.",
-    "adaptation_curves": "Adaptation curves: return of each episode of a trial on held-out tasks at the end of "
-    "training, sampled actions; mean over seeds with ±1 standard error.",
+    "adaptation_curves": "Adaptation curves: return on held-out tasks by the episodes met before on the task, at "
+    "the end of training, sampled actions; mean over seeds with ±1 standard error.",
 }
 
 

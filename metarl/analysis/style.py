@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
 INK, MUTED, GRID = "#1f2429", "#6b747d", "#d9dee3"
@@ -116,6 +116,19 @@ def count_axis(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_xlim(left=0)
+
+
+def experience_axis(ax: Axes, most: int) -> None:
+    """Episodes met before on the same task; those of methods that need many stand beside those that need few."""
+    ax.set_xlabel("episodes met before on the task", fontsize=NORMAL, color=INK)
+    if most > 20:
+        ax.set_xscale("symlog", linthresh=2)
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.set_xticks([x for x in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if x <= most])
+        ax.set_xlim(-0.1, most * 1.1)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(min(10, max(most, 1)), integer=True, min_n_ticks=1))
+        ax.set_xlim(-0.02 * (most + 1), most + 0.02 * (most + 1))
 
 
 def episode_axis(ax: Axes, episodes: int) -> None:
