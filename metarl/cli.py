@@ -59,6 +59,11 @@ def _comparing_commands(commands: Any) -> None:
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
     comparing.add_argument("--actions", choices=ACTIONS, default="sampled")
+    comparing.add_argument(
+        "--score",
+        choices=("trial", "last_episode"),
+        help="which return; default: of the trial, where all have the same number of episodes",
+    )
 
     reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
     reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
@@ -268,7 +273,7 @@ def compare(options: argparse.Namespace) -> None:
     from metarl.analysis.comparison import compare as compare_runs
     from metarl.analysis.runs import load_runs
 
-    comparison = compare_runs(load_runs(options.runs), options.actions)
+    comparison = compare_runs(load_runs(options.runs), options.actions, options.score)
     _print(comparison.rows, options.format)
     print(*comparison.notes, sep="\n", file=sys.stderr)
 

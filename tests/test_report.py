@@ -148,6 +148,21 @@ def test_greedy_actions_can_be_compared(sweep):
     assert greedy == pytest.approx(sampled + 0.05)
 
 
+def test_trials_of_different_length_are_compared_by_their_last_episode(tmp_path):
+    long, short = (load_run(write_run(tmp_path / name, model=name)) for name in ("gru", "lstm"))
+    for evaluation in short.summary["evaluation"].values():
+        evaluation |= {name: evaluation[name][:4] for name in ("adaptation_curve", "episodes_met")}
+    comparison = compare([long, short])
+    assert comparison.score == "last_episode" and "last episode" in comparison.notes[0]
+    first, second = (run.summary["evaluation"]["sampled"]["adaptation_curve"] for run in (long, short))
+    assert [row["return"] for row in comparison.rows] == [first[-1], second[-1]]
+    assert compare([long], score="last_episode").rows[0]["return"] == first[-1]
+    with pytest.raises(RunDirectoryError, match="4 and 10 episodes; use --score last_episode"):
+        compare([long, short], score="trial")
+    figure = comparison_figures([long, short], comparison)["intervals"]
+    assert "last episode" in figure.axes[0].get_xlabel()
+
+
 def test_a_run_counts_once(sweep, tmp_path):
     assert len(load_runs([sweep[0], sweep[0]])) == 1
     copy = write_run(tmp_path / "copy", env="tabular_mdp", model="gru", seed=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from metarl.errors import RunDirectoryError
 AGGREGATE = "all, normalised"
 FEW_SEEDS = 5
 
+Score = Literal["trial", "last_episode"]  # the return of which of them
 Groups = dict[str, dict[str, list[Run]]]  # runs by environment and method, in order of first appearance
 Scores = dict[str, dict[str, np.ndarray]]  # the same, scores [runs]
 
@@ -29,19 +31,28 @@ class Comparison:
 
     Columns: environment, method, seeds (runs), return and standard_error (mean over seeds, null for one), iqm with
     iqm_low and iqm_high (95 % stratified bootstrap), probability_of_improvement over the first method with _low and
-    _high. Ends of intervals are null where a seed is alone. Returns are of a whole trial, in units of reward, except in
-    the rows of the environment ``AGGREGATE``: there 0 is the random baseline and 1 the reference.
+    _high. Ends of intervals are null where a seed is alone. Returns are of a whole trial or of its last episode, in
+    units of reward, except in the rows of the environment ``AGGREGATE``: there 0 is the random baseline and 1 the
+    reference.
     """
 
     rows: list[Row]
     notes: list[str]
+    score: Score
 
 
-def compare(runs: Sequence[Run], actions: Actions = "sampled") -> Comparison:
+def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | None = None) -> Comparison:
     """Compare finished runs, grouped by what they have in common but the seed.
 
+    Args:
+        runs: what to compare.
+        actions: how they acted.
+        score: the return of a whole trial or of its last episode, which alone compares trials of different lengths;
+            None takes the trial where all have the same length.
+
     Raises:
-        RunDirectoryError: no run, an unfinished run, or two runs of one group and seed.
+        RunDirectoryError: no run, an unfinished run, two runs of one group and seed, or ``score`` is the return of
+            trials that differ in length.
     """
     for run in runs:
         require_finished(run)
@@ -49,14 +60,18 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled") -> Comparison:
     if not groups:
         raise RunDirectoryError("no run to compare; give at least one run directory")
     _check_seeds(groups)
+    score = _chosen_score(groups, score)
     scores = {
-        environment: {method: np.array([_score(run, actions) for run in those]) for method, those in methods.items()}
+        environment: {
+            method: np.array([score_of(run.evaluations[actions], score) for run in those])
+            for method, those in methods.items()
+        }
         for environment, methods in groups.items()
     }
     reference = next(iter(next(iter(groups.values()))))
     rows = [row for environment, columns in scores.items() for row in _rows(environment, columns, reference)]
-    aggregate, reasons = _aggregate(groups, scores, reference)
-    return Comparison(rows + aggregate, _notes(scores, reference, actions) + reasons)
+    aggregate, reasons = _aggregate(groups, scores, reference, score)
+    return Comparison(rows + aggregate, _notes(scores, reference, actions, score) + reasons, score)
 
 
 def group_by_environment(runs: Sequence[Run]) -> Groups:
@@ -67,8 +82,23 @@ def group_by_environment(runs: Sequence[Run]) -> Groups:
     return groups
 
 
-def _score(run: Run, actions: Actions) -> float:
-    return run.evaluations[actions]["return_mean"]
+def score_of(evaluation: dict[str, Any], score: Score) -> float:
+    """The return that counts."""
+    return evaluation["return_mean"] if score == "trial" else evaluation["adaptation_curve"][-1]
+
+
+def _chosen_score(groups: Groups, score: Score | None) -> Score:
+    for environment, methods in groups.items():
+        runs = [run for those in methods.values() for run in those]
+        lengths = sorted({len(run.evaluations["sampled"]["adaptation_curve"]) for run in runs})
+        if len(lengths) > 1:
+            if score == "trial":
+                raise RunDirectoryError(
+                    f"--score trial: trials on {environment} have {' and '.join(map(str, lengths))} episodes; "
+                    "use --score last_episode"
+                )
+            return "last_episode"
+    return score or "trial"
 
 
 def _rows(environment: str, columns: dict[str, np.ndarray], reference: str) -> list[Row]:
@@ -100,7 +130,7 @@ def _row(
     }
 
 
-def _aggregate(groups: Groups, scores: Scores, reference: str) -> tuple[list[Row], list[str]]:
+def _aggregate(groups: Groups, scores: Scores, reference: str, score: Score) -> tuple[list[Row], list[str]]:
     """Rows over all environments, or why there are none: returns of different environments have no common unit."""
     if len(groups) == 1:
         return [], []
@@ -109,7 +139,7 @@ def _aggregate(groups: Groups, scores: Scores, reference: str) -> tuple[list[Row
         return [], ["No aggregate over environments: not every method ran on all of them."]
     scales = {}
     for environment, columns in groups.items():
-        scale = _scale([run for those in columns.values() for run in those])
+        scale = _scale([run for those in columns.values() for run in those], score)
         if scale is None:
             return [], [f"No aggregate over environments: {environment} has no random baseline below a reference."]
         scales[environment] = scale
@@ -132,9 +162,9 @@ def _aggregate_row(method: str, strata: dict[str, list[np.ndarray]], reference: 
     return _row(AGGREGATE, method, seeds, float(np.mean(means)), error, iqm, better)
 
 
-def _scale(runs: Sequence[Run]) -> tuple[float, float, str] | None:
+def _scale(runs: Sequence[Run], score: Score) -> tuple[float, float, str] | None:
     """Return of the random baseline, of the reference (tightest bound, else best baseline), and the latter's name."""
-    references = mean_references(runs)
+    references = mean_references(runs, score)
     low = next((value for name, value in references.items() if name.lower() == "random"), None)
     bounds = {name: value for name, value in references.items() if any(name in run.bounds for run in runs)}
     if low is None:
@@ -143,13 +173,16 @@ def _scale(runs: Sequence[Run]) -> tuple[float, float, str] | None:
     return (low, references[best], best) if references[best] > low else None
 
 
-def mean_references(runs: Sequence[Run]) -> dict[str, float]:
-    """Return of every baseline and bound, averaged over the runs that know it: each met other held-out tasks."""
+def mean_references(runs: Sequence[Run], score: Score = "trial") -> dict[str, float]:
+    """Return of every baseline and bound, averaged over the runs that know it: each met other held-out tasks.
+
+    Bounds are of whole trials alone.
+    """
     values: dict[str, list[float]] = {}
     for run in runs:
         for name, evaluation in run.baselines.items():
-            values.setdefault(name, []).append(evaluation["return_mean"])
-        for name, bound in run.bounds.items():
+            values.setdefault(name, []).append(score_of(evaluation, score))
+        for name, bound in run.bounds.items() if score == "trial" else ():
             values.setdefault(name, []).append(bound)
     return {name: float(np.mean(found)) for name, found in values.items()}
 
@@ -167,9 +200,10 @@ def _check_seeds(groups: Groups) -> None:
                 first[run.seed] = run
 
 
-def _notes(scores: Scores, reference: str, actions: Actions) -> list[str]:
+def _notes(scores: Scores, reference: str, actions: Actions, score: Score) -> list[str]:
     several = len({method for columns in scores.values() for method in columns}) > 1
-    notes = [f"Return of a trial on held-out tasks, {actions} actions; mean ± standard error over seeds."]
+    of = "a trial" if score == "trial" else "the last episode of a trial"
+    notes = [f"Return of {of} on held-out tasks, {actions} actions; mean ± standard error over seeds."]
     notes += ["IQM: interquartile mean with a 95 % stratified bootstrap interval (Agarwal et al. 2021)."]
     if several:
         notes.append(f"P(better): probability that a run scores above a run of {reference}; ties count half.")

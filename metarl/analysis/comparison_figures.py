@@ -79,7 +79,8 @@ def interval_plot(comparison: Comparison) -> Figure:
                 _draw_interval(ax, row, names.index(row["method"]))
         ax.use_sticky_edges = False  # bars otherwise end where the panel does
         style.title(ax, environment)
-        score = "normalised score" if environment == AGGREGATE else "return of a trial (reward)"
+        of = "a trial" if comparison.score == "trial" else "the last episode"
+        score = "normalised score" if environment == AGGREGATE else f"return of {of} (reward)"
         ax.set_xlabel(f"IQM of the {score}", fontsize=style.NORMAL, color=INK)
         ax.xaxis.set_major_locator(style.MaxNLocator(5))
         ax.set_ylim(len(names) - 0.5, -0.5)
