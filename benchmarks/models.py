@@ -17,7 +17,7 @@ import torch
 from hydra.utils import get_class
 from matplotlib.figure import Figure
 from memories import peak_memory
-from timing import cpu_seconds, learner, trial_of
+from timing import Work, cpu_seconds, learner, trial_of
 
 from metarl.analysis import style
 from metarl.analysis.runs import Run, load_runs
@@ -76,19 +76,16 @@ def page() -> None:
     """Measure, and write the page and its figure."""
     torch.set_num_threads(1)
     runs, models = known_runs(), options("model")
+    reference = steps_per_second(["gru"])["gru"]
     rows = [{"model": model} | measure(model) | returns(runs, model) for model in models]
-    own = next(row for row in rows if row["model"] == "gru")
-    speeds = {column: own[column] for column in ("acting", "learning")}
-    for row in rows:
-        row |= {column: round(row[column] / speed, 2) for column, speed in speeds.items()}
     rows.sort(key=lambda row: -float(str(row[ENVIRONMENTS[LONGEST]]).split(" ")[0] or 0))
     figure = RESULTS / f"{LONGEST}.svg"
     curves(runs).savefig(figure, bbox_inches="tight", metadata={"Date": None})
     PAGE.write_text(
         TEXT.format(
             table=format_table(rows, "markdown"),
-            acting=f"{speeds['acting']:,.0f}",
-            learning=f"{speeds['learning']:,.0f}",
+            acting=f"{reference['acting']:,.0f}",
+            learning=f"{reference['learning']:,.0f}",
             models="\n".join(f"- **{model}**: {_summary(model)}" for model in models),
             runs=format_table(_shown(runs), "markdown"),
             figure=f"../{figure.relative_to(ROOT)}",
@@ -97,20 +94,32 @@ def page() -> None:
 
 
 def measure(model: str) -> dict[str, Any]:
-    """Size, steps acted and learned from per CPU-second, and memory, as the model's experiment has it."""
-    overrides = [*experiment(LONGEST, model), f"meta_batch_size={LANES}"]
-    overrides += ["algorithm.num_epochs=1", "algorithm.num_minibatches=8"]
-    algorithm, env = learner(*overrides)
-    steps = LANES * env.trial_length
-    trial = trial_of(algorithm, env)
-    acting = cpu_seconds({"": partial(collect_trial, env, algorithm, make_generator(0))}, repeats=3)[""]
-    learning = cpu_seconds({"": partial(algorithm.update, trial, 0.0, make_generator(0))}, repeats=3)[""]
+    """Size, speed beside the GRU's, and memory, as the model's experiment has it."""
+    speeds = steps_per_second([model, "gru"])
+    algorithm, _ = _learner(model)
     return {
         "parameters": sum(p.numel() for p in algorithm.policy.memory.parameters()),
-        "acting": steps / acting,
-        "learning": steps / learning,
+        **{of: f"{speeds[model][of] / speeds['gru'][of]:.2f}" for of in ("acting", "learning")},
         "memory (GiB)": f"{peak_memory(model):.2f}",
     }
+
+
+def steps_per_second(models: list[str]) -> dict[str, dict[str, float]]:
+    """Steps acted and learned from per CPU-second by each of the models, which take turns."""
+    work: dict[str, dict[str, Work]] = {"acting": {}, "learning": {}}
+    for model in models:
+        algorithm, env = _learner(model)
+        steps = LANES * env.trial_length
+        trial = trial_of(algorithm, env)
+        work["acting"][model] = partial(collect_trial, env, algorithm, make_generator(0))
+        work["learning"][model] = partial(algorithm.update, trial, 0.0, make_generator(0))
+    seconds = {of: cpu_seconds(calls, repeats=3) for of, calls in work.items()}
+    return {model: {of: steps / seconds[of][model] for of in work} for model in models}
+
+
+def _learner(model: str) -> tuple[Any, Any]:
+    overrides = [*experiment(LONGEST, model), f"meta_batch_size={LANES}"]
+    return learner(*overrides, "algorithm.num_epochs=1", "algorithm.num_minibatches=8")
 
 
 def experiment(env: str, model: str) -> list[str]:
@@ -172,7 +181,7 @@ Written by `python benchmarks/models.py page`. Every memory obeys the same law, 
 {table}
 
 - **parameters**: of the memory alone, fed the tabular MDP.
-- **acting** and **learning**: steps per CPU-second against the GRU's in the same run, on the tabular MDP of ten
+- **acting** and **learning**: steps per CPU-second against the GRU's, in turns, on the tabular MDP of ten
   episodes, one thread: a whole trial in 250 lanes, and one epoch of PPO over it in eight minibatches. The GRU acts
   {acting} steps and learns from {learning} per second on the machine that wrote this page.
 - **memory**: peak of one update from 60 trials of 1,000 steps in eight minibatches, above that of the process

@@ -79,7 +79,7 @@ def against_the_limit() -> Iterator[Row]:
     for option, lanes, target in [*cases, ("walker_params", 256, 0.7)]:
         env = made(f"env={option}", f"env.num_threads={THREADS}", lanes=lanes)
         assert isinstance(env, SimulatedEnv)
-        seconds = wall_seconds({"limit": open_loop(env), "env": stepping(env)}, repeats=9)
+        seconds = wall_seconds({"limit": open_loop(env), "env": stepping(env)}, repeats=25)
         title = f"stepping, {option}, {lanes} lanes, {THREADS} threads"
         yield Row(f"{title}: of the open-loop limit", seconds["limit"] / seconds["env"], target)
         yield Row(f"{title}: control steps/s", f"{lanes * STEPS / seconds['env']:,.0f}")
@@ -93,7 +93,7 @@ def against_gymnasium() -> Iterator[Row]:
         makes = [lambda name=name: gymnasium.make(name)] * lanes
         vectors = {"sync": SyncVectorEnv(makes), "async": AsyncVectorEnv(makes)}
         work = {"ours": stepping(env)} | {kind: vector_stepping(vector) for kind, vector in vectors.items()}
-        seconds = wall_seconds(work, repeats=3)
+        seconds = wall_seconds(work, repeats=7)
         for vector in vectors.values():
             vector.close()
         better = min(seconds["sync"], seconds["async"])
@@ -132,7 +132,7 @@ def metaworlds() -> Iterator[Row]:
     for task in ("reach", "pick-place"):
         env = made("env=ml1", f"env.task={task}", f"env.num_workers={THREADS}", lanes=10)
         vector = SyncVectorEnv([library_lanes(env, task)] * 10)
-        seconds = wall_seconds({"ours": stepping(env), "sync": vector_stepping(vector)}, repeats=5)
+        seconds = wall_seconds({"ours": stepping(env), "sync": vector_stepping(vector)}, repeats=11)
         yield Row(f"stepping, ml1 {task}, 10 lanes: SyncVectorEnv / ours", seconds["sync"] / seconds["ours"], 1.5)
         yield Row(f"stepping, ml1 {task}, 10 lanes: steps/s", f"{10 * STEPS / seconds['ours']:,.0f}")
     for option, lanes in (("ml10", 20), ("ml45", 45)):

@@ -41,15 +41,15 @@ class Row:
 
 def cpu_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
     """Median CPU time of each, taken in turns so that a busy machine disturbs all alike."""
-    return _seconds(work, repeats, time.process_time)
+    return {name: median(times) for name, times in _times(work, repeats, time.process_time).items()}
 
 
 def wall_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
-    """Median wall time of each, in turns: for work of several threads, on an idle machine."""
-    return _seconds(work, repeats, time.perf_counter)
+    """Least wall time of each, in turns: for work of several threads, which others on the machine only slow down."""
+    return {name: min(times) for name, times in _times(work, repeats, time.perf_counter).items()}
 
 
-def _seconds(work: dict[str, Work], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+def _times(work: dict[str, Work], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
         call()
@@ -58,7 +58,7 @@ def _seconds(work: dict[str, Work], repeats: int, clock: Callable[[], float]) ->
             started = clock()
             call()
             times[name].append(clock() - started)
-    return {name: median(values) for name, values in times.items()}
+    return times
 
 
 def matmul_peak(size: int = 1024) -> float:
