@@ -14,7 +14,7 @@ from timing import Row, configuration, learner, wall_seconds
 from torch import Tensor
 
 from metarl.config import build_env_factory
-from metarl.envs.base import MetaEnv
+from metarl.envs.base import MetaEnv, Step
 from metarl.envs.simulation import SimulatedEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -143,25 +143,36 @@ def metaworlds() -> Iterator[Row]:
 
 
 def whole_loop() -> Iterator[Row]:
-    """Where an iteration of RL² goes."""
-    algorithm, env = learner("env=cheetah_vel", f"env.num_threads={THREADS}")
-    stepped, original = [0.0], env.step
+    """Where an iteration of RL² goes, and how long all of them take."""
+    workers = f"env.num_threads={THREADS}", f"env.num_workers={THREADS}"
+    for option, threads in (("cheetah_vel", workers[0]), ("ml1", workers[1]), ("ml10", workers[1])):
+        config = configuration(f"env={option}", threads)
+        algorithm, env = learner(f"env={option}", threads)
+        env.sample_tasks()
+        stepped = time_spent(env)
+        started = time.perf_counter()
+        trial = collect_trial(env, algorithm, make_generator(0))
+        collected = time.perf_counter()
+        algorithm.update(trial, 0.0, make_generator(1))
+        whole = time.perf_counter() - started
+        title = f"RL² on {option}, one iteration"
+        yield Row(f"{title}: share of the environment", stepped[0] / whole)
+        yield Row(f"{title}: share of acting", (collected - started - stepped[0]) / whole)
+        minutes = whole / 60 * 1e6 / (env.num_lanes * env.trial_length)
+        yield Row(f"{title}: minutes for a million steps", minutes)
+        total = config["training"]["total_steps"]
+        yield Row(f"{title}: hours for all {total:,} steps", minutes / 60 * total / 1e6)
 
-    def timed(action: Tensor):
+
+def time_spent(env: MetaEnv) -> list[float]:
+    """Seconds inside ``env.step`` from now on, in a list of one."""
+    seconds, original = [0.0], env.step
+
+    def timed(action: Tensor) -> Step:
         started = time.perf_counter()
         step = original(action)
-        stepped[0] += time.perf_counter() - started
+        seconds[0] += time.perf_counter() - started
         return step
 
-    env.step = timed
-    env.sample_tasks()
-    started = time.perf_counter()
-    trial = collect_trial(env, algorithm, make_generator(0))
-    collected = time.perf_counter()
-    algorithm.update(trial, 0.0, make_generator(1))
-    ended = time.perf_counter()
-    whole = ended - started
-    steps = env.num_lanes * env.trial_length
-    yield Row("RL² on cheetah_vel, one iteration: share of the environment", stepped[0] / whole)
-    yield Row("RL² on cheetah_vel, one iteration: share of acting", (collected - started - stepped[0]) / whole)
-    yield Row("RL² on cheetah_vel: steps/s", f"{steps / whole:,.0f}")
+    env.step = timed  # type: ignore[method-assign]
+    return seconds

@@ -358,7 +358,7 @@ def _adapted_rows(
     from metarl.evaluation import play_adapted
 
     found = play_adapted(agent, make_env, episodes=options.test_episodes, **which)
-    one_hot, kinds = found.tasks.parameters.get("class"), getattr(env, "classes", [])
+    one_hot, kinds = found.tasks.parameters.get("class"), env.classes
     classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
     successes = None if found.successes is None else found.successes.numpy()
     return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)

@@ -1,4 +1,4 @@
-"""Adaptation by gradient steps: meta-gradients, stacked parameters, baselines, trust regions, and tasks kept apart."""
+"""Adaptation by gradient steps: meta-gradients, stacked parameters, trust regions, and tasks kept apart."""
 
 import copy
 
@@ -18,15 +18,7 @@ from helpers import (
 )
 
 from metarl.algorithms.outer import conjugate_gradients
-from metarl.algorithms.samples import (
-    Credit,
-    baseline_features,
-    by_lane,
-    by_task,
-    ridge_regression,
-    samples_of,
-    steps_of_episodes,
-)
+from metarl.algorithms.samples import by_lane, samples_of
 from metarl.errors import ConfigError
 from metarl.rollout import Timestep, collect_trial
 from metarl.seeding import make_generator
@@ -244,80 +236,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
     finish(trainers[1])
     assert trainers[1].progress.iteration > 3
     assert same(*timeless_states(trainers))
-
-
-# ---------------------------------------------------------------- samples and baselines
-
-
-def test_samples_are_regrouped_by_task_and_back():
-    part = torch.arange(5 * 6).view(5, 6)  # 5 steps, 3 tasks of 2 lanes
-    grouped = by_task(part, 2)
-    assert grouped.shape == (3, 10) and torch.equal(by_lane(grouped, 5), part)
-    assert grouped[1].tolist() == [*part[:, 2].tolist(), *part[:, 3].tolist()]
-
-
-def test_time_starts_anew_with_every_episode():
-    first = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]]).bool()
-    assert steps_of_episodes(first).tolist() == [[0, 0], [1, 1], [0, 2], [1, 0]]
-
-
-@pytest.mark.parametrize("bootstrap", [True, False])
-def test_advantages_are_those_of_a_loop_over_ragged_episodes(bootstrap):
-    agent, env = make_algorithm(
-        "algorithm=maml", "env=tmaze_copying", "lanes_per_task=3", "env.num_episodes=2", lanes=2
-    )
-    perturb(agent.policy, 0.3)
-    rollout = collected(agent, env)[0]
-    credit = Credit(0.9, 0.8, "linear", False, bootstrap)
-    samples = samples_of(rollout, 3, credit)
-    reward, mask = (rollout.reward * rollout.mask).numpy(), rollout.mask.numpy()
-    ends = (rollout.terminated | rollout.truncated).numpy()
-    time = steps_of_episodes(rollout.timestep.first)
-    for task in range(2):
-        lanes = range(3 * task, 3 * task + 3)
-        rows, targets, places = [], [], []
-        for lane in lanes:
-            to_go = 0.0
-            for t in reversed(range(len(reward))):
-                to_go = reward[t, lane] + (0.0 if ends[t, lane] else 0.9 * to_go)
-                if mask[t, lane]:
-                    rows.append(baseline_features(rollout.timestep.observation[t, lane], time[t, lane]).numpy())
-                    targets.append(to_go)
-                    places.append((t, lane))
-        x, y = np.array(rows), np.array(targets)
-        weights = np.linalg.solve(x.T @ x + 1e-5 * np.eye(x.shape[1]), x.T @ y)
-        values = {place: float(row @ weights) for place, row in zip(places, x, strict=True)}
-        found = by_lane(samples.advantage, len(reward))
-        for lane in lanes:
-            advantage = 0.0
-            for t in reversed(range(len(reward))):
-                if not mask[t, lane]:
-                    continue
-                after = 0.0
-                if not ends[t, lane]:
-                    after = values.get((t + 1, lane), 0.0)
-                elif bootstrap and rollout.truncated[t, lane]:
-                    row = baseline_features(rollout.next_observation[t, lane], time[t, lane] + 1).numpy()
-                    after = float(row @ weights)
-                delta = reward[t, lane] + 0.9 * after - values[t, lane]
-                advantage = delta + (0.0 if ends[t, lane] else 0.72 * advantage)
-                assert found[t, lane].item() == pytest.approx(advantage, abs=2e-4)
-
-
-def test_advantages_are_standardised_task_by_task():
-    agent, env = learner("maml", env="point_navigation")
-    stage = agent.stages(collected(agent, env))[0]
-    for task in range(3):
-        own = stage.advantage[task][stage.mask[task]]
-        assert abs(own.mean()) < 1e-5 and own.std(correction=0).item() == pytest.approx(1, abs=1e-3)
-
-
-def test_a_ridge_survives_features_that_say_the_same():
-    features = torch.ones(2, 8, 3, dtype=torch.float64)
-    weights = ridge_regression(features, torch.full((2, 8), 6.0), torch.ones(2, 8, dtype=torch.bool))
-    torch.testing.assert_close(
-        (features @ weights.unsqueeze(2)).squeeze(2), torch.full((2, 8), 6.0).double(), atol=1e-3, rtol=0
-    )
 
 
 # ---------------------------------------------------------------- outer steps

@@ -230,10 +230,13 @@ def test_bonuses_fade_out_and_shrink_where_one_has_been():
     scales = copy.deepcopy(agent.bonus_scales)
     agent._progress = 1.0
     assert torch.equal(agent.rewards(rollout, {}), rollout.reward) and early.min() >= 0 and early.mean() > 0
-    before = agent._bonuses(rollout)[0].mean()
+    states, belief = agent.hyperstates(rollout, {})
+    before = agent.bonuses(rollout, states, belief)[0].mean()
     for _ in range(300):
-        agent._learn_novelty(rollout)
-    assert agent._bonuses(rollout)[0].mean() < 0.7 * before and scales.count > 0
+        agent.learn_novelty(states, rollout.mask)
+    assert agent.bonuses(rollout, states, belief)[0].mean() < 0.7 * before and scales.count > 0
+    told = agent.hyperstates(rollout, agent.known(rollout))
+    assert torch.equal(told[0], states) and torch.equal(told[1], belief)
 
 
 def test_the_random_network_never_learns():

@@ -60,10 +60,11 @@ class HyperX(VariBAD):
     def update(self, trial, progress, generator):
         self._progress = progress
         logs = super().update(trial, progress, generator)
-        return logs | self._learn_novelty(trial[0]) | {"bonus": self._bonus}
+        return logs | self.learn_novelty(self._states, trial[0].mask) | {"bonus": self._bonus}
 
     def rewards(self, rollout, known):
-        bonus = torch.stack(self._bonuses(rollout))
+        self._states, belief = self.hyperstates(rollout, known)
+        bonus = torch.stack(self.bonuses(rollout, self._states, belief))
         scales, mask = self.bonus_scales, rollout.mask
         scales.update(bonus[:, mask].T)
         scaled = scales(bonus.movedim(0, -1)).movedim(-1, 0)
@@ -73,9 +74,8 @@ class HyperX(VariBAD):
         return rollout.reward + total
 
     @torch.no_grad()
-    def _bonuses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def bonuses(self, rollout: Rollout, states: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Novelty of each step's observation and belief, and error in predicting its reward, ``[T, B]`` each."""
-        states, known = self._hyperstates(rollout)
         novelty = (self.random_network(states) - self.predictor(states)).square().mean(-1)
         error = torch.zeros_like(novelty)
         if "reward" in self.decoders:
@@ -86,16 +86,19 @@ class HyperX(VariBAD):
             error = decoder.errors(belief.mean.flatten(0, 1).unsqueeze(0), *flat).view_as(novelty)
         return novelty, error
 
-    def _hyperstates(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Observation and belief side by side ``[T, B, width]``, and the belief."""
-        with torch.no_grad():
-            known, _ = self.policy.remember(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
-            return torch.cat([self.policy.features.present(rollout.timestep), known.actor], dim=-1), known.actor
+    @torch.no_grad()
+    def hyperstates(self, rollout: Rollout, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Observation and belief side by side ``[T, B, width]``, and the belief; ``known`` may hold it already."""
+        belief = known.get("belief")
+        if belief is None:
+            carry = self.policy.initial_carry(rollout.mask.shape[1])
+            belief = self.policy.remember(rollout.timestep, carry)[0].actor
+        return torch.cat([self.policy.features.present(rollout.timestep), belief], dim=-1), belief
 
-    def _learn_novelty(self, rollout: Rollout) -> dict[str, float]:
-        states, _ = self._hyperstates(rollout)
+    def learn_novelty(self, states: Tensor, masks: Tensor) -> dict[str, float]:
+        """Predict the random network at these states ``[T, B, width]``: they are less of a novelty then."""
         total = 0.0
-        for part, mask in zip(states.split(64, dim=1), rollout.mask.split(64, dim=1), strict=True):
+        for part, mask in zip(states.split(64, dim=1), masks.split(64, dim=1), strict=True):
             wrong = (self.random_network(part[mask]) - self.predictor(part[mask])).square().mean()
             self.novelty_optimizer.zero_grad(set_to_none=True)
             wrong.backward()

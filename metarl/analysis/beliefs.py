@@ -68,7 +68,7 @@ def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> B
         _gradient(agent, trial, belief).numpy(),
         believed,
         _true_beliefs(env, trial),
-        (env.width, env.height) if hasattr(env, "width") and hasattr(env, "height") else None,
+        env.shape_of_cells,
     )
 
 

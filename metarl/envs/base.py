@@ -76,6 +76,8 @@ class MetaEnv(ABC):
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
     num_distinct_tasks: int | None = None  # of all sets together, see ``task_number``; None where there is no end
     goal_reward = 1.0  # what the cell of the goal earns at least, where there are cells
+    shape_of_cells: tuple[int, int] | None = None  # width and height, where the world is a grid of cells
+    classes: tuple[str, ...] = ()  # names of kinds of tasks, where a task's parameter ``class`` tells which
     num_cells: int | None = None  # places that observations tell apart, see ``cell``; None where there are no such
 
     def __init__(

@@ -53,7 +53,7 @@ class CellWorld(MetaEnv):
         **lanes,
     ):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
-        self.width, self.height = width, height
+        self.width, self.height = self.shape_of_cells = width, height
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
         if discovery_bonus + STEP_REWARD >= goal_reward:
             raise ValueError(

@@ -55,7 +55,7 @@ class MetaWorld(LaneEnv):
         if horizon > HORIZON:
             raise ValueError(f"env.horizon={horizon}: episodes of Meta-World last {HORIZON} steps at most")
         self.goals = known_goals(benchmark, full_name(benchmark, task), goal_seed)
-        self.classes = list(dict.fromkeys(name for goals in self.goals.values() for name in goals))
+        self.classes = tuple(dict.fromkeys(name for goals in self.goals.values() for name in goals))
         self.task_dim = GOAL_DIM + (len(self.classes) if len(self.classes) > 1 else 0)
         self.open([Sawyer] * self.num_lanes, OBSERVATION, ACTION, num_workers)
 

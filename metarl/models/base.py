@@ -19,6 +19,7 @@ class SequenceModel(nn.Module, ABC):
     """
 
     output_dim: int
+    is_belief = False  # whether the output is mean and log variance of a Gaussian already
 
     @abstractmethod
     def initial_carry(self, batch_size: int) -> Carry:

@@ -105,11 +105,6 @@ class Policy(nn.Module):
                 action_std,
             )
         else:
-            if told_dim is not None and (encoder_size is not None or inputs != "observation"):
-                raise ValueError(
-                    f"model.inputs={inputs}, model.encoder_size={encoder_size}: networks that are told the task see "
-                    "the present observation alone; use observation and null"
-                )
             networks = self._networks(conditioning, action_space, actor_gain, critic)
             # Of its own, because what the memory sees may be trained by other losses.
             pictures = Pictures(observation_space, image_size) if image_size else None
@@ -119,6 +114,11 @@ class Policy(nn.Module):
     def _networks(
         self, conditioning: Callable[..., Conditioning], action_space: spaces.Space, actor_gain: float, critic: Critic
     ) -> Conditioning:
+        if self.told_dim is not None and (self.features.encoder is not None or self.features.inputs != "observation"):
+            raise ValueError(
+                f"model.inputs={self.features.inputs}, model.encoder_size: networks that are told the task see the "
+                "present observation alone; use model.inputs=observation model.encoder_size=null"
+            )
         of_actor = self.distribution.num_parameters // (2 if isinstance(action_space, spaces.Box) else 1)
         networks = conditioning(self.features.present_dim, self.known_dim, of_actor, actor_gain)
         passes_on = isinstance(self.memory, MLP) and not self.memory.layers
@@ -199,7 +199,7 @@ def _belief(memory: SequenceModel, latent_dim: int | None) -> nn.Module | None:
     """From a memory to means and log variances; nothing has to be done where it is these already."""
     if latent_dim is None:
         return None
-    if not getattr(memory, "is_belief", False):
+    if not memory.is_belief:
         return nn.Linear(memory.output_dim, 2 * latent_dim)
     if memory.output_dim != 2 * latent_dim:
         raise ValueError(
