@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def _analysing_command(commands: Any) -> None:
         default="memory",
         help="gradients, order, signal and noise over a trial; attention maps; latent beliefs, what they cost and "
         "predict; outputs and their principal components",
+    )
+    analysing.add_argument(
+        "--projection",
+        choices=("pca", "tsne"),
+        default="pca",
+        help="embeddings: onto principal components, or by t-SNE",
     )
     analysing.add_argument("--repeats", type=_positive, default=3, help="memory: random inputs to average over")
     analysing.add_argument("--num-tasks", type=_positive, default=64, help="held-out tasks to play, for all but memory")
@@ -233,10 +240,10 @@ def analyse(options: argparse.Namespace) -> None:
     if options.study == "memory":
         found = studies.memory_study(subjects, options.output, options.seed, options.repeats)
     else:
-        of_trials = {
+        of_trials: dict[str, Callable[..., studies.Findings]] = {
             "attention": studies.attention_study,
             "beliefs": studies.belief_study,
-            "embeddings": studies.embedding_study,
+            "embeddings": partial(studies.embedding_study, method=options.projection),
         }
         found = of_trials[options.study](subjects, options.output, options.seed, options.num_tasks)
     _print(found.rows, options.format)

@@ -9,7 +9,7 @@ import torch
 from helpers import make_policy, perturb
 
 from metarl.analysis.attention import attention_maps, head_table
-from metarl.analysis.embeddings import principal_components
+from metarl.analysis.embeddings import principal_components, project
 from metarl.cli import main
 from metarl.compose import options
 from metarl.models.watching import watched
@@ -171,3 +171,27 @@ def test_the_command_exports_embeddings(tmp_path, capsys):
     points = np.array([[float(row["PC1"]), float(row["PC2"])] for row in rows])
     np.testing.assert_allclose(points, principal_components(arrays["gru-vectors"], 2).points, atol=1e-9)
     assert (tmp_path / "embeddings.svg").read_text().count("<svg") == 1
+
+
+def test_neighbours_stay_neighbours_in_two_dimensions(tmp_path):
+    generator = np.random.default_rng(0)
+    groups = generator.integers(3, size=90)
+    points = 20 * np.eye(5)[groups] + generator.normal(size=(90, 5))
+    names, flat = project(points, "tsne", 3)
+    assert names == ["t-SNE 1", "t-SNE 2"] and flat.shape == (90, 2)
+    distance = np.linalg.norm(flat[:, None] - flat, axis=-1) + 1e9 * np.eye(90)
+    assert (groups[distance.argmin(1)] == groups).all()
+    main(
+        [
+            "analyse",
+            "model=gru",
+            *SMALL[:-1],
+            "--study",
+            "embeddings",
+            "--projection",
+            "tsne",
+            "--output",
+            str(tmp_path),
+        ]
+    )
+    assert "t-SNE 2" in (tmp_path / "embeddings.csv").read_text().splitlines()[0]

@@ -1,6 +1,6 @@
-"""Embeddings: what a memory says at each step of a trial, and its principal components."""
+"""Embeddings: what a memory says at each step of a trial, in few dimensions: principal components, or t-SNE."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +9,8 @@ from metarl.analysis import style
 from metarl.analysis.tables import Row
 
 COMPONENTS = 3
+
+Method = Literal["pca", "tsne"]
 
 
 class Embeddings(NamedTuple):
@@ -44,6 +46,21 @@ def principal_components(points: np.ndarray, count: int = COMPONENTS) -> Project
     return Projection(centred @ directions, share)
 
 
+def project(points: np.ndarray, method: Method, count: int) -> tuple[list[str], np.ndarray]:
+    """Names of at most ``count`` dimensions, and the points in them.
+
+    ``tsne`` has two (van der Maaten and Hinton 2008): neighbours stay neighbours, distances mean nothing.
+    """
+    if method == "pca":
+        flat = principal_components(points, count).points
+        return [f"PC{i + 1}" for i in range(flat.shape[1])], flat
+    from sklearn.manifold import TSNE
+
+    neighbours = min(30.0, (len(points) - 1) / 3)
+    flat = TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points.astype(np.float32))
+    return ["t-SNE 1", "t-SNE 2"], flat
+
+
 def component_table(embeddings: dict[str, Embeddings]) -> list[Row]:
     """A row per model: the share of variance of each principal component.
 
@@ -54,29 +71,29 @@ def component_table(embeddings: dict[str, Embeddings]) -> list[Row]:
     return [{"model": model} | _named(share) for model, share in shares.items()]
 
 
-def points_table(embeddings: dict[str, Embeddings]) -> list[Row]:
-    """A row per model, task and step with its principal components."""
-    return [
-        {"model": model, "task": int(task), "step": int(step), "episode": int(episode)} | _named(point)
-        for model, found in embeddings.items()
-        for task, step, episode, point in zip(
-            found.task, found.step, found.episode, principal_components(found.vectors).points, strict=True
-        )
-    ]
+def points_table(embeddings: dict[str, Embeddings], method: Method = "pca") -> list[Row]:
+    """A row per model, task and step with its place."""
+    rows: list[Row] = []
+    for model, found in embeddings.items():
+        names, points = project(found.vectors, method, COMPONENTS)
+        for task, step, episode, point in zip(found.task, found.step, found.episode, points.tolist(), strict=True):
+            where = {"model": model, "task": int(task), "step": int(step), "episode": int(episode)}
+            rows.append(where | dict(zip(names, point, strict=True)))
+    return rows
 
 
 def _named(components: np.ndarray) -> Row:
     return {f"PC{i + 1}": float(value) for i, value in enumerate(components)}
 
 
-def draw(embeddings: dict[str, Embeddings]) -> Figure:
-    """Per model the first two components, coloured by step, by task and by the trial's return.
+def draw(embeddings: dict[str, Embeddings], method: Method = "pca") -> Figure:
+    """Per model the first two dimensions, coloured by step, by task and by the trial's return.
 
     The task's colour is the first principal component of the tasks' standardised descriptions.
     """
     figure, axes = style.panels(3 * len(embeddings), height=3.2)
     for row, (model, found) in enumerate(embeddings.items()):
-        points = principal_components(found.vectors, 2).points
+        names, points = project(found.vectors, method, 2)
         points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
         spread = np.maximum(found.descriptions.std(0), np.finfo(np.float32).tiny)
         place = principal_components(found.descriptions / spread, 1).points[:, 0]
@@ -88,6 +105,6 @@ def draw(embeddings: dict[str, Embeddings]) -> Figure:
         for ax, (name, values) in zip(axes[3 * row : 3 * row + 3], colors.items(), strict=True):
             style.draw_points(ax, points[:, 0], points[:, 1], values)
             style.title(ax, f"{model}, by {name}")
-            ax.set_xlabel("PC1", fontsize=style.NORMAL, color=style.INK)
-            style.value_axis(ax, "PC2")
+            ax.set_xlabel(names[0], fontsize=style.NORMAL, color=style.INK)
+            style.value_axis(ax, names[1] if len(names) > 1 else "")
     return figure

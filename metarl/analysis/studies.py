@@ -66,15 +66,18 @@ def attention_study(subjects: Sequence[Subject], folder: Path, seed: int, num_ta
     return Findings(rows, _write(folder, "attention", rows, attention.draw(maps), arrays))
 
 
-def embedding_study(subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int) -> Findings:
-    """What the memory hands to the heads at each step of a trial on held-out tasks, and its principal components.
+def embedding_study(
+    subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int, method: embeddings.Method = "pca"
+) -> Findings:
+    """What the memory hands to the heads at each step of a trial on held-out tasks, in few dimensions.
 
-    Writes ``embeddings.csv`` (the components of every step), ``embeddings.svg`` and ``embeddings.npz`` (the vectors
+    Writes ``embeddings.csv`` (the place of every step), ``embeddings.svg`` and ``embeddings.npz`` (the vectors
     themselves and what they belong to).
     """
     found = {subject.name: _embeddings(subject, seed, num_tasks) for subject in subjects}
     arrays = {f"{name}-{field}": getattr(e, field) for name, e in found.items() for field in e._fields}
-    paths = _write(folder, "embeddings", embeddings.points_table(found), embeddings.draw(found), arrays)
+    rows, figure = embeddings.points_table(found, method), embeddings.draw(found, method)
+    paths = _write(folder, "embeddings", rows, figure, arrays)
     return Findings(embeddings.component_table(found), paths)
 
 
