@@ -7,25 +7,36 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metarl.compose import resolved
-from metarl.errors import MetarlError, report
+from metarl.errors import ConfigError, MetarlError, report
+from metarl.launching.sweep import is_sweep, occupant, sweep_name
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
-    sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     run_dir = Path(job.runtime.output_dir)
+    sweep = run_dir.parent.name if is_sweep(run_dir.parent) else None
 
     from metarl.config import build  # torch only once there is something to train
     from metarl.experiment import run
+    from metarl.run_directory import RunDirectory
 
     try:
+        cluster = job.runtime.choices.cluster
+        if job.mode == RunMode.RUN and sweep is None and cluster != "local":
+            raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
         config = resolved(cfg, job.runtime.choices)
         run(build(config, run_dir), config, sweep)
-    except MetarlError as error:
+    except Exception as error:
+        if sweep is not None and occupant(run_dir) is None:
+            RunDirectory(run_dir).write_error(error)
+        if not isinstance(error, MetarlError):
+            raise
         fail(error)
     finally:
         remove_if_empty(run_dir)  # Hydra made it before anything was checked

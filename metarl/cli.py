@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_playing_commands, _comparing_commands, _watching_command, _analysing_command):
+    for add in (_playing_commands, _comparing_commands, _sweeping_commands, _watching_command, _analysing_command):
         add(commands)
     return top
 
@@ -72,6 +72,15 @@ def _comparing_commands(commands: Any) -> None:
 
     listing = _command(commands, "list", list_options, "configuration options, and runs")
     listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
+
+
+def _sweeping_commands(commands: Any) -> None:
+    telling = _command(commands, "status", status, "what became of the runs of a sweep")
+    telling.add_argument("sweep", type=Path, help="sweep directory")
+
+    resuming = _command(commands, "resume", resume, "go on with a sweep: what failed or stopped", formats=False)
+    resuming.add_argument("sweep", type=Path, help="sweep directory")
+    resuming.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="cluster=... and hydra.launcher.*")
 
 
 def _watching_command(commands: Any) -> None:
@@ -143,6 +152,7 @@ def _natural(text: str) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     """Sampled and greedy actions of a checkpoint on new held-out tasks."""
     from metarl import checkpoint
+    from metarl.analysis import playing
     from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
 
@@ -154,18 +164,18 @@ def evaluate(options: argparse.Namespace) -> None:
     agent, parts = build_algorithm(config)
     checkpoint.load_weights(agent, path, parts.settings.device)
     env = parts.make_env(num_tasks=1, seed=0)
-    sets = _chosen_tasks(options, env)
-    if options.test_episodes:
-        _print(_label(sets, lambda which: _adapted_rows(agent, parts.make_env, env, options, which)), options.format)
-    elif options.by_task:
-        _print(_label(sets, lambda which: _task_rows(agent, parts.make_env, which)), options.format)
-    elif options.format == "json":
-        head = {"env": config["choices"]["env"], "seed": options.seed}
-        head |= {"checkpoint": options.checkpoint}
-        results = {name: _by_actions(agent, parts.make_env, which) for name, which in sets.items()}
+    sets = playing.chosen_tasks(options, env)
+    if options.format == "json" and not options.test_episodes and not options.by_task:
+        head = {"env": config["choices"]["env"], "seed": options.seed, "checkpoint": options.checkpoint}
+        results = {name: playing.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
         print(json.dumps(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
-    else:
-        _print(_label(sets, lambda which: _rows(_by_actions(agent, parts.make_env, which))), options.format)
+        return
+    rows = partial(playing.action_rows, agent, parts.make_env)
+    if options.test_episodes:
+        rows = partial(playing.adapted_rows, agent, parts.make_env, env, options.test_episodes)
+    elif options.by_task:
+        rows = partial(playing.task_rows, agent, parts.make_env)
+    _print(playing.labelled(sets, rows), options.format)
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -197,6 +207,7 @@ def watch(options: argparse.Namespace) -> None:
 
 def baselines(options: argparse.Namespace) -> None:
     """Every classical solver of an environment on held-out tasks, and its bounds."""
+    from metarl.analysis import playing
     from metarl.compose import compose
     from metarl.config import build_env_factory
 
@@ -210,22 +221,23 @@ def baselines(options: argparse.Namespace) -> None:
     config = compose(options.overrides)
     make_env = build_env_factory(config, options.device)
     env = make_env(num_tasks=1, seed=0)
-    sets = _chosen_tasks(options, env)
+    sets = playing.chosen_tasks(options, env)
     if options.tune:
-        rows = _label(sets, lambda which: _tuned_rows(env, make_env, which))
+        rows = playing.labelled(sets, lambda which: _tuned_rows(env, make_env, which))
     else:
-        rows = _label(
-            sets, lambda which: [{"solver": n} | _flat(_play(a, make_env, which)) for n, a in env.baselines().items()]
-        )
+        rows = playing.labelled(sets, partial(playing.solver_rows, env.baselines(), make_env))
         rows += [{"solver": name, "return": value, "standard error": 0.0} for name, value in env.bounds().items()]
     _print(rows, options.format)
 
 
 def _tuned_rows(env: Any, make_env: Any, which: dict[str, Any]) -> list[dict[str, Any]]:
+    from metarl.analysis.playing import solver_rows
+
     return [
-        {"solver": name, "value": value} | _flat(_play(agent, make_env, which))
+        {"solver": name, "value": value} | row
         for name, agents in env.baseline_grid().items()
         for value, agent in agents
+        for row in solver_rows({name: agent}, make_env, which)
     ]
 
 
@@ -285,6 +297,27 @@ def compare(options: argparse.Namespace) -> None:
     print(*comparison.notes, sep="\n", file=sys.stderr)
 
 
+def status(options: argparse.Namespace) -> None:
+    """A row for each run; one line about all goes to stderr."""
+    from metarl.launching.commands import status_rows
+    from metarl.launching.sweep import Sweep
+
+    rows, line = status_rows(Sweep(options.sweep))
+    known = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    _print([{key: row[key] for key in known} for row in rows], options.format)
+    print(line, file=sys.stderr)
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Whatever runs or is finished is left alone."""
+    from metarl.launching import commands
+    from metarl.launching.sweep import Sweep
+
+    code = commands.resume(Sweep(options.sweep), options.overrides)
+    if code:
+        sys.exit(code)
+
+
 def write_report(options: argparse.Namespace) -> None:
     """One page for one run or several."""
     from metarl.analysis.report import write_report as write
@@ -306,78 +339,6 @@ def list_options(options: argparse.Namespace) -> None:
     runs = sorted(path.parent for place in places for path in place.rglob("config.yaml"))
     rows += [{"kind": "run", "name": str(run)} for run in runs]
     _print(rows, options.format)
-
-
-def _play(agent: Any, make_env: Any, which: dict[str, Any], greedy: bool = False) -> dict[str, Any]:
-    from metarl.evaluation import evaluate as play
-
-    return play(agent, make_env, greedy=greedy, **which).as_dict()
-
-
-def _by_actions(agent: Any, make_env: Any, which: dict[str, Any]) -> dict[str, Any]:
-    return {actions: _play(agent, make_env, which, greedy=actions == "greedy") for actions in ACTIONS}
-
-
-def _chosen_tasks(options: argparse.Namespace, env: Any) -> dict[str, dict[str, Any]]:
-    """What to play of every set that is asked for; no more tasks than it has."""
-    from metarl.seeding import stream_seed
-
-    chosen = {}
-    for task_set in options.task_set:
-        if task_set not in env.task_sets:
-            raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
-        most, finite, num_tasks = env.most_tasks(task_set), env.every_task(task_set), options.num_tasks
-        if finite is not None and num_tasks > len(finite):
-            print(f"there are {len(finite)} {task_set} tasks; each is played once", file=sys.stderr)
-            num_tasks = len(finite)
-        at_once = options.tasks_at_once if most is None else min(options.tasks_at_once, most)
-        seed = stream_seed(options.seed, "command_line")
-        chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
-    return chosen
-
-
-def _label(sets: dict[str, dict[str, Any]], rows_of: Callable[[dict[str, Any]], list[dict]]) -> list[dict[str, Any]]:
-    """The rows of each set, told apart where there are several."""
-    rows = []
-    for name, which in sets.items():
-        label = {"task_set": name} if len(sets) > 1 else {}
-        rows += [label | row for row in rows_of(which)]
-    return rows
-
-
-def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"actions": name} | _flat(result) for name, result in results.items()]
-
-
-def _task_rows(agent: Any, make_env: Any, which: dict[str, Any]) -> list[dict[str, Any]]:
-    from metarl.analysis.by_task import task_table
-    from metarl.evaluation import play_tasks
-
-    found = {name: play_tasks(agent, make_env, greedy=name == "greedy", **which) for name in ACTIONS}
-    return [{"actions": name} | row for name, played in found.items() for row in task_table(played)]
-
-
-def _adapted_rows(
-    agent: Any, make_env: Any, env: Any, options: argparse.Namespace, which: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Episodes after adaptation: a row for each kind of tasks, where there are several, and one for all."""
-    from metarl.analysis.adapted import adapted_table
-    from metarl.evaluation import play_adapted
-
-    found = play_adapted(agent, make_env, episodes=options.test_episodes, **which)
-    one_hot, kinds = found.tasks.parameters.get("class"), env.classes
-    classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
-    successes = None if found.successes is None else found.successes.numpy()
-    return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
-
-
-def _flat(result: dict) -> dict:
-    """The columns of a table from an evaluation."""
-    curve = result["adaptation_curve"]
-    columns = {"return": result["return_mean"], "standard error": result["return_se"]}
-    columns |= {"first episode": curve[0], "last episode": curve[-1]}
-    rates = ("success_rate", "fall_rate", "pooled_return")
-    return columns | {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}
 
 
 def _print(rows: list[dict], form: Any) -> None:

@@ -6,17 +6,24 @@ checkpoints/     latest few and best
 summary.json     final evaluation, once the run is finished
 report.html      the same, to look at
 run.log          what the console showed
+error.txt        why the run ended, where it failed in a sweep
+.lock            held by the process that works here, and says which
 """
 
 import fcntl
 import json
 import os
+import socket
+import time
 from pathlib import Path
 
 import yaml
 
 from metarl.checkpoint import Checkpoints
 from metarl.errors import RunDirectoryError
+from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY
+
+GLANCES = 10  # retries where the lock is held: whoever asks whether a run goes on holds it for a moment
 
 # Keys whose change leaves a resumed run the same experiment.
 FREE_TO_CHANGE = ("training", "eval", "logger", "wandb", "num_threads", "choices")
@@ -28,9 +35,9 @@ class RunDirectory:
     def __init__(self, path: str | Path, keep_checkpoints: int = 2):
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
-        self.metrics_path = self.path / "metrics.jsonl"
-        self.summary_path = self.path / "summary.json"
-        self.config_path = self.path / "config.yaml"
+        self.metrics_path = self.path / METRICS
+        self.summary_path = self.path / SUMMARY
+        self.config_path = self.path / CONFIG
 
     def config(self) -> dict:
         """The configuration of the run that is here.
@@ -78,16 +85,31 @@ class RunDirectory:
             RunDirectoryError: another process is writing here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 -- held until close()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunDirectoryError(f"{self.path} is in use by another run; wait for it or choose another") from None
+        self._lock = open(self.path / LOCK, "a+")  # noqa: SIM115 -- held until close()
+        for wait in (*[0.05] * GLANCES, None):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if wait is None:
+                    raise RunDirectoryError(
+                        f"{self.path} is in use by another run; wait for it or choose another"
+                    ) from None
+                time.sleep(wait)
+        self._lock.truncate(0)
+        self._lock.write(json.dumps(occupation()))
+        self._lock.flush()
+        (self.path / ERROR).unlink(missing_ok=True)
         self._replace(self.config_path, yaml.safe_dump(config, sort_keys=False))
 
     def close(self) -> None:
         """Let others in."""
         self._lock.close()
+
+    def write_error(self, error: BaseException) -> None:
+        """Say why the run failed, to those who did not see its console."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._replace(self.path / ERROR, f"{type(error).__name__}: {error}\n")
 
     def resume_metrics(self, iteration: int) -> None:
         """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same."""
@@ -122,6 +144,11 @@ class RunDirectory:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text)
         os.replace(partial, path)
+
+
+def occupation() -> dict[str, object]:
+    """Which process this is, and which graphics cards it may use."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
 def _rows_until(path: Path, iteration: int) -> list[str]:

@@ -138,7 +138,7 @@ def test_a_finished_run_started_again_shows_its_results_without_training(finishe
     assert table(again) == table(out)
     after = tree(directory)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed <= {"run.log", "report.html"}
+    assert changed <= {"run.log", "report.html", ".lock"}
     assert tree(tmp_path) == {}
 
 

@@ -1,0 +1,86 @@
+"""What ``metarl evaluate`` and ``metarl baselines`` play, and the tables they make of it."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from metarl.analysis.adapted import adapted_table
+from metarl.analysis.by_task import task_table
+from metarl.analysis.tables import Row
+from metarl.envs.base import MetaEnv
+from metarl.errors import ConfigError
+from metarl.evaluation import MakeEnv, evaluate, play_adapted, play_tasks
+from metarl.rollout import Agent
+from metarl.seeding import stream_seed
+
+Which = dict[str, Any]  # arguments of ``evaluate`` that say on which tasks
+ACTIONS = ("sampled", "greedy")
+
+
+def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
+    """What to play of every set that the command line asks for; no more tasks than it has.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    chosen = {}
+    for task_set in options.task_set:
+        if task_set not in env.task_sets:
+            raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
+        most, finite, num_tasks = env.most_tasks(task_set), env.every_task(task_set), options.num_tasks
+        if finite is not None and num_tasks > len(finite):
+            print(f"there are {len(finite)} {task_set} tasks; each is played once", file=sys.stderr)
+            num_tasks = len(finite)
+        at_once = options.tasks_at_once if most is None else min(options.tasks_at_once, most)
+        seed = stream_seed(options.seed, "command_line")
+        chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
+    return chosen
+
+
+def labelled(sets: dict[str, Which], rows_of: Callable[[Which], list[Row]]) -> list[Row]:
+    """The rows of each set, told apart where there are several."""
+    rows = []
+    for name, which in sets.items():
+        label = {"task_set": name} if len(sets) > 1 else {}
+        rows += [label | row for row in rows_of(which)]
+    return rows
+
+
+def by_actions(agent: Agent, make_env: MakeEnv, which: Which) -> dict[str, dict[str, Any]]:
+    """Evaluations of sampled and of greedy actions."""
+    return {name: evaluate(agent, make_env, greedy=name == "greedy", **which).as_dict() for name in ACTIONS}
+
+
+def action_rows(agent: Agent, make_env: MakeEnv, which: Which) -> list[Row]:
+    """The same as rows."""
+    return [{"actions": name} | flat(result) for name, result in by_actions(agent, make_env, which).items()]
+
+
+def task_rows(agent: Agent, make_env: MakeEnv, which: Which) -> list[Row]:
+    """Rows of ``by_task.task_table``."""
+    found = {name: play_tasks(agent, make_env, greedy=name == "greedy", **which) for name in ACTIONS}
+    return [{"actions": name} | row for name, played in found.items() for row in task_table(played)]
+
+
+def adapted_rows(agent: Agent, make_env: MakeEnv, env: MetaEnv, episodes: int, which: Which) -> list[Row]:
+    """Episodes after adaptation: a row for each kind of tasks, where there are several, and one for all."""
+    found = play_adapted(agent, make_env, episodes=episodes, **which)
+    one_hot, kinds = found.tasks.parameters.get("class"), env.classes
+    classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
+    successes = None if found.successes is None else found.successes.numpy()
+    return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
+
+
+def solver_rows(solvers: dict[str, Agent], make_env: MakeEnv, which: Which) -> list[Row]:
+    """A row for each classical solver."""
+    return [{"solver": n} | flat(evaluate(solver, make_env, **which).as_dict()) for n, solver in solvers.items()]
+
+
+def flat(result: dict[str, Any]) -> Row:
+    """The columns of a table from an evaluation."""
+    curve = result["adaptation_curve"]
+    columns = {"return": result["return_mean"], "standard error": result["return_se"]}
+    columns |= {"first episode": curve[0], "last episode": curve[-1]}
+    rates = ("success_rate", "fall_rate", "pooled_return")
+    return columns | {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}

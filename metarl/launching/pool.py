@@ -1,0 +1,170 @@
+"""Many runs on one machine: a process each, so many at a time, the next where one ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from metarl.errors import ConfigError
+from metarl.launching.sweep import Job, Sweep, finished_summary, occupant
+
+INTERVAL = 0.02  # seconds between looks at what runs
+MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one run: on a graphics card, or on the processor where ``gpu`` is None."""
+
+    gpu: int | None = None
+
+
+def cpu_slots(count: int | None) -> list[Slot]:
+    """Room for ``count`` runs; None takes one for each core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [Slot()] * (count or cores)
+
+
+def gpu_slots(gpus: Sequence[int] | None, jobs_per_gpu: int) -> list[Slot]:
+    """Room for so many runs on each card, the first of every card before the second; None takes all cards.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = list(gpus) if gpus is not None else [int(row) for row in _nvidia("index")]
+    if not found:
+        raise ConfigError("cluster=gpus: this machine has no graphics card; use cluster=local_pool")
+    return [Slot(gpu) for _ in range(jobs_per_gpu) for gpu in found]
+
+
+def free_memory() -> dict[int, float]:
+    """Free memory of every card, GiB."""
+    rows = (row.split(",") for row in _nvidia("index,memory.free"))
+    return {int(index): float(free) / 1024 for index, free in rows}
+
+
+def _nvidia(query: str) -> list[str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        raise ConfigError(
+            "cluster=gpus: nvidia-smi, which tells the cards, is not there; use cluster=local_pool, or name the cards "
+            "with hydra.launcher.gpus=[0,1]"
+        )
+    asked = [tool, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    if answer.returncode:
+        raise ConfigError(f"cluster=gpus: nvidia-smi: {answer.stderr.strip() or answer.stdout.strip()}")
+    return answer.stdout.split("\n")[:-1]
+
+
+@dataclass
+class Pool:
+    """Runs the jobs of a sweep in slots.
+
+    A job that fails leaves the others alone. Runs that go on from an earlier launcher keep their slots, and are waited
+    for. Once asked to stop, it asks the runs to stop, which save first, and waits for them.
+
+    Args:
+        sweep: what to run.
+        slots: where.
+        threads: of each run's numerical libraries.
+        min_free_memory: GiB a card must have free before a run starts there.
+    """
+
+    sweep: Sweep
+    slots: list[Slot]
+    threads: int = 1
+    min_free_memory: float | None = None
+
+    def __post_init__(self) -> None:
+        self.running: dict[int, tuple[subprocess.Popen, Slot]] = {}  # by number of the job
+        self.elsewhere: list[Job] = []  # that go on from an earlier launcher
+        self.stopping = False
+
+    def run(self, jobs: Sequence[Job], tell: Callable[[str], None] = print) -> None:
+        """Run them all, in this order; returns when nothing runs any more."""
+        self.elsewhere = [job for job in jobs if occupant(job.directory) is not None]
+        waiting = deque(job for job in jobs if job not in self.elsewhere)
+        with _Signals(self.stop):
+            while self.running or ((waiting or self.elsewhere) and not self.stopping):
+                self._collect(tell)
+                self._take_over(waiting)
+                while waiting and not self.stopping and (free := self._free()):
+                    self._start(waiting.popleft(), free[0], tell)
+                time.sleep(INTERVAL if self.min_free_memory is None else MEMORY_INTERVAL)
+
+    def stop(self) -> None:
+        """Start nothing more, and ask all runs to stop."""
+        self.stopping = True
+        for process, _ in self.running.values():
+            process.send_signal(signal.SIGTERM)
+
+    def _collect(self, tell: Callable[[str], None]) -> None:
+        """Notice whose process has ended."""
+        for number, (process, _) in list(self.running.items()):
+            if process.poll() is not None:
+                del self.running[number]
+                status = self.sweep.status(self.sweep.jobs[number])
+                tell(f"{number}: {status.state}" + (f" ({status.error})" if status.error else ""))
+                if status.state == "running":  # by an earlier launcher's process, which was there first
+                    self.elsewhere.append(status.job)
+
+    def _take_over(self, waiting: deque[Job]) -> None:
+        """Runs of an earlier launcher that have ended, unfinished, come next."""
+        ended = [job for job in self.elsewhere if occupant(job.directory) is None]
+        self.elsewhere = [job for job in self.elsewhere if job not in ended]
+        waiting.extendleft(job for job in ended if finished_summary(job.directory) is None)
+
+    def _free(self) -> list[Slot]:
+        """Slots that nobody uses, and whose card has room."""
+        free = list(self.slots)
+        for _, slot in self.running.values():
+            free.remove(slot)
+        for job in self.elsewhere:
+            gpus = (occupant(job.directory) or {}).get("gpus")
+            taken = next((slot for slot in free if slot.gpu is None or str(slot.gpu) == gpus), None)
+            if taken is not None:
+                free.remove(taken)
+        if self.min_free_memory is None or not free:
+            return free
+        room = free_memory()
+        return [slot for slot in free if slot.gpu is None or room.get(slot.gpu, 0.0) >= self.min_free_memory]
+
+    def _start(self, job: Job, slot: Slot, tell: Callable[[str], None]) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        environment.pop("HYDRA_FULL_ERROR", None)  # run.py sets it for itself
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
+        with open(self.sweep.log(job), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, self.sweep.command[0], *self.sweep.arguments(job)],
+                cwd=self.sweep.record["directory"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that Ctrl-C reaches it through us alone, once
+            )
+        self.running[job.number] = process, slot
+        where = "" if slot.gpu is None else f" on GPU {slot.gpu}"
+        tell(f"{job.number}: started{where}: {' '.join(job.overrides)}")
+
+
+class _Signals:
+    """Calls ``stop`` at the first signal that asks a program to end."""
+
+    def __init__(self, stop: Callable[[], None]):
+        self.stop = stop
+
+    def __enter__(self) -> None:
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.before = {number: signal.signal(number, lambda *_: self.stop()) for number in wanted}
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""The jobs of a sweep as an array of a SLURM cluster, by submitit.
+
+A job that is preempted, or near its time limit, finishes its iteration, saves, and goes back into the queue.
+"""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import ConfigError
+from metarl.launching.sweep import Job, Sweep
+
+
+class Run:
+    """What a node executes: ``run.py`` in the process that submitit started, which hands on the cluster's signals.
+
+    Args:
+        script: path of ``run.py``.
+        directory: to run it in.
+        arguments: its overrides.
+    """
+
+    def __init__(self, script: str, directory: str, arguments: Sequence[str]):
+        self.script, self.directory, self.arguments = script, directory, list(arguments)
+
+    def __call__(self) -> None:
+        os.chdir(self.directory)
+        export_ranks()
+        sys.argv = [self.script, *self.arguments]
+        sys.path.insert(0, str(Path(self.script).parent))
+        try:
+            runpy.run_path(self.script, run_name="__main__")
+        except SystemExit as end:
+            if end.code not in (0, None):
+                raise RuntimeError(f"the run failed; see error.txt in {self.arguments[-1]}") from None
+
+    def checkpoint(self) -> Any:
+        """Called once the run has saved: the same again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def export_ranks() -> None:
+    """Tell torch.distributed what SLURM knows, where a run has several tasks."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+
+
+def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
+    """Submit the jobs as one array; returns its number.
+
+    Args:
+        sweep: they belong to.
+        jobs: in order of priority.
+        options: of ``submitit.AutoExecutor.update_parameters``; ``max_num_timeout`` is how often a job may go back
+            into the queue at its time limit.
+
+    Raises:
+        ConfigError: there is no SLURM here, no such partition, or SLURM refuses the jobs.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    check(options.get("slurm_partition"))
+    import submitit
+
+    timeouts = options.pop("max_num_timeout")
+    executor = submitit.AutoExecutor(sweep.path / "logs", cluster="slurm", slurm_max_num_timeout=timeouts)
+    executor.update_parameters(name=sweep.path.name, **options)
+    script, directory = sweep.command[0], sweep.record["directory"]
+    try:
+        with executor.batch():
+            submitted = [executor.submit(Run(script, directory, sweep.arguments(job))) for job in jobs]
+    except submitit.core.utils.FailedJobError as error:
+        raise ConfigError(f"cluster=slurm: {str(error).strip().splitlines()[-1]}") from None
+    ids = {job.number: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
+    sweep.note_cluster_ids(ids)
+    return submitted[0].job_id.partition("_")[0]
+
+
+def check(partition: str | None) -> None:
+    """That there is a SLURM, and that partition.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            "cluster=slurm: sbatch is not there; launch on a login node of the cluster, or use cluster=local_pool"
+        )
+    answer = _ask("sinfo", "-h", "-o", "%R")
+    known = sorted(set(answer.split()))
+    if partition is not None and partition not in known:
+        raise ConfigError(f"hydra.launcher.partition={partition}: no such partition; there are {', '.join(known)}")
+
+
+def states(sweep: Sweep) -> dict[str, str]:
+    """State of every job of the sweep that the cluster has not ended, by what the cluster calls it."""
+    ids = {name for job in sweep.jobs if (name := sweep.cluster_id(job)) is not None}
+    if not ids or shutil.which("squeue") is None:
+        return {}
+    arrays = sorted({name.partition("_")[0] for name in ids})
+    answer = _ask("squeue", "-h", "-r", "-j", ",".join(arrays), "-o", "%i %T", quiet=True)
+    rows = (line.split() for line in answer.splitlines())
+    return {name: state for name, state in rows if name in ids}
+
+
+def wait(sweep: Sweep, interval: float = 5.0) -> None:
+    """Until no job of the sweep is in the cluster any more."""
+    while states(sweep):
+        time.sleep(interval)
+
+
+def _ask(*command: str, quiet: bool = False) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if answer.returncode and not quiet:
+        raise ConfigError(f"cluster=slurm: {command[0]}: {answer.stderr.strip()}")
+    return answer.stdout

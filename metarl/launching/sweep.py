@@ -1,0 +1,289 @@
+"""A sweep is a directory: the jobs it was launched with, a run directory for each, and what became of them.
+
+sweep.json    the command that launched it, and the overrides of every job
+0/ 1/ ...     run directories, see ``metarl.run_directory``
+logs/         what each job said on the console
+
+Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl.errors import RunDirectoryError
+from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY
+
+State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
+
+RECORD = "sweep.json"
+CLUSTER = "cluster="
+RECENT = 20  # rows of metrics that tell a run's present speed
+TAIL = 64 * 1024  # bytes at the end of a metrics file that hold them
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        number: in the order of the sweep; its run directory is called so.
+        overrides: of the configuration.
+        directory: of the run.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    directory: Path
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What has become of a job.
+
+    Attributes:
+        state: ``finished``; ``running``; ``queued`` in a cluster; ``failed`` with an error; ``stopped`` by a signal, or
+            killed; ``pending``, where nothing has begun.
+        env_steps, total_steps: done, and asked for; None where nothing tells.
+        steps_per_second: of late.
+        seconds_left: at that speed.
+        final_return: of a finished run, on held-out tasks.
+        error: last line of what went wrong.
+    """
+
+    job: Job
+    state: State
+    env_steps: int | None = None
+    total_steps: int | None = None
+    steps_per_second: float | None = None
+    seconds_left: float | None = None
+    final_return: float | None = None
+    error: str | None = None
+
+
+class Sweep:
+    """A sweep directory.
+
+    Args:
+        path: of the directory.
+
+    Raises:
+        RunDirectoryError: it holds no sweep.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        try:
+            self.record: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+            self.jobs = [self._job(int(number), row) for number, row in self.record["jobs"].items()]
+        except FileNotFoundError:
+            raise RunDirectoryError(f"{path} holds no sweep: it has no {RECORD}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunDirectoryError(f"{self.path / RECORD} is damaged; delete it and launch the sweep again") from None
+
+    @classmethod
+    def launched(cls, path: str | Path, command: Sequence[str], jobs: Sequence[Sequence[str]], first: int) -> "Sweep":
+        """The sweep at ``path``, which from now on has these jobs too, numbered from ``first``.
+
+        Where they run is no part of what they are: ``cluster=...`` is that of the last launch.
+
+        Raises:
+            RunDirectoryError: the directory cannot be written, or holds a sweep of other jobs.
+        """
+        path = Path(path).absolute()
+        clusters = [text for overrides in jobs for text in overrides if text.startswith(CLUSTER)]
+        record: dict[str, Any] = {
+            "command": list(command),
+            "directory": os.getcwd(),
+            "cluster": clusters[:1],
+            "jobs": {},
+        }
+        if (path / RECORD).exists():
+            record["jobs"] = cls(path).record["jobs"]
+        for number, given in enumerate(jobs, first):
+            overrides = [text for text in given if not text.startswith(CLUSTER)]
+            known = record["jobs"].setdefault(str(number), {"overrides": overrides})["overrides"]
+            if known != overrides:
+                raise RunDirectoryError(
+                    f"{path} holds another sweep: its job {number} is {' '.join(known)}, not {' '.join(overrides)}; "
+                    "choose another hydra.sweep.dir"
+                )
+        sweep = cls.__new__(cls)
+        sweep.path, sweep.record = path, record
+        sweep.jobs = [sweep._job(int(number), row) for number, row in record["jobs"].items()]
+        sweep.write()
+        return sweep
+
+    def write(self) -> None:
+        """Write ``sweep.json``, whole or not at all."""
+        try:
+            (self.path / "logs").mkdir(parents=True, exist_ok=True)
+            partial = self.path / f".{RECORD}.{os.getpid()}.partial"
+            partial.write_text(json.dumps(self.record, indent=1))
+            os.replace(partial, self.path / RECORD)
+        except OSError as error:
+            raise RunDirectoryError(f"hydra.sweep.dir={self.path}: cannot be written ({error.strerror})") from None
+
+    def _job(self, number: int, row: dict[str, Any]) -> Job:
+        return Job(number, tuple(row["overrides"]), self.path / str(number))
+
+    @property
+    def command(self) -> list[str]:
+        """What launched it: the script and its arguments."""
+        return self.record["command"]
+
+    def note_cluster_ids(self, ids: dict[int, str]) -> None:
+        """Remember what a cluster calls the jobs."""
+        for number, name in ids.items():
+            self.record["jobs"][str(number)]["cluster_id"] = name
+        self.write()
+
+    def cluster_id(self, job: Job) -> str | None:
+        """What a cluster last called the job."""
+        return self.record["jobs"][str(job.number)].get("cluster_id")
+
+    def log(self, job: Job) -> Path:
+        """Where the job's console goes."""
+        return self.path / "logs" / f"{job.number}.log"
+
+    def statuses(self, in_cluster: dict[str, str] | None = None) -> list[JobStatus]:
+        """Of every job, in order.
+
+        Args:
+            in_cluster: what a cluster knows of the jobs that it has not ended, see ``slurm.states``.
+        """
+        return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
+
+    def overrides(self, job: Job) -> list[str]:
+        """Of the job, where the sweep was last launched."""
+        return [*job.overrides, *self.record["cluster"]]
+
+    def arguments(self, job: Job) -> list[str]:
+        """What ``run.py`` is told to run the job, or to go on with it."""
+        return [*self.overrides(job), f"hydra.run.dir={quoted(job.directory)}"]
+
+    def status(self, job: Job, in_cluster: str | None = None) -> JobStatus:
+        """Of one job."""
+        if (summary := finished_summary(job.directory)) is not None:
+            steps, score = summary["env_steps"], summary["evaluation"]["sampled"]["return_mean"]
+            return JobStatus(job, "finished", steps, steps, final_return=score)
+        rows = _last_rows(job.directory / METRICS)
+        steps = rows[-1]["env_steps"] if rows else None
+        total = _total_steps(job.directory)
+        speed = left = error = None
+        if occupant(job.directory) is not None or in_cluster == "RUNNING":
+            state: State = "running"
+            speed = _speed(rows)
+            left = (total - steps) / speed if speed and total and steps is not None else None
+        elif in_cluster is not None:
+            state = "queued"
+        elif (error := _error(job.directory)) is not None:
+            state = "failed"
+        else:
+            state = "stopped" if job.directory.exists() else "pending"
+        return JobStatus(job, state, steps, total, speed, left, None, error)
+
+
+@contextmanager
+def launching(path: str | Path) -> Iterator[None]:
+    """While one launcher works on a sweep, no other may.
+
+    Raises:
+        RunDirectoryError: another does, or the directory cannot be written.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        lock = open(Path(path) / LOCK, "w")  # noqa: SIM115 -- held as long as this
+    except OSError as error:
+        raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunDirectoryError(f"{path} is being launched already; metarl status {path}") from None
+        yield
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """A directory name for what a sweep is about: the same overrides, wherever they run, give the same."""
+    about = [str(override) for override in overrides if not str(override).startswith(CLUSTER)]
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(about)).strip("-")[:60]
+    return f"{words or 'defaults'}-{hashlib.sha1(repr(about).encode()).hexdigest()[:6]}"
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra's overrides take any."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a directory holds a sweep."""
+    return (path / RECORD).is_file()
+
+
+def finished_summary(directory: Path) -> dict[str, Any] | None:
+    """The summary of a finished run."""
+    try:
+        return json.loads((directory / SUMMARY).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def occupant(directory: Path) -> dict[str, Any] | None:
+    """What is known of the process that works in a run directory; None where there is none."""
+    try:
+        with open(directory / LOCK) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return json.loads(lock.read() or "{}")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return None
+
+
+def _error(directory: Path) -> str | None:
+    try:
+        lines = (directory / ERROR).read_text().strip().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return lines[-1] if lines else "unknown error"
+
+
+def _total_steps(directory: Path) -> int | None:
+    import yaml
+
+    try:
+        config = yaml.safe_load((directory / CONFIG).read_text())
+        return int(config["training"]["total_steps"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    """The last rows that are there in full."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            lines = file.read().decode(errors="replace").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    whole = lines[1:-1] if size > TAIL else lines[:-1]
+    return [json.loads(line) for line in whole[-RECENT:]]
+
+
+def _speed(rows: list[dict[str, Any]]) -> float | None:
+    """Environment steps per second of training and evaluation, over the last rows."""
+    if len(rows) < 2:
+        return rows[0]["env_steps"] / max(rows[0]["wall_time"], 1e-9) if rows else None
+    seconds = rows[-1]["wall_time"] - rows[0]["wall_time"]
+    return (rows[-1]["env_steps"] - rows[0]["env_steps"]) / max(seconds, 1e-9)

@@ -1,0 +1,292 @@
+"""Sweeps: what a launcher starts, in which order and where; what is lost when everything is killed: nothing."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import outcome, read_rows, run_py, timeless
+
+from metarl.cli import main
+from metarl.errors import ConfigError, RunDirectoryError
+from metarl.launching import pool
+from metarl.launching.commands import resume, status_rows
+from metarl.launching.pool import Pool, Slot, cpu_slots, gpu_slots
+from metarl.launching.sweep import Sweep, finished_summary, launching, occupant, quoted, sweep_name
+
+TINY = (
+    "training.total_steps=3000",
+    "meta_batch_size=100",
+    "eval.final_num_tasks=20",
+    "eval.num_tasks=10",
+    "eval.baselines=false",
+    "model.hidden_size=8",
+)
+
+# A run as launchers see it: it holds its directory, notes where and when it ran, and leaves a summary.
+FAKE = """
+import fcntl, json, os, sys, time
+from pathlib import Path
+given = dict(text.split("=", 1) for text in sys.argv[1:])
+folder = Path(given["hydra.run.dir"].strip("'"))
+folder.mkdir(parents=True, exist_ok=True)
+lock = open(folder / ".lock", "a+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+lock.truncate(0)
+lock.write(json.dumps({"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}))
+lock.flush()
+started = time.time()
+time.sleep(float(given["seconds"]))
+with open(folder.parent / "notes.jsonl", "a") as notes:
+    row = {"run": int(folder.name), "started": started, "ended": time.time()}
+    notes.write(json.dumps(row | {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")})
+        + "\\n")
+if "crash" in given:
+    (folder / "error.txt").write_text("Trace\\nValueError: as it was told\\n")
+    sys.exit(1)
+summary = {"env_steps": 1, "evaluation": {"sampled": {"return_mean": 1.0}}}
+(folder / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Cards that are not there: call it with ``index, free memory in MiB`` of each."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def pretend(*cards: str) -> None:
+        rows = "\n".join(cards)
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\ncase $1 in *memory*) echo '{rows}';; *) echo '{rows}' | cut -d, -f1;; esac\n")
+        tool.chmod(0o755)
+
+    return pretend
+
+
+def fake_sweep(path: Path, *jobs: str) -> Sweep:
+    script = path / "fake.py"
+    script.write_text(FAKE)
+    return Sweep.launched(path / "sweep", [str(script)], [job.split() for job in jobs], 0)
+
+
+def notes(sweep: Sweep) -> list[dict]:
+    return [json.loads(line) for line in (sweep.path / "notes.jsonl").read_text().splitlines()]
+
+
+def most_at_once(rows: list[dict]) -> int:
+    return max(sum(other["started"] <= row["started"] < other["ended"] for other in rows) for row in rows)
+
+
+# ---------------------------------------------------------------- the pool
+
+
+def test_twelve_jobs_on_four_cards_two_on_each(tmp_path, nvidia_smi):
+    nvidia_smi("0, 9000", "1, 9000", "2, 9000", "3, 9000")
+    jobs = [f"seconds=0.6 number={i}" + (" crash=yes" if i == 2 else "") for i in range(12)]
+    sweep = fake_sweep(tmp_path, *jobs)
+    slots = gpu_slots(None, 2)
+    assert [slot.gpu for slot in slots] == [0, 1, 2, 3, 0, 1, 2, 3]
+    said = []
+    Pool(sweep, slots, threads=3).run(sweep.jobs, said.append)
+    rows = notes(sweep)
+    assert sorted(row["run"] for row in rows) == list(range(12))
+    for gpu in "0123":
+        assert most_at_once([row for row in rows if row["CUDA_VISIBLE_DEVICES"] == gpu]) <= 2
+    assert most_at_once(rows) > 4 and {row["OMP_NUM_THREADS"] for row in rows} == {"3"}
+    starts = [line for line in said if "started" in line]
+    assert [int(line.partition(":")[0]) for line in starts] == list(range(12))
+    assert "0: started on GPU 0: seconds=0.6 number=0" in starts[0]
+    states = [status.state for status in sweep.statuses()]
+    assert states == ["failed" if i == 2 else "finished" for i in range(12)]
+    assert "2: failed (ValueError: as it was told)" in said
+
+
+def test_runs_of_an_earlier_launcher_keep_their_slots_and_are_not_started_again(tmp_path):
+    sweep = fake_sweep(tmp_path, *[f"seconds=1 number={i}" for i in range(3)])
+    arguments = [sys.executable, sweep.command[0], *sweep.arguments(sweep.jobs[1])]
+    orphan = subprocess.Popen(arguments, env=os.environ | {"CUDA_VISIBLE_DEVICES": "5"})
+    while occupant(sweep.jobs[1].directory) is None:
+        time.sleep(0.01)
+    Pool(sweep, [Slot(5), Slot(6)]).run(sweep.jobs, lambda line: None)
+    assert orphan.wait() == 0
+    rows = notes(sweep)
+    assert sorted(row["run"] for row in rows) == [0, 1, 2]
+    assert most_at_once([row for row in rows if row["CUDA_VISIBLE_DEVICES"] == "5"]) == 1
+
+
+def test_a_card_without_room_gets_no_run(tmp_path, nvidia_smi, monkeypatch):
+    nvidia_smi("0, 1024", "1, 9000")
+    monkeypatch.setattr(pool, "MEMORY_INTERVAL", 0.05)
+    sweep = fake_sweep(tmp_path, "seconds=0 a=1", "seconds=0 a=2")
+    Pool(sweep, [Slot(0), Slot(1)], min_free_memory=4).run(sweep.jobs, lambda line: None)
+    assert [row["CUDA_VISIBLE_DEVICES"] for row in notes(sweep)] == ["1", "1"]
+
+
+def test_a_pool_that_is_asked_to_stop_asks_its_runs_and_starts_no_more(tmp_path):
+    sweep = fake_sweep(tmp_path, *[f"seconds=30 number={i}" for i in range(3)])
+    held = Pool(sweep, cpu_slots(1))
+
+    def tell(line: str) -> None:
+        if "started" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    began = time.monotonic()
+    held.run(sweep.jobs, tell)
+    assert time.monotonic() - began < 20 and held.stopping and not held.running
+    assert [status.state for status in sweep.statuses()][1:] == ["pending", "pending"]
+
+
+# ---------------------------------------------------------------- sweeps that are killed
+
+
+def sweep_line(directory: str) -> tuple[str, ...]:
+    where = ("cluster=local_pool", "hydra.launcher.slots=2", f"hydra.sweep.dir={directory}")
+    return ("-m", "seed=0,1,2", *TINY, "training.total_steps=60_000", *where)
+
+
+def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path):
+    code, _, said = outcome(run_py(*sweep_line("whole"), directory=tmp_path))
+    assert code == 0, said
+    dice = random.Random(0)
+    launcher = run_py(*sweep_line("killed"), directory=tmp_path)
+    for _ in range(3):
+        time.sleep(dice.uniform(2, 7))
+        for process in (*workers(tmp_path / "killed"), launcher.pid):
+            if dice.random() < 0.7:
+                kill(process)
+        kill(launcher.pid)
+        launcher.communicate()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        line = [sys.executable, "-m", "metarl.cli", "resume", "killed"]
+        launcher = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while launcher.wait() or unfinished(tmp_path / "killed"):
+        assert resume(Sweep(tmp_path / "killed")) == 0
+    for number in range(3):
+        whole, killed = (read_rows(tmp_path / name / str(number) / "metrics.jsonl") for name in ("whole", "killed"))
+        assert [row["iteration"] for row in killed] == list(range(1, 61))
+        assert [timeless(row) for row in killed] == [timeless(row) for row in whole]
+
+
+def workers(sweep: Path) -> list[int]:
+    found = []
+    for number in range(3):
+        at_work = occupant(sweep / str(number))
+        found += [at_work["pid"]] if at_work else []
+    return found
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def unfinished(sweep: Path) -> bool:
+    return any(finished_summary(sweep / str(number)) is None for number in range(3))
+
+
+@pytest.mark.parametrize("cluster", ["local", "local_pool"])
+def test_a_run_that_fails_stops_no_other_and_only_it_is_resumed(tmp_path, capsys, cluster):
+    line = ("-m", "algorithm.clip=0.2,-1,0.1", *TINY, f"cluster={cluster}", "hydra.sweep.dir=sweep")
+    code, out, err = outcome(run_py(*line, directory=tmp_path))
+    assert code == 1 and "error: runs 1 of 3 failed; metarl status" in err and "Traceback" not in err
+    sweep = Sweep(tmp_path / "sweep")
+    assert [status.state for status in sweep.statuses()] == ["finished", "failed", "finished"]
+    main(["status", str(sweep.path), "--format", "json"])
+    said = capsys.readouterr()
+    row = json.loads(said.out)[1]
+    assert row["error"] == "ConfigError: algorithm.clip=-1: must be greater than 0"
+    assert row["overrides"] == "algorithm.clip=-1"
+    assert "2 finished, 1 failed" in said.err
+    before = [(sweep.path / number / "metrics.jsonl").stat().st_mtime for number in ("0", "2")]
+    code, out, err = outcome(run_py(*line, directory=tmp_path))
+    assert code == 1 and "2 of 3 runs in" in out
+    assert [(sweep.path / number / "metrics.jsonl").stat().st_mtime for number in ("0", "2")] == before
+
+
+def test_a_sweep_is_named_by_what_it_is_about_and_its_runs_know_it(tmp_path):
+    code, out, err = outcome(run_py("-m", "seed=0,1", *TINY, directory=tmp_path))
+    assert code == 0, err
+    (directory,) = (tmp_path / "multirun").iterdir()
+    assert directory.name == sweep_name(["cluster=slurm", "seed=0,1", *TINY])
+    assert directory.name.startswith("seed-0-1-training")
+    assert sweep_name(["seed=0,2", *TINY]) != directory.name
+    code, out, _ = outcome(run_py("-m", "seed=0,1", *TINY, "cluster=local_pool", directory=tmp_path))
+    assert code == 0 and "2 of 2 runs" in out and "started" not in out
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+REFUSED = {
+    "no -m": (("cluster=local_pool",), "cluster=local_pool: is for sweeps; say python run.py -m"),
+    "no slots": (
+        ("-m", "cluster=local_pool", "hydra.launcher.slots=0"),
+        "hydra.launcher.slots=0: a whole number above 0",
+    ),
+    "no such gpus": (("-m", "cluster=gpus", "hydra.launcher.gpus=some"), "hydra.launcher.gpus=some: all, or a list"),
+    "no cards": (("-m", "cluster=gpus"), "nvidia-smi, which tells the cards, is not there"),
+    "an empty list": (("-m", "cluster=gpus", "hydra.launcher.gpus=[]"), "no graphics card; use cluster=local_pool"),
+    "no sbatch": (("-m", "cluster=slurm"), "cluster=slurm: sbatch is not there"),
+    "no account": (("-m", "cluster=lumi"), "hydra.launcher.account: has to be said here"),
+    "no such option": (("-m", "cluster=local_pool", "hydra.launcher.cores=3"), "hydra.launcher.cores"),
+    "a file in the way": (("-m", "hydra.sweep.dir=taken/sweep"), "Not a directory: 'taken/sweep'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_launched_is_refused_before_anything_is_written(case, tmp_path):
+    arguments, message = REFUSED[case]
+    (tmp_path / "taken").touch()
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    process = run_py(*arguments, "seed=0", *TINY, directory=tmp_path, env={"PATH": str(empty)})
+    code, _, err = outcome(process)
+    assert code == 1 and message in err and "Traceback" not in err
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "bin"}
+
+
+def test_a_directory_holds_one_sweep_and_one_launcher(tmp_path):
+    sweep = fake_sweep(tmp_path, "a=1", "a=2")
+    with pytest.raises(RunDirectoryError, match="its job 1 is a=2, not a=3; choose another"):
+        Sweep.launched(sweep.path, ["run.py"], [["a=1"], ["a=3"]], 0)
+    again = launching(sweep.path)
+    with launching(sweep.path), pytest.raises(RunDirectoryError, match="is being launched already"), again:
+        pass
+    with pytest.raises(RunDirectoryError, match="holds no sweep"):
+        Sweep(tmp_path)
+    (sweep.path / "sweep.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match="is damaged"):
+        Sweep(sweep.path)
+
+
+def test_a_sweep_goes_on_as_it_is(tmp_path):
+    with pytest.raises(ConfigError, match="seed=4: a sweep goes on as it is; only cluster="):
+        resume(fake_sweep(tmp_path, "a=1"), ["seed=4"])
+
+
+def test_paths_survive_hydra():
+    assert quoted(Path("/a b/it's, [1]")) == "'/a b/it\\'s, [1]'"
+
+
+def test_status_tells_speed_and_time_left(tmp_path):
+    sweep = fake_sweep(tmp_path, "a=1 b=1", "a=1 b=2")
+    directory = sweep.jobs[1].directory
+    directory.mkdir()
+    (directory / "config.yaml").write_text("training: {total_steps: 4000}")
+    rows = [{"iteration": i, "env_steps": 100 * i, "wall_time": 10.0 * i} for i in range(1, 6)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
+    rows, line = status_rows(sweep)
+    assert [row["state"] for row in rows] == ["pending", "stopped"] and rows[1]["overrides"] == "b=2"
+    assert rows[1]["steps"] == "500 of 4,000" and "1 pending, 1 stopped; metarl resume" in line
+    status = sweep.status(sweep.jobs[1], "RUNNING")
+    assert status.state == "running" and status.steps_per_second == pytest.approx(10)
+    assert status.seconds_left == pytest.approx(350)
+    assert sweep.status(sweep.jobs[0], "PENDING").state == "queued"
