@@ -75,11 +75,11 @@ class SweepLauncher(Launcher):
 
     @staticmethod
     def result(sweep, job) -> JobReturn:
-        """What sweepers learn of a job: the return of a finished run."""
+        """What sweepers learn of a job: the return of a finished run, or None where it goes on elsewhere."""
         found = sweep.status(job)
         result = JobReturn(overrides=list(job.overrides), working_dir=str(job.directory))
-        result.status = JobStatus.COMPLETED if found.state == "finished" else JobStatus.FAILED
-        result.return_value = found.final_return if found.state == "finished" else RuntimeError(found.state)
+        result.status = JobStatus.FAILED if found.state == "failed" else JobStatus.COMPLETED
+        result.return_value = RuntimeError(found.error) if found.state == "failed" else found.final_return
         return result
 
 
@@ -171,26 +171,35 @@ class SlurmLauncher(SweepLauncher):
 
     Args:
         wait: until all have ended; else the sweep goes on by itself, see ``metarl status``.
+        required: options that have to be given.
         max_num_timeout: how often a run may go back into the queue at its time limit.
+        python: what runs Python on the nodes, with a path from where the sweep is launched.
         options: of ``submitit``, as ``timeout_min``, or with the prefix ``slurm_`` of ``sbatch``, but for the short
-            names ``partition``, ``account``, ``signal_delay_s`` and ``array_parallelism``.
+            names ``partition``, ``account``, ``signal_delay_s``, ``array_parallelism`` and ``setup``.
         common: of all launchers.
     """
 
-    SHORT = ("partition", "account", "qos", "signal_delay_s", "array_parallelism", "setup", "srun_args", "python")
+    SHORT = ("partition", "account", "signal_delay_s", "array_parallelism", "setup")
 
-    def __init__(self, wait: bool = False, shuffle: bool = False, first: Sequence[str] = (), **options):
+    def __init__(
+        self,
+        wait: bool = False,
+        required: Sequence[str] = (),
+        shuffle: bool = False,
+        first: Sequence[str] = (),
+        **options,
+    ):
         super().__init__(shuffle, first)
-        self.wait = wait
+        self.wait, self.required = wait, list(required)
         self.options = {f"slurm_{name}" if name in self.SHORT else name: value for name, value in options.items()}
 
     def check(self) -> None:
         from metarl.errors import ConfigError
         from metarl.launching import slurm
 
-        for name, value in self.options.items():
-            if value == "???":
-                raise ConfigError(f"hydra.launcher.{name.removeprefix('slurm_')}: has to be said here")
+        for name in self.required:
+            if self.config.hydra.launcher[name] is None:
+                raise ConfigError(f"hydra.launcher.{name}: has to be said here")
         slurm.check(self.options.get("slurm_partition"))
 
     def start(self, sweep, jobs: list) -> None:

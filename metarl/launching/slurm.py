@@ -62,7 +62,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
         sweep: they belong to.
         jobs: in order of priority.
         options: of ``submitit.AutoExecutor.update_parameters``; ``max_num_timeout`` is how often a job may go back
-            into the queue at its time limit.
+            into the queue at its time limit, and ``python`` what runs Python on the nodes.
 
     Raises:
         ConfigError: there is no SLURM here, no such partition, or SLURM refuses the jobs.
@@ -71,8 +71,10 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
     check(options.get("slurm_partition"))
     import submitit
 
-    timeouts = options.pop("max_num_timeout")
-    executor = submitit.AutoExecutor(sweep.path / "logs", cluster="slurm", slurm_max_num_timeout=timeouts)
+    of_executor = {"slurm_max_num_timeout": options.pop("max_num_timeout")}
+    if (python := options.pop("python", None)) is not None:
+        of_executor["slurm_python"] = str(Path(python).absolute())
+    executor = submitit.AutoExecutor(sweep.path / "logs", cluster="slurm", **of_executor)
     executor.update_parameters(name=sweep.path.name, **options)
     script, directory = sweep.command[0], sweep.record["directory"]
     try:

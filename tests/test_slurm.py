@@ -1,0 +1,100 @@
+"""Sweeps on a real SLURM cluster of one node: preempted, requeued, out of time, and the same in the end."""
+
+import os
+import subprocess
+import time
+
+import pytest
+import slurm
+from helpers import outcome, read_rows, run_py, timeless
+
+from metarl.launching.slurm import states
+from metarl.launching.sweep import Sweep, finished_summary
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not slurm.installed(), reason="SLURM is not installed"),
+]
+
+SIX = (
+    "seed=0,1,2,3,4,5",
+    "env=tabular_mdp",
+    "training.total_steps=80_000",
+    "meta_batch_size=10",
+    "eval.final_num_tasks=20",
+    "eval.num_tasks=10",
+    "eval.baselines=false",
+    "model.hidden_size=8",
+)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as found:
+        yield found | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def in_cluster(environment, monkeypatch):
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, environment[name])
+    return environment
+
+
+def submit(tmp_path, environment, *arguments: str) -> Sweep:
+    options = (
+        "cluster=slurm",
+        "hydra.launcher.partition=main",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.sweep.dir=sweep",
+    )
+    code, out, err = outcome(run_py("-m", *arguments, *options, directory=tmp_path, env=environment))
+    assert code == 0 and "submitted" in out, err
+    return Sweep(tmp_path / "sweep")
+
+
+def until(condition, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the cluster did not get there"
+        time.sleep(0.5)
+
+
+def metrics(directory):
+    return [timeless(row) for row in read_rows(directory / "metrics.jsonl")]
+
+
+def test_an_array_that_is_requeued_and_runs_out_of_time_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
+    sweep = submit(tmp_path, in_cluster, *SIX, "hydra.launcher.array_parallelism=3", "hydra.launcher.timeout_min=60")
+    waiting, first = sweep.jobs[5], sweep.jobs[0]
+    assert sweep.status(waiting, states(sweep)[sweep.cluster_id(waiting)]).state == "queued"
+    until(lambda: len(metrics(first.directory)) > 20)
+    assert sweep.status(first, states(sweep)[sweep.cluster_id(first)]).state == "running"
+    slurm.told(in_cluster, "scontrol", "requeue", sweep.cluster_id(first))  # told to stop, and killed soon after
+    second = sweep.jobs[1]
+    until(lambda: len(metrics(second.directory)) > 30)
+    subprocess.run(
+        ["timeout", "2", "scancel", "--signal=USR2", sweep.cluster_id(second)], env=in_cluster
+    )  # out of time
+    until(lambda: all(finished_summary(job.directory) for job in sweep.jobs))
+    until(lambda: not states(sweep))
+    for job in (first, second):
+        log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(job)}_*_log.*"))
+        assert "resuming" in log, log
+    alone = ("-m", *SIX, "seed=0,1", "cluster=local", "hydra.sweep.dir=alone")
+    code, _, err = outcome(run_py(*alone, directory=tmp_path))
+    assert code == 0, err
+    for number in range(2):
+        assert metrics(sweep.jobs[number].directory) == metrics(tmp_path / "alone" / str(number))
+    code, out, _ = outcome(
+        run_py("-m", *SIX, "cluster=slurm", "hydra.sweep.dir=sweep", directory=tmp_path, env=in_cluster)
+    )
+    assert code == 0 and "6 of 6 runs in" in out and "submitted" not in out
+
+
+def test_an_unknown_partition_is_refused_before_anything_is_submitted(tmp_path, in_cluster):
+    line = ("-m", "seed=0", "cluster=slurm", "hydra.launcher.partition=nowhere")
+    code, _, err = outcome(run_py(*line, directory=tmp_path, env=in_cluster))
+    assert code == 1 and "hydra.launcher.partition=nowhere: no such partition; there are high, main" in err
+    assert os.listdir(tmp_path) == []
