@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     from metarl.run_directory import RunDirectory
 
     try:
-        cluster = job.runtime.choices.cluster
+        cluster = job.runtime.choices["cluster"]
         if job.mode == RunMode.RUN and sweep is None and cluster != "local":
             raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
         config = resolved(cfg, job.runtime.choices)
