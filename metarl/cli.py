@@ -58,7 +58,7 @@ def _playing_commands(commands: Any) -> None:
 
 def _comparing_commands(commands: Any) -> None:
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
-    comparing.add_argument("runs", type=Path, nargs="+", help="run directories")
+    comparing.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps: their finished runs")
     comparing.add_argument("--actions", choices=ACTIONS, default="sampled")
     comparing.add_argument(
         "--score",
@@ -67,7 +67,7 @@ def _comparing_commands(commands: Any) -> None:
     )
 
     reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
-    reporting.add_argument("runs", type=Path, nargs="+", help="run directories")
+    reporting.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps")
     reporting.add_argument("--output", type=Path, help="default: report.html in the run, or here for several")
 
     listing = _command(commands, "list", list_options, "configuration options, and runs")
@@ -291,8 +291,10 @@ def compare(options: argparse.Namespace) -> None:
     """Methods side by side; remarks go to stderr, so that the table can be piped."""
     from metarl.analysis.comparison import compare as compare_runs
     from metarl.analysis.runs import load_runs
+    from metarl.launching.sweep import run_directories
 
-    comparison = compare_runs(load_runs(options.runs), options.actions, options.score)
+    runs = load_runs(run_directories(options.runs, finished=True))
+    comparison = compare_runs(runs, options.actions, options.score)
     _print(comparison.rows, options.format)
     print(*comparison.notes, sep="\n", file=sys.stderr)
 
@@ -321,10 +323,11 @@ def resume(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """One page for one run or several."""
     from metarl.analysis.report import write_report as write
+    from metarl.launching.sweep import run_directories
 
     single = len(options.runs) == 1
     output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
-    write(options.runs, output)
+    write(run_directories(options.runs, finished=False), output)
     print(output)
 
 

@@ -75,7 +75,9 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
         _until(lambda: "idle" in told(environment, "sinfo", "-h", "-o", "%T"))
         yield environment
     finally:
-        told(environment, "scancel", "--full", "--state=RUNNING,PENDING", f"--user={_user()}")
+        told(environment, "scancel", f"--user={_user()}")
+        with contextlib.suppress(TimeoutError):
+            _until(lambda: not told(environment, "squeue", "-h"))
         for process in reversed(started):
             process.terminate()
         for process in started:

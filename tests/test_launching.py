@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from helpers import outcome, read_rows, run_py, timeless
+from run_directories import write_run
 
 from metarl.cli import main
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.launching import pool
 from metarl.launching.commands import resume, status_rows
 from metarl.launching.pool import Pool, Slot, cpu_slots, gpu_slots
-from metarl.launching.sweep import Sweep, finished_summary, launching, occupant, quoted, sweep_name
+from metarl.launching.sweep import Sweep, finished_summary, launching, occupant, quoted, run_directories, sweep_name
 
 TINY = (
     "training.total_steps=3000",
@@ -290,3 +291,18 @@ def test_status_tells_speed_and_time_left(tmp_path):
     assert status.state == "running" and status.steps_per_second == pytest.approx(10)
     assert status.seconds_left == pytest.approx(350)
     assert sweep.status(sweep.jobs[0], "PENDING").state == "queued"
+
+
+def test_a_sweep_is_compared_and_reported_as_its_runs(tmp_path, capsys):
+    sweep = fake_sweep(tmp_path, "model=gru", "model=lstm", "model=mlp")
+    for job in sweep.jobs[:2]:
+        model = job.overrides[0].removeprefix("model=")
+        write_run(job.directory, model=model, finished=model == "gru")
+    main(["compare", str(sweep.path), "--format", "json"])
+    assert [row["method"] for row in json.loads(capsys.readouterr().out)] == ["gru/rl2"]
+    main(["report", str(sweep.path)])
+    assert "Unfinished" in (sweep.path / "report.html").read_text()
+    (tmp_path / "other").mkdir()
+    empty = fake_sweep(tmp_path / "other", "a=1")
+    with pytest.raises(RunDirectoryError, match="has begun; metarl status"):
+        run_directories([empty.path], finished=False)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +227,28 @@ def quoted(path: Path) -> str:
 def is_sweep(path: Path) -> bool:
     """Whether a directory holds a sweep."""
     return (path / RECORD).is_file()
+
+
+def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
+    """The paths, with the runs of a sweep in its place: those that are finished, or all that have begun.
+
+    Raises:
+        RunDirectoryError: a sweep has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not is_sweep(path):
+            found.append(path)
+            continue
+        runs = [
+            job.directory for job in Sweep(path).jobs if (job.directory / (SUMMARY if finished else CONFIG)).exists()
+        ]
+        if not runs:
+            raise RunDirectoryError(
+                f"no run of {path} {'is finished' if finished else 'has begun'}; metarl status {path}"
+            )
+        found += runs
+    return found
 
 
 def finished_summary(directory: Path) -> dict[str, Any] | None:
