@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metarl.errors import ConfigError, report
 
+if TYPE_CHECKING:
+    from metarl.evaluation import Which
+
 FORMATS = ("text", "markdown", "csv", "json")
-ACTIONS = ("sampled", "greedy")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,7 +61,7 @@ def _playing_commands(commands: Any) -> None:
 def _comparing_commands(commands: Any) -> None:
     comparing = _command(commands, "compare", compare, "methods side by side, with intervals over seeds")
     comparing.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps: their finished runs")
-    comparing.add_argument("--actions", choices=ACTIONS, default="sampled")
+    comparing.add_argument("--actions", choices=("sampled", "greedy"), default="sampled")
     comparing.add_argument(
         "--score",
         choices=("trial", "last_episode"),
@@ -230,7 +232,7 @@ def baselines(options: argparse.Namespace) -> None:
     _print(rows, options.format)
 
 
-def _tuned_rows(env: Any, make_env: Any, which: dict[str, Any]) -> list[dict[str, Any]]:
+def _tuned_rows(env: Any, make_env: Any, which: "Which") -> list[dict[str, Any]]:
     from metarl.analysis.playing import solver_rows
 
     return [

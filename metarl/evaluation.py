@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import NotRequired, Protocol, TypedDict, Unpack
 
 import torch
 
@@ -17,6 +17,18 @@ class MakeEnv(Protocol):
     """Makes an environment of one configured kind, with ``num_episodes`` instead of the configured where given."""
 
     def __call__(self, *, num_tasks: int, seed: int, num_episodes: int = ...) -> MetaEnv: ...
+
+
+class Which(TypedDict):
+    """On which tasks to play; the same values meet the same tasks, whoever plays.
+
+    ``num_tasks`` of them, ``tasks_at_once`` side by side (2000), drawn from ``task_set`` (``held_out``) by ``seed``.
+    """
+
+    num_tasks: int
+    seed: int
+    tasks_at_once: NotRequired[int]
+    task_set: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -51,33 +63,14 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def evaluate(
-    agent: Agent,
-    make_env: MakeEnv,
-    *,
-    num_tasks: int,
-    seed: int,
-    greedy: bool = False,
-    tasks_at_once: int = 2000,
-    task_set: str = "held_out",
-) -> Evaluation:
+def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: Unpack[Which]) -> Evaluation:
     """Play one trial on each of ``num_tasks`` tasks.
 
-    The same seed and ``tasks_at_once`` meet the same tasks, whoever plays. Trials on the same task are averaged first,
+    Trials on the same task are averaged first,
     so that the standard error is over tasks: those of lanes that share one, and those of a task set that has no more
     than ``num_tasks``, which is played as a whole as often as that many trials allow.
     """
-    return summarise(
-        play_tasks(
-            agent,
-            make_env,
-            num_tasks=num_tasks,
-            seed=seed,
-            greedy=greedy,
-            tasks_at_once=tasks_at_once,
-            task_set=task_set,
-        )
-    )
+    return summarise(play_tasks(agent, make_env, greedy=greedy, **which))
 
 
 @dataclass(frozen=True)
@@ -128,17 +121,16 @@ def play_tasks(
         met.append(tasks)
         trial = collect_trial(env, agent, generator, greedy)
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
-        parts = [torch.cat(per_episode), per_episode[-1].mean(0, keepdim=True)]
-        parts += _last_episodes(trial[-1], agent.rollouts[-1])
+        parts = [torch.cat(per_episode), *_last_episodes(trial[-1], agent.rollouts[-1])]
         batches.append([_mean_over_lanes(part, env.lanes_per_task) for part in parts])
     columns = (_mean_over_rounds(part, rounds, count).double().cpu() for part in zip(*batches, strict=True))
-    returns, last_returns, lengths, successes, falls = columns
+    returns, lengths, successes, falls = columns
     return PlayedTasks(
         returns=returns,
         episodes_met=_episodes_met(agent.rollouts, env.lanes_per_task),
         successes=successes[0] if trial[-1].success is not None else None,
         falls=falls[0],
-        last_returns=last_returns[0],
+        last_returns=returns[-agent.rollouts[-1] :].mean(0),
         last_lengths=lengths[0],
         tasks=_one_row_per_task(met, env.lanes_per_task, count),
         fixed_length=env.fixed_length,

@@ -93,6 +93,23 @@ def test_an_array_that_is_requeued_and_runs_out_of_time_ends_like_an_uninterrupt
     assert code == 0 and "6 of 6 runs in" in out and "submitted" not in out
 
 
+def test_a_run_that_failed_is_submitted_again_and_is_in_the_queue_then(tmp_path, in_cluster):
+    line = (
+        "-m",
+        "seed=0",
+        "algorithm.clip=-1",
+        "cluster=slurm",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.sweep.dir=sweep",
+    )
+    code, _, err = outcome(run_py(*line, "hydra.launcher.wait=true", directory=tmp_path, env=in_cluster))
+    assert code == 1 and "error: runs 0 of 1 failed" in err
+    sweep = Sweep(tmp_path / "sweep")
+    assert sweep.status(sweep.jobs[0]).error == "ConfigError: algorithm.clip=-1: must be greater than 0"
+    code, out, err = outcome(run_py(*line, directory=tmp_path, env=in_cluster))
+    assert code == 0 and "submitted 1 runs" in out, err
+
+
 def test_an_unknown_partition_is_refused_before_anything_is_submitted(tmp_path, in_cluster):
     line = ("-m", "seed=0", "cluster=slurm", "hydra.launcher.partition=nowhere")
     code, _, err = outcome(run_py(*line, directory=tmp_path, env=in_cluster))

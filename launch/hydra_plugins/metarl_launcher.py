@@ -7,6 +7,7 @@ import random
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
@@ -49,16 +50,22 @@ class SweepLauncher(Launcher):
                 print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs in {sweep.path} are finished already")
             if waiting:
                 self.start(sweep, waiting)
-        self.tell_failures(sweep, jobs)
-        return [self.result(sweep, job) for job in jobs]
+        active = self.active(sweep)
+        statuses = [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
+        self.tell_failures(sweep, statuses)
+        return [self.result(status) for status in statuses]
 
-    def tell_failures(self, sweep, jobs: list) -> None:
+    def active(self, sweep) -> dict[str, str]:
+        """Runs that a cluster has not ended: an error of theirs is of an earlier attempt."""
+        return {}
+
+    def tell_failures(self, sweep, statuses: list) -> None:
         """End with an error where runs failed; other sweepers than Hydra's own judge that themselves."""
         from metarl.errors import RunDirectoryError
 
-        failed = [str(job.number) for job in jobs if sweep.status(job).state == "failed"]
+        failed = [str(status.job.number) for status in statuses if status.state == "failed"]
         if failed and self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            raise RunDirectoryError(f"runs {', '.join(failed)} of {len(jobs)} failed; metarl status {sweep.path}")
+            raise RunDirectoryError(f"runs {', '.join(failed)} of {len(statuses)} failed; metarl status {sweep.path}")
 
     def order(self, jobs: list) -> list:
         """The jobs in the order in which they start."""
@@ -74,10 +81,9 @@ class SweepLauncher(Launcher):
         raise NotImplementedError
 
     @staticmethod
-    def result(sweep, job) -> JobReturn:
+    def result(found) -> JobReturn:
         """What sweepers learn of a job: the return of a finished run, or None where it goes on elsewhere."""
-        found = sweep.status(job)
-        result = JobReturn(overrides=list(job.overrides), working_dir=str(job.directory))
+        result = JobReturn(overrides=list(found.job.overrides), working_dir=str(found.job.directory))
         result.status = JobStatus.FAILED if found.state == "failed" else JobStatus.COMPLETED
         result.return_value = RuntimeError(found.error) if found.state == "failed" else found.final_return
         return result
@@ -163,7 +169,7 @@ class PoolLauncher(SweepLauncher):
     def start(self, sweep, jobs: list) -> None:
         from metarl.launching.pool import Pool
 
-        Pool(sweep, self.places, self.threads, self.min_free_memory).run(jobs)
+        Pool(sweep, self.places, self.threads, self.min_free_memory).run(jobs, partial(print, flush=True))
 
 
 class SlurmLauncher(SweepLauncher):
@@ -202,10 +208,15 @@ class SlurmLauncher(SweepLauncher):
                 raise ConfigError(f"hydra.launcher.{name}: has to be said here")
         slurm.check(self.options.get("slurm_partition"))
 
+    def active(self, sweep) -> dict[str, str]:
+        from metarl.launching import slurm
+
+        return slurm.states(sweep)
+
     def start(self, sweep, jobs: list) -> None:
         from metarl.launching import slurm
 
-        active = slurm.states(sweep)
+        active = self.active(sweep)
         jobs = [job for job in jobs if sweep.cluster_id(job) not in active]
         if not jobs:
             print("all other runs are in the queue already")

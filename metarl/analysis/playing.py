@@ -7,15 +7,13 @@ from typing import Any
 
 from metarl.analysis.adapted import adapted_table
 from metarl.analysis.by_task import task_table
+from metarl.analysis.runs import ACTIONS
 from metarl.analysis.tables import Row
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
-from metarl.evaluation import MakeEnv, evaluate, play_adapted, play_tasks
+from metarl.evaluation import MakeEnv, Which, evaluate, play_adapted, play_tasks
 from metarl.rollout import Agent
 from metarl.seeding import stream_seed
-
-Which = dict[str, Any]  # arguments of ``evaluate`` that say on which tasks
-ACTIONS = ("sampled", "greedy")
 
 
 def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
@@ -24,7 +22,7 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
     Raises:
         ConfigError: there is no such set.
     """
-    chosen = {}
+    chosen: dict[str, Which] = {}
     for task_set in options.task_set:
         if task_set not in env.task_sets:
             raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")

@@ -17,7 +17,7 @@ from metarl.analysis.figures import run_figures
 from metarl.analysis.film import from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.style import to_svg
-from metarl.analysis.tables import Row, display, final_table
+from metarl.analysis.tables import Row, display, duration, final_table
 
 TEMPLATE = "report.html.j2"
 
@@ -144,7 +144,7 @@ def _facts(run: Run) -> dict[str, str]:
         "seed": run.seed,
         "environment steps": _thousands(latest.get("env_steps")),
         "iterations": _thousands(latest.get("iteration")),
-        "training time": _duration(latest.get("wall_time")),
+        "training time": duration(latest.get("wall_time")),
         "parameters": _thousands(summary.get("parameters")),
         "held-out tasks": _thousands(summary.get("num_tasks")),
         **{name: summary.get(name) for name in ("hardware", "versions", "commit")},
@@ -206,15 +206,6 @@ def _yaml(config: dict[str, Any]) -> str:
 
 def _thousands(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -84,6 +84,16 @@ def display(rows: Sequence[Row]) -> Cells:
     return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric)
 
 
+def duration(seconds: float | None) -> str | None:
+    """In words; None stays None."""
+    if seconds is None:
+        return None
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _row(name: str, kind: str, evaluation: dict[str, Any], bound: float | None) -> Row:
     mean = evaluation["return_mean"]
     return {

@@ -1,7 +1,6 @@
 """Lanes of one MuJoCo system stepped together: their states are rows of one array."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,8 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
+
+from metarl.cores import available_cores
 
 Array = NDArray[np.float64]
 HUGE = 1e10  # MuJoCo's own limit for a sane position or velocity (mjMAXVAL)
@@ -154,8 +155,3 @@ class ObservedPhysics(Physics):
         mujoco.mj_getState(self.models[lane], data, self.state[lane], self.state_parts)
         for name, values in self.observed.items():
             values[lane] = getattr(data, name)
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from metarl.analysis.tables import duration
 from metarl.errors import ConfigError
 from metarl.launching import slurm
 from metarl.launching.sweep import JobStatus, Sweep, quoted
@@ -22,7 +23,7 @@ def status_rows(sweep: Sweep) -> tuple[list[dict[str, Any]], str]:
     line = ", ".join(f"{count} {state}" for state, count in counts.items())
     left = [status.seconds_left for status in found if status.seconds_left is not None]
     if left:
-        line += f"; those that run end in about {_duration(max(left))}"
+        line += f"; those that run end in about {duration(max(left))}"
     if set(counts) - {"finished", *UNENDED}:
         line += f"; metarl resume {sweep.path} goes on"
     return rows, line
@@ -36,17 +37,10 @@ def _row(status: JobStatus, common: set[str]) -> dict[str, Any]:
         "overrides": " ".join(text for text in status.job.overrides if text not in common),
         "steps": "-" if done is None else f"{done:,}" + (f" of {total:,}" if total else ""),
         "steps_per_second": status.steps_per_second,
-        "time_left": None if status.seconds_left is None else _duration(status.seconds_left),
+        "time_left": duration(status.seconds_left),
         "return": status.final_return,
         "error": status.error,
     }
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> int:

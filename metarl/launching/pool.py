@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from metarl.cores import available_cores
 from metarl.errors import ConfigError
 from metarl.launching.sweep import Job, Sweep, finished_summary, occupant
+from metarl.preemption import StopRequest
 
 INTERVAL = 0.02  # seconds between looks at what runs
 MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
@@ -26,8 +28,7 @@ class Slot:
 
 def cpu_slots(count: int | None) -> list[Slot]:
     """Room for ``count`` runs; None takes one for each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [Slot()] * (count or cores)
+    return [Slot()] * (count or available_cores())
 
 
 def gpu_slots(gpus: Sequence[int] | None, jobs_per_gpu: int) -> list[Slot]:
@@ -90,8 +91,10 @@ class Pool:
         """Run them all, in this order; returns when nothing runs any more."""
         self.elsewhere = [job for job in jobs if occupant(job.directory) is not None]
         waiting = deque(job for job in jobs if job not in self.elsewhere)
-        with _Signals(self.stop):
+        with StopRequest() as asked:
             while self.running or ((waiting or self.elsewhere) and not self.stopping):
+                if asked and not self.stopping:
+                    self.stop()
                 self._collect(tell)
                 self._take_over(waiting)
                 while waiting and not self.stopping and (free := self._free()):
@@ -153,18 +156,3 @@ class Pool:
         self.running[job.number] = process, slot
         where = "" if slot.gpu is None else f" on GPU {slot.gpu}"
         tell(f"{job.number}: started{where}: {' '.join(job.overrides)}")
-
-
-class _Signals:
-    """Calls ``stop`` at the first signal that asks a program to end."""
-
-    def __init__(self, stop: Callable[[], None]):
-        self.stop = stop
-
-    def __enter__(self) -> None:
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        self.before = {number: signal.signal(number, lambda *_: self.stop()) for number in wanted}
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

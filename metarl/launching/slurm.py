@@ -31,7 +31,6 @@ class Run:
 
     def __call__(self) -> None:
         os.chdir(self.directory)
-        export_ranks()
         sys.argv = [self.script, *self.arguments]
         sys.path.insert(0, str(Path(self.script).parent))
         try:
@@ -45,14 +44,6 @@ class Run:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def export_ranks() -> None:
-    """Tell torch.distributed what SLURM knows, where a run has several tasks."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
 
 
 def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:

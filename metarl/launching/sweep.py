@@ -115,21 +115,8 @@ class Sweep:
                     f"{path} holds another sweep: its job {number} is {' '.join(known)}, not {' '.join(overrides)}; "
                     "choose another hydra.sweep.dir"
                 )
-        sweep = cls.__new__(cls)
-        sweep.path, sweep.record = path, record
-        sweep.jobs = [sweep._job(int(number), row) for number, row in record["jobs"].items()]
-        sweep.write()
-        return sweep
-
-    def write(self) -> None:
-        """Write ``sweep.json``, whole or not at all."""
-        try:
-            (self.path / "logs").mkdir(parents=True, exist_ok=True)
-            partial = self.path / f".{RECORD}.{os.getpid()}.partial"
-            partial.write_text(json.dumps(self.record, indent=1))
-            os.replace(partial, self.path / RECORD)
-        except OSError as error:
-            raise RunDirectoryError(f"hydra.sweep.dir={self.path}: cannot be written ({error.strerror})") from None
+        _write(path, record)
+        return cls(path)
 
     def _job(self, number: int, row: dict[str, Any]) -> Job:
         return Job(number, tuple(row["overrides"]), self.path / str(number))
@@ -143,7 +130,7 @@ class Sweep:
         """Remember what a cluster calls the jobs."""
         for number, name in ids.items():
             self.record["jobs"][str(number)]["cluster_id"] = name
-        self.write()
+        _write(self.path, self.record)
 
     def cluster_id(self, job: Job) -> str | None:
         """What a cluster last called the job."""
@@ -189,6 +176,17 @@ class Sweep:
         else:
             state = "stopped" if job.directory.exists() else "pending"
         return JobStatus(job, state, steps, total, speed, left, None, error)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """``sweep.json``, whole or not at all."""
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        partial = path / f".{RECORD}.{os.getpid()}.partial"
+        partial.write_text(json.dumps(record, indent=1))
+        os.replace(partial, path / RECORD)
+    except OSError as error:
+        raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager
