@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -22,7 +23,8 @@ def main(cfg: DictConfig) -> None:
     run_dir = Path(job.runtime.output_dir)
     sweep = run_dir.parent.name if is_sweep(run_dir.parent) else None
 
-    from metarl.config import build  # torch only once there is something to train
+    from metarl import parallel  # torch only once there is something to train
+    from metarl.config import build
     from metarl.experiment import run
     from metarl.run_directory import RunDirectory
 
@@ -31,19 +33,25 @@ def main(cfg: DictConfig) -> None:
         if job.mode == RunMode.RUN and sweep is None and cluster != "local":
             raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
         config = resolved(cfg, job.runtime.choices)
+        parallel.join(config["device"])
+        run_dir = parallel.from_main(run_dir)  # whose name may be a time
         run(build(config, run_dir), config, sweep)
     except Exception as error:
-        if sweep is not None and occupant(run_dir) is None:
+        if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
             RunDirectory(run_dir).write_error(error)
         if not isinstance(error, MetarlError):
             raise
         fail(error)
     finally:
-        remove_if_empty(run_dir)  # Hydra made it before anything was checked
+        parallel.leave()
+        remove_if_empty(Path(job.runtime.output_dir))  # Hydra made it before anything was checked
 
 
 def fail(error: Exception) -> None:
     """End with one message, or go on with the traceback of what is no mistake of the user."""
+    if isinstance(error, MetarlError) and os.environ.get("RANK", "0") != "0":
+        time.sleep(10)  # the main process says the same, and would be stopped if this one were gone before
+        sys.exit(1)
     if full_error or not report(error, sys.argv[1:]):
         raise error
     sys.exit(1)

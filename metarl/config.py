@@ -15,6 +15,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
+from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.compose import unknown_key
 from metarl.envs.base import MetaEnv
@@ -222,7 +223,7 @@ def build(config: dict, run_dir: Path) -> Trainer:
         directory,
         built.loggers,
         {
-            "acting": make_generator(stream_seed(seed, "acting"), device),
+            "acting": make_generator(stream_seed(seed, "acting", parallel.rank()), device),
             "update": make_generator(stream_seed(seed, "update")),
         },
         stream_seed(seed, "evaluation"),
@@ -262,10 +263,21 @@ def _construct(built: Parts):
     seed = built.settings.seed
     torch.manual_seed(stream_seed(seed, "weights"))
     try:
-        env = built.make_env(num_tasks=built.settings.meta_batch_size, seed=stream_seed(seed, "environment"))
+        env = built.make_env(
+            num_tasks=_tasks_of_one_process(built.settings.meta_batch_size),
+            seed=stream_seed(seed, "environment", parallel.rank()),
+        )
         return env, built.make_algorithm(env)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _tasks_of_one_process(meta_batch_size: int) -> int:
+    if meta_batch_size % parallel.count():
+        raise ConfigError(
+            f"meta_batch_size={meta_batch_size}: {parallel.count()} processes share it; choose a multiple of that"
+        )
+    return meta_batch_size // parallel.count()
 
 
 def _check_tasks(env: MetaEnv, built: Parts) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from metarl import parallel
 from metarl.evaluation import evaluate
 from metarl.preemption import StopRequest
 from metarl.seeding import stream_seed
@@ -27,6 +28,9 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
         config: resolved, for the run directory and the loggers.
         sweep: name of the sweep this run belongs to.
     """
+    if not parallel.is_main():
+        _help(trainer)
+        return
     directory = trainer.run_dir
     directory.open(config)
     handler = _log_to(directory.path / "run.log")
@@ -45,6 +49,14 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
         logging.getLogger().removeHandler(handler)
         handler.close()
         directory.close()
+
+
+def _help(trainer: Trainer) -> None:
+    """Train along with the main process, which does all the rest."""
+    with StopRequest() as stop:
+        if not trainer.train(stop):
+            stop.pass_on()
+            raise SystemExit(0)
 
 
 def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest) -> bool:

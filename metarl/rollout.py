@@ -48,6 +48,21 @@ class Rollout(NamedTuple):
     mask: Tensor  # bool, False after a lane has finished its episodes
     tasks: Tasks  # one row per lane
 
+    def select(self, lanes: Tensor) -> "Rollout":
+        """Some lanes."""
+
+        def of(part: Any) -> Any:
+            match part:
+                case Tensor():
+                    return part[:, lanes]
+                case Tasks():
+                    return part.select(lanes)
+                case tuple():
+                    return type(part)(*map(of, part))
+            return part
+
+        return of(self)
+
 
 class Agent(Protocol):
     """Anything that can live through a trial: a learner, or a classical solver."""

@@ -10,13 +10,14 @@ import torch
 STREAMS = ("weights", "environment", "acting", "update", "evaluation", "final_evaluation", "command_line")
 
 
-def stream_seed(seed: int, stream: str) -> int:
-    """63-bit seed of one named stream.
+def stream_seed(seed: int, stream: str, rank: int = 0) -> int:
+    """63-bit seed of one named stream; every process of a run has its own where it gives its rank.
 
     Raises:
         ValueError: the stream has no place in ``STREAMS``.
     """
-    sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream),))
+    place = (STREAMS.index(stream),)
+    sequence = np.random.SeedSequence(seed, spawn_key=place if rank == 0 else (*place, rank))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -10,6 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator
 from tqdm import tqdm
 
+from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.checkpoint import load, load_weights
 from metarl.envs.base import MetaEnv
@@ -71,7 +72,10 @@ class Progress:
 class Trainer:
     """Trains an algorithm on an environment.
 
+    Of several processes (see ``metarl.parallel``) each has a trainer; the main one evaluates, logs and saves.
+
     Args:
+        env: the lanes of this process.
         generators: random streams by name: ``acting`` on the environment's device, ``update`` on the CPU.
         evaluation_seed: of the held-out tasks met while training.
     """
@@ -89,13 +93,17 @@ class Trainer:
 
     def train(self, stop: StopRequest) -> bool:
         """Train until ``total_steps`` or a stop request; whether it is finished."""
+        parallel.start_alike(self.algorithm)
         with self._bar() as bar:
-            while not self.finished and not stop:
+            stopping = self._asked(stop)
+            while not self.finished and not stopping:
                 row = self._iterate()
-                self.run_dir.append_metrics(row)
-                self.loggers.log(row)
-                if self._due(self.plan.checkpoint_every) or self.finished or stop:
-                    self.run_dir.checkpoints.save_latest(self.state_dict(), self.progress.iteration)
+                if parallel.is_main():
+                    self.run_dir.append_metrics(row)
+                    self.loggers.log(row)
+                stopping = self._asked(stop)
+                if self._due(self.plan.checkpoint_every) or self.finished or stopping:
+                    self._save("latest")
                 bar.update(self.progress.env_steps - bar.n)
                 bar.set_postfix_str(f"return {row['train/return']:.3f}")
         return self.finished
@@ -109,7 +117,7 @@ class Trainer:
         """Continue from the latest checkpoint of the run directory, if it has one.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or does not fit.
+            CheckpointError: the checkpoint is damaged, does not fit or was saved by more or fewer processes.
         """
         checkpoints = self.run_dir.checkpoints
         if checkpoints.numbered():
@@ -121,10 +129,25 @@ class Trainer:
                 raise CheckpointError(f"{path} does not fit this configuration ({error!r}); delete it") from None
             log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
 
+    @staticmethod
+    def _asked(stop: StopRequest) -> bool:
+        """Whether any process of the run was asked to stop: then all were."""
+        stop.signal = parallel.highest(stop.signal or 0) or None
+        return bool(stop)
+
+    def _save(self, which: str) -> None:
+        state, checkpoints = self.state_dict(), self.run_dir.checkpoints
+        if not parallel.is_main():
+            return
+        if which == "latest":
+            checkpoints.save_latest(state, self.progress.iteration)
+        else:
+            checkpoints.save_best(state)
+
     def _iterate(self) -> dict:
         started = time.perf_counter()
         self.env.sample_tasks()
-        trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
+        trial = parallel.joined(collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"]))
         collected = time.perf_counter()
         share = self.progress.env_steps / self.plan.total_steps
         diagnostics = self.algorithm.update(trial, share, self.generators["update"])
@@ -135,7 +158,7 @@ class Trainer:
             "iteration": self.progress.iteration,
             "env_steps": self.progress.env_steps,
             "wall_time": self.progress.wall_time,
-            "train/return": sum((r.reward * r.mask).sum().item() for r in trial) / self.env.num_lanes,
+            "train/return": sum((r.reward * r.mask).sum().item() for r in trial) / trial[0].mask.shape[1],
             "train/steps_per_second": self._steps(trial) / (updated - started),
             "time/collect": collected - started,
             "time/update": updated - collected,
@@ -148,6 +171,15 @@ class Trainer:
     def _evaluate(self) -> dict:
         """Held-out metrics; keeps the weights if they are the best so far."""
         started = time.perf_counter()
+        row = parallel.from_main(self._held_out() if parallel.is_main() else None)
+        if row["eval/sampled/return_mean"] > self.progress.best_return:
+            self.progress.best_return = row["eval/sampled/return_mean"]
+            self._save("best")
+        elapsed = time.perf_counter() - started
+        self.progress.wall_time += elapsed
+        return row | {"time/evaluate": elapsed, "wall_time": self.progress.wall_time}
+
+    def _held_out(self) -> dict:
         row: dict = {}
         for actions in ("sampled", "greedy"):
             result = evaluate(
@@ -159,12 +191,7 @@ class Trainer:
                 tasks_at_once=self.eval_plan.tasks_at_once,
             )
             row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
-        if row["eval/sampled/return_mean"] > self.progress.best_return:
-            self.progress.best_return = row["eval/sampled/return_mean"]
-            self.run_dir.checkpoints.save_best(self.state_dict())
-        elapsed = time.perf_counter() - started
-        self.progress.wall_time += elapsed
-        return row | {"time/evaluate": elapsed, "wall_time": self.progress.wall_time}
+        return row
 
     def _count(self, trial: list[Rollout], seconds: float) -> None:
         self.progress.iteration += 1
@@ -185,26 +212,39 @@ class Trainer:
             unit="step",
             unit_scale=True,
             dynamic_ncols=True,
+            disable=not parallel.is_main(),
             mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; a log file needs fewer lines
         )
 
     def state_dict(self) -> dict:
-        """Everything that decides what happens next."""
-        return {
-            "algorithm": self.algorithm.state_dict(),
-            "training": self.algorithm.training_state(),
+        """Everything that decides what happens next, of all processes."""
+        own = {
             "env": self.env.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "torch_generator": torch.get_rng_state(),
+        }
+        main, *others = parallel.from_all(own)
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "training": self.algorithm.training_state(),
             "progress": vars(self.progress).copy(),
+            **main,
+            "other_processes": others,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue exactly where ``state_dict`` was taken."""
         self.algorithm.load_state_dict(state["algorithm"])
         self.algorithm.load_training_state(state["training"])
-        self.env.load_state_dict(state["env"])
+        processes = [state, *state.get("other_processes", [])]
+        if len(processes) != parallel.count():
+            raise CheckpointError(
+                f"{self.run_dir.path}: its checkpoint was saved by {len(processes)} processes, and there are "
+                f"{parallel.count()}; start as many as before"
+            )
+        own = processes[parallel.rank()]
+        self.env.load_state_dict(own["env"])
         for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name].cpu())
-        torch.set_rng_state(state["torch_generator"].cpu())
+            generator.set_state(own["generators"][name].cpu())
+        torch.set_rng_state(own["torch_generator"].cpu())
         self.progress = Progress(**state["progress"])

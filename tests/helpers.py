@@ -205,11 +205,12 @@ def timeless(row: dict) -> dict:
     return {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith(clock)}
 
 
-def run_py(*overrides: str, directory: Path, **options) -> subprocess.Popen:
-    """``python run.py`` from another directory, with one thread and its own streams."""
+def run_py(*overrides: str, directory: Path, processes: int = 1, **options) -> subprocess.Popen:
+    """``python run.py`` from another directory, with one thread and its own streams; or several by ``torchrun``."""
+    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "run.py"), *overrides],
+        [sys.executable, *(many if processes > 1 else []), str(REPOSITORY / "run.py"), *overrides],
         cwd=directory,
         env=environment,
         text=True,

@@ -3,6 +3,7 @@
 Hydra loads this file at every start: nothing heavy is imported here.
 """
 
+import os
 import random
 import sys
 import traceback
@@ -31,12 +32,18 @@ class SweepLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from metarl.errors import ConfigError
         from metarl.launching import sweep as sweeps
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         directory = str(self.config.hydra.sweep.dir)
         try:
+            if "RANK" in os.environ:
+                raise ConfigError(
+                    "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
+                    "cluster=slurm hydra.launcher.tasks_per_node=2"
+                )
             self.check()
         except Exception:
             leave_nothing(Path(directory))

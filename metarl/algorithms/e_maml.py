@@ -1,7 +1,9 @@
 """E-MAML: initial behaviour is credited for what adaptation makes of it (Stadie et al. 2018, arXiv 1803.01118)."""
 
+import torch
 from pydantic import NonNegativeFloat
 
+from metarl import parallel
 from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
 
@@ -21,7 +23,8 @@ class EMAML(GradientAdaptation):
     def stages(self, trial):
         query = trial[-1]
         earned = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)
-        credit = (earned - earned.mean()) / (earned.std(correction=0) + 1e-8)
+        of_all = torch.cat(parallel.from_all(earned.cpu())).to(earned)
+        credit = (earned - of_all.mean()) / (of_all.std(correction=0) + 1e-8)
         return [stage._replace(context=stage.context | {"credit": credit}) for stage in super().stages(trial)]
 
     def other_losses(self, path, stages):

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from metarl import parallel
 from metarl.algorithms.trial_buffer import Trials
 
 Prior = Literal["previous", "standard"]
@@ -81,6 +82,17 @@ def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tens
         return every, mask / mask.sum(0)
     unit = torch.rand(count, lanes, generator=generator).to(mask.device)
     return (unit * mask.sum(0)).long(), torch.full((count, lanes), 1 / count, device=mask.device)
+
+
+def own_part(trials: Trials, terms: Terms, noise: Tensor) -> tuple[Trials, Terms, Tensor]:
+    """Trials, terms and ``noise [E, B, latent_dim]`` of this process, whose means are its part of those over all."""
+    if parallel.count() == 1:
+        return trials, terms, noise
+    every = torch.arange(trials.mask.shape[1], device=trials.mask.device)
+    lanes = parallel.own(every)
+    mine = Terms(*(part[:, lanes] for part in terms))
+    share = len(lanes) / len(every)
+    return trials.select(lanes), mine._replace(belief_weight=share * mine.belief_weight), noise[:, lanes]
 
 
 def at_steps(values: Tensor, steps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.func import functional_call
 
+from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.algorithms.outer import Outer
 from metarl.algorithms.policy_gradient import UnitInterval
@@ -191,7 +192,9 @@ class GradientAdaptation(Algorithm):
     # ------------------------------------------------------------ learning
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
-        return self.outer.step(self, self.stages(trial))
+        every = torch.arange(trial[0].mask.shape[1], device=trial[0].mask.device)
+        own = parallel.own(every)  # whole tasks: all processes have as many
+        return self.outer.step(self, self.stages([rollout.select(own) for rollout in trial]))
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
         """The samples of support rollouts and query, with the distributions that acted."""

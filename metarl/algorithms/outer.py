@@ -8,6 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from metarl import parallel
 from metarl.algorithms.samples import Samples
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Outer(ABC):
     def terms(
         self, learner: "GradientAdaptation", stages: list[Samples], use: Callable[["OuterTerms", float], None] | None
     ) -> dict[str, float]:
-        """Means over tasks of all terms; ``use`` is given those of each chunk, and the weight of a task in the mean."""
-        count = len(stages[0].mask)
+        """Means over the tasks of all processes; ``use`` is given the terms of each chunk of those of this process, and
+        the weight of a task in the mean."""
+        count = parallel.count() * len(stages[0].mask)
         totals: dict[str, float] = {}
         for tasks in learner.chunks(stages[0]):
             chosen = [stage.select(tasks) for stage in stages]
@@ -52,7 +54,9 @@ class Outer(ABC):
                 use(found, 1 / count)
             for name, value in {"loss": found.loss, "kl": found.kl, **found.parts}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().sum().item() / count
-        return totals
+        return dict(
+            zip(totals, parallel.summed(torch.tensor(list(totals.values()), dtype=torch.double)).tolist(), strict=True)
+        )
 
 
 class AdamSurrogate(Outer):
@@ -83,10 +87,16 @@ class AdamSurrogate(Outer):
         logs: dict[str, float] = {}
         for _ in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
-            logs = self.terms(learner, stages, _backward)
+            logs = self.gradients(learner, stages)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
             logs["gradient_norm"] = norm.item()
             self.optimizer.step()
+        return logs
+
+    def gradients(self, learner: "GradientAdaptation", stages: list[Samples]) -> dict[str, float]:
+        """Of the loss over all tasks; returns the terms."""
+        logs = self.terms(learner, stages, _backward)
+        parallel.sum_gradients(self.parameters)
         return logs
 
     def state_dict(self):
@@ -116,7 +126,7 @@ class BestIterate(AdamSurrogate):
         chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
         for index in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
-            logs = self.terms(learner, stages, _backward)
+            logs = self.gradients(learner, stages)
             if logs["kl"] < self.max_kl and (not best or logs["policy_loss"] < best["policy_loss"]):
                 best = logs | {"chosen_step": float(index)}
                 chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
@@ -170,11 +180,11 @@ class TrustRegion(Outer):
             slopes.append(_flat(self._gradients(weight * found.kl.sum(), create_graph=True)))
 
         before = self.terms(learner, stages, differentiate)
-        gradient = _flat(gradients)
+        gradient = parallel.summed(_flat(gradients))
 
         def curvature(vector: Tensor) -> Tensor:
             products = [_flat(self._gradients(slope @ vector)) for slope in slopes]
-            return torch.stack(products).sum(0) + self.damping * vector
+            return parallel.summed(torch.stack(products).sum(0)) + self.damping * vector
 
         direction = conjugate_gradients(curvature, gradient, self.conjugate_steps)
         length = (2 * self.max_kl / (direction @ curvature(direction)).clamp(min=1e-12)).sqrt()

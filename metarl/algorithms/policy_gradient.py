@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
+from metarl import parallel
 from metarl.advantages import generalized_advantages
 from metarl.algorithms.base import Algorithm
 from metarl.envs.base import MetaEnv, Tasks
@@ -75,8 +76,8 @@ class PolicyGradient(Algorithm):
         super().__init__()
         if num_minibatches > env.num_lanes:
             raise ValueError(
-                f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration; "
-                "lower it or raise meta_batch_size"
+                f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration"
+                f"{' in each process' if parallel.count() > 1 else ''}; lower it or raise meta_batch_size"
             )
         self.policy = self.build_policy(env, model)
         self.rollouts = (env.num_episodes,)
@@ -154,9 +155,7 @@ class PolicyGradient(Algorithm):
             logs += epoch
             if self.target_kl is not None and torch.stack([row["kl"] for row in epoch]).mean() > self.target_kl:
                 break
-        means = {name: torch.stack([row[name] for row in logs]).mean().item() for name in logs[0]}
-        means["updates"] = float(len(logs))
-        return means
+        return mean_of(logs) | {"updates": float(len(logs))}
 
     def _batch(self, rollout: Rollout) -> "Batch":
         """Advantages over the whole trial, episode boundaries included, and their value targets."""
@@ -170,10 +169,11 @@ class PolicyGradient(Algorithm):
         if self.standardize_advantages:
             advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std(correction=0) + 1e-8)
         decision, task = rollout.decision, rollout.tasks.description
-        return Batch(rollout.timestep, decision.action, decision.log_prob, advantages, returns, mask, task, known)
+        action, log_prob = decision.action, decision.log_prob
+        return Batch(rollout.timestep, action, log_prob, advantages, returns, mask, task, known, mask.sum())
 
     def losses(self, batch: "Batch", output: HeadOutput) -> dict[str, Tensor]:
-        """Policy loss, value loss, entropy and diagnostics, means over the steps of a batch."""
+        """Policy loss, value loss, entropy and diagnostics, see ``Batch.mean``."""
         distribution, head = self.policy.distribution, self.policy.value_head
         log_ratio = distribution.log_prob(output.parameters, batch.action) - batch.log_prob
         ratio = log_ratio.exp()
@@ -191,6 +191,7 @@ class PolicyGradient(Algorithm):
         }
 
     def _minibatch_step(self, batch: "Batch", progress: float) -> dict[str, Tensor]:
+        batch = batch.own_part()
         output = self.evaluate(batch)
         losses = self.losses(batch, output)
         total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
@@ -200,9 +201,15 @@ class PolicyGradient(Algorithm):
             total = total + weight * loss
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy_parameters(), self.max_gradient_norm or float("inf"))
+        return losses_of_all(losses) | {"gradient_norm": self._step()}
+
+    def _step(self) -> Tensor:
+        """Step on the gradients of all processes; the norm they had."""
+        parameters = self.policy_parameters()
+        parallel.sum_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or float("inf"))
         self.optimizer.step()
-        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm.detach()}
+        return norm.detach()
 
     def training_state(self) -> dict:
         return {"optimizer": self.optimizer.state_dict()}
@@ -212,7 +219,7 @@ class PolicyGradient(Algorithm):
 
 
 class Batch(NamedTuple):
-    """Whole trials, ``[T, B, ...]``; task ``[B, task_dim]``."""
+    """Whole trials, ``[T, B, ...]``; task ``[B, task_dim]``; and how many steps a mean is over, see ``mean``."""
 
     timestep: Timestep
     action: Tensor
@@ -222,6 +229,7 @@ class Batch(NamedTuple):
     mask: Tensor
     task: Tensor
     known: dict[str, Tensor]
+    num_steps: Tensor
 
     def select(self, lanes: Tensor) -> "Batch":
         """The trials of some lanes."""
@@ -231,11 +239,28 @@ class Batch(NamedTuple):
 
         timestep, known = Timestep(*map(of, self.timestep)), {name: of(part) for name, part in self.known.items()}
         action, log_prob, advantage, returns, mask = map(of, self[1:6])
-        return Batch(timestep, action, log_prob, advantage, returns, mask, self.task[lanes], known)
+        return Batch(timestep, action, log_prob, advantage, returns, mask, self.task[lanes], known, mask.sum())
+
+    def own_part(self) -> "Batch":
+        """The trials that this process computes gradients of."""
+        if parallel.count() == 1:
+            return self
+        lanes = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return self.select(parallel.own(lanes))._replace(num_steps=self.num_steps)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the steps that count."""
-        return (values * (self.mask / self.mask.sum())).sum()
+        """Over the steps that count; of an ``own_part``, what it adds to the mean over the whole."""
+        return (values * (self.mask / self.num_steps)).sum()
+
+
+def losses_of_all(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses to log, from what each process adds to them."""
+    return dict(zip(parts, parallel.summed(torch.stack([part.detach() for part in parts.values()])), strict=True))
+
+
+def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Over the steps of an update, none for no steps."""
+    return {name: torch.stack([row[name] for row in logs]).mean().item() for name in (logs or [{}])[0]}
 
 
 def linear(ends: tuple[float, float], progress: float) -> float:

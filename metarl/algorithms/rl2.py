@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from metarl import parallel
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient, linear
 from metarl.envs.base import MetaEnv
 from metarl.models.heads import HeadOutput
@@ -61,7 +62,7 @@ class RL2(PolicyGradient):
         regrets = batch.known["regrets"]
         missed = self.regret_head(output.features) - regrets
         # Of the regrets' mean square: the share that is not explained.
-        share = batch.mean(missed.square().sum(-1)) / batch.mean(regrets.square().sum(-1))
+        share = batch.mean(missed.square().sum(-1)) / parallel.summed(batch.mean(regrets.square().sum(-1)))
         return {"regret_loss": (linear(self.regret_coefficient, progress), share)}
 
 

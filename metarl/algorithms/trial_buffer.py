@@ -18,6 +18,12 @@ class Trials(NamedTuple):
     mask: Tensor
     task: Tensor
 
+    def select(self, lanes: Tensor) -> "Trials":
+        """The trials of some lanes."""
+        timestep = Timestep(*(part[:, lanes] for part in self.timestep))
+        action, reward, next_observation, mask = (part[:, lanes] for part in self[1:5])
+        return Trials(timestep, action, reward, next_observation, mask, self.task[lanes])
+
 
 def trials_of(rollout: Rollout) -> Trials:
     """A rollout from the start of trials to their end."""

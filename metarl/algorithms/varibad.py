@@ -11,20 +11,21 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
+from metarl import parallel
 from metarl.algorithms.elbo import (
     Belief,
     Decoder,
     Prior,
-    Terms,
     as_belief,
     at_steps,
     choose_terms,
     divergences,
     mean_over_beliefs,
+    own_part,
     reconstruction,
     task_error,
 )
-from metarl.algorithms.policy_gradient import Batch, PolicyGradient
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient, losses_of_all, mean_of
 from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
@@ -103,6 +104,8 @@ class VariBAD(PolicyGradient):
         super().__init__(*world, **inherited)
 
     def _check_options(self) -> None:
+        if self.batch_size < parallel.count():
+            raise ValueError(f"algorithm.batch_size={self.batch_size}: {parallel.count()} processes share it; raise it")
         own = {"num_model_updates": self.num_model_updates, "model_learning_rate": self.model_learning_rate}
         for name, value in own.items():
             if self.shared and value is not None:
@@ -205,7 +208,7 @@ class VariBAD(PolicyGradient):
         if self.shared:
             return logs
         rows = [self._model_step(generator) for _ in range(self.num_model_updates or 0 if self.learns_model else 0)]
-        return logs | {name: torch.stack([row[name] for row in rows]).mean().item() for name in (rows or [{}])[0]}
+        return logs | mean_of(rows)
 
     @property
     def learns_model(self) -> bool:
@@ -218,26 +221,28 @@ class VariBAD(PolicyGradient):
         self.model_optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = self.model_parameters()
+        parallel.sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_model_gradient_norm or float("inf"))
         self.model_optimizer.step()
-        return {name: loss.detach() for name, loss in losses.items()} | {"model_gradient_norm": norm.detach()}
+        return losses_of_all(losses) | {"model_gradient_norm": norm.detach()}
 
     def model_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
-        """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each."""
+        """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each.
+
+        Of several processes each computes what its part of the trials adds to the means.
+        """
+        terms = choose_terms(trials.mask, self.num_beliefs, self.num_transitions, generator)
+        noise = torch.randn(*terms.beliefs.shape, self.policy.latent_dim or 0, generator=generator)
+        trials, terms, noise = own_part(trials, terms, noise.to(trials.mask.device))
         known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
-        terms = choose_terms(trials.mask, self.num_beliefs, self.num_transitions, generator)
-        latent = self._latents(belief, terms, generator)
+        latent = Belief(*(at_steps(part, terms.beliefs) for part in belief)).sample(noise)
         losses = {"latent_kl": mean_over_beliefs(divergences(belief, self.prior), terms)}
         for name, decoder in self.transition_decoders():
             losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.past_alone)
         if "task" in self.decoders:
             losses["task_error"] = task_error(latent, self.task_target(trials), terms, self.decoders["task"])
         return losses
-
-    def _latents(self, belief: Belief, terms: Terms, generator: Generator) -> Tensor:
-        chosen = Belief(*(at_steps(part, terms.beliefs) for part in belief))
-        return chosen.sample(torch.randn(chosen.mean.shape, generator=generator).to(chosen.mean.device))
 
     @torch.no_grad()
     def elbo_over_time(self, rollout: Rollout, generator: Generator) -> dict[str, Tensor]:

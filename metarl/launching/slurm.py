@@ -31,6 +31,7 @@ class Run:
 
     def __call__(self) -> None:
         os.chdir(self.directory)
+        _introduce_processes()
         sys.argv = [self.script, *self.arguments]
         sys.path.insert(0, str(Path(self.script).parent))
         try:
@@ -44,6 +45,14 @@ class Run:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _introduce_processes() -> None:
+    """Tell ``torch.distributed`` what SLURM knows, where a run has several tasks."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
 
 
 def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:

@@ -1,0 +1,156 @@
+"""Several processes that train one agent: each plays lanes of its own and computes its share of every gradient.
+
+``torchrun --nproc_per_node=2 run.py ...`` starts them, or SLURM where a run has several tasks. After a trial all
+processes know the rollouts of all, so whatever is not a gradient (advantages, running scales, buffers, the order of
+minibatches) they compute alike, and a loss on a part of the lanes is a part of the sum over all of them. A process
+alone is handed back what it gave.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.functional import pad
+
+from metarl.envs.base import Tasks
+from metarl.errors import ConfigError
+from metarl.rollout import Rollout
+
+PATIENCE = timedelta(days=1)  # for the main process while it evaluates; one that dies is noticed at once
+
+
+def join(device: str) -> None:
+    """Meet the other processes, where there are others; on graphics cards each takes the one of its local number.
+
+    Raises:
+        ConfigError: there are fewer cards than processes on this machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        return
+    backend = "gloo"
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device=cuda: process {local + 1} of this machine finds {torch.cuda.device_count()} cards; start fewer"
+            )
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    elif device != "cpu":
+        raise ConfigError(f"device={device}: several processes would share it; say cpu, or cuda for a card each")
+    distributed.init_process_group(backend, timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from the others."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def count() -> int:
+    """Processes that train this agent."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this one."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """This process writes, evaluates and talks; the others only train."""
+    return rank() == 0
+
+
+def own(lanes: Tensor) -> Tensor:
+    """This process's share of lanes, or of tasks; shares differ by one at most."""
+    return lanes.tensor_split(count())[rank()]
+
+
+def summed(values: Tensor) -> Tensor:
+    """Over all processes."""
+    if count() > 1:
+        values = values.detach().clone()
+        distributed.all_reduce(values)
+    return values
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every parameter the sum of all processes' gradients."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def highest(value: int) -> int:
+    """Of all processes."""
+    if count() == 1:
+        return value
+    found = torch.tensor(value)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return int(found)
+
+
+def from_main(value: Any) -> Any:
+    """What the main process has."""
+    found = [value]
+    if count() > 1:
+        distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """What each process has, in order."""
+    found = [value] * count()
+    if count() > 1:
+        distributed.all_gather_object(found, value)
+    return found
+
+
+def start_alike(module: nn.Module) -> None:
+    """Take parameters and buffers from the main process: processors of another kind round initial weights otherwise."""
+    if count() > 1:
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+def joined(trial: list[Rollout]) -> list[Rollout]:
+    """The trials of all lanes of all processes, in order of their ranks; shorter rollouts are padded, masked."""
+    if count() == 1:
+        return trial
+    device = trial[0].mask.device
+    parts = from_all([changed(rollout, lambda part: part.cpu()) for rollout in trial])
+    return [
+        _side_by_side([changed(part, lambda part: part.to(device)) for part in row]) for row in zip(*parts, strict=True)
+    ]
+
+
+def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure of rollouts, with every tensor changed."""
+    match value:
+        case Tensor():
+            return change(value)
+        case Tasks():
+            return Tasks({name: change(part) for name, part in value.parameters.items()})
+        case tuple():
+            return type(value)(*(changed(part, change) for part in value))
+    return value
+
+
+def _side_by_side(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    match first:
+        case Tensor():
+            steps = max(len(part) for part in parts)
+            return torch.cat([pad(part, [0, 0] * (part.ndim - 1) + [0, steps - len(part)]) for part in parts], dim=1)
+        case Tasks():
+            return Tasks({name: torch.cat([part.parameters[name] for part in parts]) for name in first.parameters})
+        case tuple():
+            return type(first)(*(_side_by_side(column) for column in zip(*parts, strict=True)))
+    return first

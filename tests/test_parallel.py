@@ -1,0 +1,158 @@
+"""Several processes train as one would on all their lanes, and stop, resume and fail as one."""
+
+import json
+import os
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import outcome, read_rows, run_py, small_config, timeless
+from torch import multiprocessing
+
+from metarl import parallel
+from metarl.config import build_algorithm
+from metarl.rollout import collect_trial
+from metarl.seeding import make_generator
+
+METHODS = {
+    "rl2": ["env=tabular_mdp", "algorithm.num_epochs=1", "algorithm.num_minibatches=1"],
+    "rl2, minibatches": ["env=tabular_mdp", "algorithm.num_minibatches=2"],
+    "rl2 on regrets": ["env=tabular_mdp", "algorithm.objective=regret", "algorithm.regret_coefficient=0.5"],
+    "rl2, trials of any length": ["env=point_goal", "env.horizon=20", "meta_batch_size=6"],
+    "varibad": ["env=grid", "algorithm=varibad", "conditioning=concatenate", "model.latent_dim=3"],
+    "varibad, shared": [
+        *("env=grid", "algorithm=varibad", "conditioning=concatenate", "model.latent_dim=3"),
+        *("algorithm.optimizer=shared", "algorithm.num_model_updates=null", "algorithm.model_learning_rate=null"),
+        *("algorithm.max_model_gradient_norm=null", "algorithm.through_memory=true"),
+    ],
+    "hyperx": ["env=grid", "algorithm=hyperx", "conditioning=concatenate", "model.latent_dim=3"],
+    "maml": ["env=point_navigation", "model=mlp", "algorithm=maml"],
+    "maml, ppo": ["env=point_navigation", "model=mlp", "algorithm=maml", "outer=ppo"],
+    "e_maml": ["env=point_navigation", "model=mlp", "algorithm=e_maml"],
+    "promp": ["env=point_navigation", "model=mlp", "algorithm=promp"],
+    "tesp": ["env=point_goal", "model=mlp", "algorithm=tesp", "env.horizon=20"],
+}
+
+
+def process(rank: int, port: str, folder: Path) -> None:
+    """One of two: the trials of both, and what it learned from them."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port
+    }  # fmt: skip
+    parallel.join("cpu")
+    results = {}
+    for name, overrides in METHODS.items():
+        algorithm, parts = build_algorithm(small_config(*overrides))
+        env = parts.make_env(num_tasks=3, seed=rank)
+        env.sample_tasks()
+        trial = parallel.joined(collect_trial(env, algorithm, make_generator(rank)))
+        results[name] = {"trial": trial} | learned(algorithm, trial)
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results))
+    parallel.leave()
+
+
+def doubled(part: torch.Tensor) -> torch.Tensor:
+    return part.double() if part.is_floating_point() else part
+
+
+def learned(algorithm, trial) -> dict:
+    if algorithm.policy.latent_dim is None:  # float64 shows what is wrong alone; cells are one-hot in float32
+        algorithm.double()
+        trial = [parallel.changed(rollout, doubled) for rollout in trial]
+    logs = algorithm.update(trial, 0.3, make_generator(5))
+    gradients = {name: p.grad.clone() for name, p in algorithm.named_parameters() if p.grad is not None}
+    return {"logs": logs, "gradients": gradients, "weights": algorithm.state_dict()}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    multiprocessing.spawn(process, (port, folder), nprocs=2)
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_learn_what_one_learns_from_the_trials_of_both(results, name):
+    first, second = results[0][name], results[1][name]
+    alone = learned(build_algorithm(small_config(*METHODS[name]))[0], first["trial"])
+    assert first["trial"][0].mask.shape[1] == second["trial"][0].mask.shape[1]
+    assert set(first["gradients"]) == set(alone["gradients"])
+    for key, gradient in alone["gradients"].items():
+        assert torch.equal(first["gradients"][key], second["gradients"][key])
+        torch.testing.assert_close(first["gradients"][key], gradient, rtol=1e-6, atol=1e-6, msg=key)
+    for key, weight in alone["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key])
+        torch.testing.assert_close(first["weights"][key], weight, rtol=1e-5, atol=2e-5, msg=key)
+    assert first["logs"] == pytest.approx(alone["logs"], rel=1e-4, abs=1e-5)
+
+
+SMALL = (
+    "env=tabular_mdp",
+    "meta_batch_size=8",
+    "algorithm.num_minibatches=2",
+    "model.hidden_size=8",
+    "training.total_steps=32_000",
+    "training.eval_every=5",
+    "eval.num_tasks=10",
+    "eval.final_num_tasks=20",
+    "eval.baselines=false",
+)
+
+
+def rows(directory: Path) -> list[dict]:
+    return [timeless(row) for row in read_rows(directory / "metrics.jsonl")]
+
+
+def summary(directory: Path) -> dict:
+    return json.loads((directory / "summary.json").read_text())
+
+
+def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_path):
+    code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
+    assert code == 0 and out.count("20 held-out tasks; report") == 1, err
+    whole = tmp_path / "whole"
+    assert [row["env_steps"] for row in rows(whole)] == list(range(800, 32_001, 800))
+    process = run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
+    while len(rows(tmp_path / "stopped")) < 7:
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    outcome(process)
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
+    assert code == 1 and "was saved by 2 processes, and there are 1; start as many as before" in err
+    code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    assert code == 0, err
+    assert rows(tmp_path / "stopped") == rows(whole)
+    for name in ("evaluation", "parameters", "num_tasks"):
+        assert summary(tmp_path / "stopped")[name] == summary(whole)[name]
+
+
+def test_processes_find_one_directory_where_its_name_is_a_time(tmp_path):
+    few = (*SMALL, "training.total_steps=1000")
+    code, _, err = outcome(run_py(*few, directory=tmp_path, processes=2))
+    assert code == 0, err
+    assert len(list(tmp_path.rglob("config.yaml"))) == len(list((tmp_path / "outputs").glob("*/*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["meta_batch_size=7"], "meta_batch_size=7: 2 processes share it; choose a multiple of that"),
+        (["algorithm.num_minibatches=5"], "num_minibatches=5 exceeds the 4 trials of an iteration in each process"),
+        (["device=meta"], "device=meta: several processes would share it; say cpu, or cuda for a card each"),
+        (["-m", "seed=0,1"], "-m: torchrun starts the processes of one run, a sweep starts its own"),
+    ],
+)
+def test_what_processes_cannot_share_is_said_once_and_leaves_nothing(tmp_path, overrides, message):
+    order = [*overrides, *SMALL] if overrides[0] == "-m" else [*SMALL, *overrides]
+    code, _, err = outcome(run_py(*order, directory=tmp_path, processes=2))
+    assert code != 0 and err.count(message) == 1, err
+    assert list(tmp_path.rglob("*")) == []
