@@ -19,6 +19,7 @@ PARTS = (
     "hypernetworks",
     "adaptation",
     "simulators",
+    "parallel",
 )
 
 

@@ -153,7 +153,7 @@ class PolicyGradient(Algorithm):
                 for lanes in order.tensor_split(self.num_minibatches)
             ]
             logs += epoch
-            if self.target_kl is not None and torch.stack([row["kl"] for row in epoch]).mean() > self.target_kl:
+            if self.target_kl is not None and mean_of([{"kl": row["kl"]} for row in epoch])["kl"] > self.target_kl:
                 break
         return mean_of(logs) | {"updates": float(len(logs))}
 
@@ -201,7 +201,7 @@ class PolicyGradient(Algorithm):
             total = total + weight * loss
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        return losses_of_all(losses) | {"gradient_norm": self._step()}
+        return logged(losses, gradient_norm=self._step())
 
     def _step(self) -> Tensor:
         """Step on the gradients of all processes; the norm they had."""
@@ -253,14 +253,18 @@ class Batch(NamedTuple):
         return (values * (self.mask / self.num_steps)).sum()
 
 
-def losses_of_all(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses to log, from what each process adds to them."""
-    return dict(zip(parts, parallel.summed(torch.stack([part.detach() for part in parts.values()])), strict=True))
+def logged(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
+    """What this process adds to the logs of a step: its parts of losses, and a share of what all know."""
+    parts = {name: loss.detach() for name, loss in losses.items()}
+    return parts | {name: value.detach() / parallel.count() for name, value in of_all.items()}
 
 
 def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Over the steps of an update, none for no steps."""
-    return {name: torch.stack([row[name] for row in logs]).mean().item() for name in (logs or [{}])[0]}
+    """Over the steps of an update, from what all processes add to them; none for no steps."""
+    if not logs:
+        return {}
+    means = torch.stack([torch.stack([row[name] for row in logs]).mean() for name in logs[0]])
+    return dict(zip(logs[0], parallel.summed(means).tolist(), strict=True))
 
 
 def linear(ends: tuple[float, float], progress: float) -> float:

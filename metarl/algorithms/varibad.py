@@ -25,7 +25,7 @@ from metarl.algorithms.elbo import (
     reconstruction,
     task_error,
 )
-from metarl.algorithms.policy_gradient import Batch, PolicyGradient, losses_of_all, mean_of
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient, logged, mean_of
 from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
@@ -224,7 +224,7 @@ class VariBAD(PolicyGradient):
         parallel.sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_model_gradient_norm or float("inf"))
         self.model_optimizer.step()
-        return losses_of_all(losses) | {"model_gradient_norm": norm.detach()}
+        return logged(losses, model_gradient_norm=norm)
 
     def model_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
         """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each.
