@@ -19,8 +19,8 @@ class Logger(Protocol):
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         """Begin, or continue after a resume."""
 
-    def log(self, row: dict[str, Any]) -> None:
-        """A row of metrics; ``row["env_steps"]`` is the axis."""
+    def log(self, row: dict[str, Any]) -> bool | None:
+        """A row of metrics; ``row["env_steps"]`` is the axis. True where it was enough: a search gives the run up."""
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
         """End; ``summary`` is None and ``figures`` empty where the run only stopped."""
@@ -125,19 +125,22 @@ class Loggers:
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         self._each(lambda logger: logger.start(run_dir, config, group))
 
-    def log(self, row: dict[str, Any]) -> None:
-        self._each(lambda logger: logger.log(row))
+    def log(self, row: dict[str, Any]) -> bool:
+        """Hand on a row; whether the run is given up."""
+        return any(self._each(lambda logger: logger.log(row)))
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
         self._each(lambda logger: logger.finish(summary, figures))
 
-    def _each(self, call: Callable[[Logger], None]) -> None:
+    def _each(self, call: Callable[[Logger], Any]) -> list[Any]:
+        answers = []
         for name, logger in list(self.active.items()):
             try:
-                call(logger)
+                answers.append(call(logger))
             except Exception as error:  # whatever a service does, training goes on
                 log.warning("logger %s failed and is off from here (%s: %s)", name, type(error).__name__, error)
                 del self.active[name]
+        return answers
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:

@@ -66,6 +66,7 @@ class Progress:
     env_steps: int = 0
     wall_time: float = 0.0  # seconds of training, over all resumes
     best_return: float = float("-inf")
+    given_up: bool = False  # by a search: finished before its steps were done
 
 
 @dataclass
@@ -98,9 +99,7 @@ class Trainer:
             stopping = self._asked(stop)
             while not self.finished and not stopping:
                 row = self._iterate()
-                if parallel.is_main():
-                    self.run_dir.append_metrics(row)
-                    self.loggers.log(row)
+                self._record(row)
                 stopping = self._asked(stop)
                 if self._due(self.plan.checkpoint_every) or self.finished or stopping:
                     self._save("latest")
@@ -110,8 +109,8 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All steps are done."""
-        return self.progress.env_steps >= self.plan.total_steps
+        """All steps are done, or no more are wanted."""
+        return self.progress.given_up or self.progress.env_steps >= self.plan.total_steps
 
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run directory, if it has one.
@@ -134,6 +133,13 @@ class Trainer:
         """Whether any process of the run was asked to stop: then all were."""
         stop.signal = parallel.highest(stop.signal or 0) or None
         return bool(stop)
+
+    def _record(self, row: dict) -> None:
+        enough = False
+        if parallel.is_main():
+            self.run_dir.append_metrics(row)
+            enough = self.loggers.log(row)
+        self.progress.given_up = bool(parallel.highest(int(enough)))
 
     def _save(self, which: str) -> None:
         state, checkpoints = self.state_dict(), self.run_dir.checkpoints

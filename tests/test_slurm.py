@@ -93,6 +93,40 @@ def test_an_array_that_is_requeued_and_runs_out_of_time_ends_like_an_uninterrupt
     assert code == 0 and "6 of 6 runs in" in out and "submitted" not in out
 
 
+ONE = (
+    "seed=7",
+    "env=tabular_mdp",
+    "meta_batch_size=4",
+    "algorithm.num_minibatches=2",
+    "eval.final_num_tasks=20",
+    "eval.baselines=false",
+    "model.hidden_size=8",
+)
+
+
+def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
+    whole = (*ONE, "training.total_steps=160_000")
+    alone = run_py(*whole, "hydra.run.dir=alone", directory=tmp_path)
+    sweep = submit(tmp_path, in_cluster, *whole, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    (run,) = sweep.jobs
+    until(lambda: len(metrics(run.directory)) > 5)
+    slurm.told(in_cluster, "sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: finished_summary(run.directory))
+    log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))
+    assert log.count("Caught signal SIGUSR2") >= 2, log  # preempted, and out of time
+    assert outcome(alone)[0] == 0
+    assert metrics(run.directory) == metrics(tmp_path / "alone")
+
+
+def test_tasks_of_a_run_train_one_agent(tmp_path, in_cluster):
+    few = (*ONE, "training.total_steps=4_000")
+    sweep = submit(tmp_path, in_cluster, *few, "hydra.launcher.tasks_per_node=2")
+    code, _, err = outcome(run_py(*few, "hydra.run.dir=alone", directory=tmp_path, processes=2))
+    assert code == 0, err
+    until(lambda: not states(sweep))
+    assert metrics(sweep.jobs[0].directory) == metrics(tmp_path / "alone")
+
+
 def test_a_run_that_failed_is_submitted_again_and_is_in_the_queue_then(tmp_path, in_cluster):
     line = (
         "-m",

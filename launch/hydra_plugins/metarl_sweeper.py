@@ -1,0 +1,86 @@
+"""Hydra's sweeper of metarl for searches: Optuna proposes the jobs, any launcher runs them.
+
+Hydra loads this file at every start: nothing heavy is imported here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+class SearchSweeper(Sweeper):
+    """Runs whose configurations follow from how earlier ones did on held-out tasks, in rounds.
+
+    The same command goes on with a search that was stopped or killed: all it knows is in ``search.journal`` of the
+    sweep's directory.
+
+    Args:
+        space: what is searched: by key, a list to choose from, or ``low`` and ``high`` (whole numbers for a whole
+            number; ``log: true`` for a logarithmic scale). Lists and intervals on the command line are searched, too.
+        num_trials: runs of the whole search.
+        at_once: runs proposed in one round, before the results of any of them are known; as many as run side by side.
+        sampler: ``tpe`` (tree-structured Parzen estimators) or ``random``.
+        seed: of the proposals.
+    """
+
+    def __init__(self, space: dict[str, Any], num_trials: int, at_once: int, sampler: str, seed: int):
+        self.space, self.num_trials, self.at_once = dict(space or {}), num_trials, at_once
+        self.sampler, self.seed = sampler, seed
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if "wait" in config.hydra.launcher:  # what is proposed next depends on how these end
+            with open_dict(config):
+                config.hydra.launcher.wait = True
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from metarl.launching.search import Search, checked_space
+
+        fixed, found = self._read(arguments)
+        space = checked_space(OmegaConf.to_container(OmegaConf.create(self.space), resolve=True) | found)
+        self._check_keys([*fixed, *(f"{name}={domain.example}" for name, domain in space.items())])
+        directory = Path(self.config.hydra.sweep.dir)
+        search = Search(directory, space, self.num_trials, self.at_once, self.sampler, self.seed)
+        while numbers := search.next_round():
+            jobs = [[*fixed, *search.overrides(number)] for number in numbers]
+            returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
+            ended = [result.status == JobStatus.FAILED or result.return_value is not None for result in returns]
+            for number, result, is_ended in zip(numbers, returns, ended, strict=True):
+                if is_ended:
+                    search.tell(number, None if result.status == JobStatus.FAILED else result.return_value)
+            if not all(ended):  # stopped, to go on later
+                break
+        print(search.conclusion())
+        return search.best
+
+    def _read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """Overrides that hold for every run, and those that are searched."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        fixed, found = [], {}
+        for override in parser.parse_overrides(arguments):
+            if not override.is_sweep_override():
+                fixed.append(override.input_line)
+            elif override.is_interval_sweep():
+                interval = override.value()
+                found[override.get_key_element()] = {
+                    "low": interval.start,
+                    "high": interval.end,
+                    "log": "log" in interval.tags,
+                }
+            else:
+                found[override.get_key_element()] = list(override.sweep_iterator())
+        return fixed, found
+
+    def _check_keys(self, overrides: list[str]) -> None:
+        """Compose once, so that a key that is not there is said before anything runs."""
+        self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

@@ -1,0 +1,202 @@
+"""Searches of configurations with Optuna (Akiba et al. 2019): what to run next, and what to give up.
+
+A search is a sweep whose jobs are Optuna's trials, by number. All it knows is in ``search.journal``: proposals,
+held-out returns while a run trains, and how it ended.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from metarl.errors import ConfigError
+from metarl.launching.sweep import finished_summary
+
+JOURNAL = "search.journal"
+NAME = "search"
+SCORE = "eval/sampled/return_mean"  # while training; the final one is of the same name
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+optuna.logging.disable_default_handler()
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What one key may be: some values, or all from ``low`` to ``high``."""
+
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+    @property
+    def example(self) -> Any:
+        """A value of it."""
+        return self.choices[0] if self.choices else self.low
+
+    def suggest(self, trial: Trial, key: str) -> Any:
+        """Optuna's value for a trial."""
+        if self.choices:
+            return trial.suggest_categorical(key, self.choices)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(key, self.low, self.high, log=self.log)
+        return trial.suggest_float(key, self.low, self.high, log=self.log)
+
+
+def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
+    """Domains of the keys, from lists and bounds.
+
+    Raises:
+        ConfigError: there are none, or one that is neither.
+    """
+    if not space:
+        raise ConfigError(
+            "hydra.sweeper.space={}: nothing to search; experiment=search/... have spaces, lists add to it"
+        )
+    domains = {}
+    for key, given in space.items():
+        where = f"hydra.sweeper.space.{key}={given}"
+        if isinstance(given, Sequence) and not isinstance(given, str) and given:
+            domains[key] = Domain(tuple(_text(value) for value in given))
+        elif isinstance(given, Mapping) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
+            low, high, log = given["low"], given["high"], given.get("log", False)
+            if not low < high or (log and low <= 0):
+                raise ConfigError(f"{where}: low has to be below high, and above 0 on a logarithmic scale")
+            domains[key] = Domain(low=low, high=high, log=log)
+        else:
+            raise ConfigError(f"{where}: give a list, or low and high (and log)")
+    return domains
+
+
+def _text(value: Any) -> str:
+    """As an override says it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Search:
+    """A search in a sweep's directory, new or to go on with.
+
+    Args:
+        directory: of the sweep.
+        space: what each key may be.
+        num_trials, at_once, sampler, seed: see ``SearchSweeper``.
+
+    Raises:
+        ConfigError: the counts or the sampler are not allowed, or the directory cannot be written.
+    """
+
+    def __init__(
+        self, directory: Path, space: dict[str, Domain], num_trials: int, at_once: int, sampler: str, seed: int
+    ):
+        for name, value in (("num_trials", num_trials), ("at_once", at_once)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"hydra.sweeper.{name}={value}: a whole number above 0")
+        if sampler not in ("tpe", "random"):
+            raise ConfigError(f"hydra.sweeper.sampler={sampler}: tpe or random")
+        self.directory, self.space, self.num_trials, self.at_once = directory, space, num_trials, at_once
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            storage = _storage(directory)
+        except OSError as error:
+            raise ConfigError(f"hydra.sweep.dir={directory}: cannot be written ({error.strerror})") from None
+        self.study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
+        # A sampler that starts anew draws what it drew before, unless it knows how far it was.
+        seed += len(self.study.trials)
+        samplers = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True)}
+        self.study.sampler = samplers.get(sampler, lambda: optuna.samplers.RandomSampler(seed=seed))()
+
+    def next_round(self) -> list[int]:
+        """Numbers of the trials to run now, in a row: those without an end, with all between them, or new ones."""
+        trials = self.study.get_trials(deepcopy=False)
+        unended = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        if unended:
+            return list(range(unended[0], unended[-1] + 1))
+        count = min(self.at_once, self.num_trials - len(trials))
+        return [self._propose() for _ in range(count)]
+
+    def _propose(self) -> int:
+        trial = self.study.ask()
+        for key, domain in self.space.items():
+            domain.suggest(trial, key)
+        return trial.number
+
+    def overrides(self, number: int) -> list[str]:
+        """Of a trial."""
+        return [f"{key}={value}" for key, value in self._trial(number).params.items()]
+
+    def tell(self, number: int, value: float | None) -> None:
+        """How a trial ended: with its held-out return, or None where it failed."""
+        if self._trial(number).state.is_finished():
+            return
+        summary = finished_summary(self.directory / str(number))
+        if value is None:
+            self.study.tell(number, state=TrialState.FAIL)
+        elif summary is not None and summary["given_up"]:
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, value)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    @property
+    def best(self) -> float | None:
+        """The best held-out return."""
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return max((trial.value for trial in complete if trial.value is not None), default=None)
+
+    def conclusion(self) -> str:
+        """What was found, in words."""
+        states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
+        counts = (
+            f"{len(states)} runs, {states.count(TrialState.PRUNED)} given up, {states.count(TrialState.FAIL)} failed"
+        )
+        if self.best is None:
+            return f"{counts}; none was finished"
+        best = self.study.best_trial
+        return f"{counts}; the best is {best.number} (return {best.value:.4g}): {' '.join(self.overrides(best.number))}"
+
+
+class SearchLogger:
+    """Tells the search how a run does on held-out tasks while it trains, and gives it up if that is poor.
+
+    Args:
+        pruner: ``median`` gives up what is below the median of earlier runs at the same step; ``halving`` keeps the
+            best third, and the best third of those three times as far on (successive halving); ``none`` waits.
+        warm_up_runs: so many runs end before the first is given up.
+    """
+
+    def __init__(self, pruner: Literal["median", "halving", "none"] = "median", warm_up_runs: int = 5):
+        self.pruner: optuna.pruners.BasePruner
+        if pruner == "median":
+            self.pruner = optuna.pruners.MedianPruner(n_startup_trials=warm_up_runs)
+        elif pruner == "halving":
+            self.pruner = optuna.pruners.SuccessiveHalvingPruner(reduction_factor=3)
+        else:
+            self.pruner = optuna.pruners.NopPruner()
+
+    def start(self, run_dir: Path, config: dict, group: str | None) -> None:
+        if not (run_dir.parent / JOURNAL).exists():
+            raise ConfigError(f"{run_dir} belongs to no search")
+        study = optuna.load_study(study_name=NAME, storage=_storage(run_dir.parent), pruner=self.pruner)
+        number = int(run_dir.name)
+        self.trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+    def log(self, row: dict[str, Any]) -> bool:
+        if SCORE not in row:
+            return False
+        self.trial.report(row[SCORE], row["env_steps"])
+        return self.trial.should_prune()
+
+    def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
+        """The search reads the summary itself."""
+
+
+def _storage(directory: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
