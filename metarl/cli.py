@@ -67,13 +67,34 @@ def _comparing_commands(commands: Any) -> None:
         choices=("trial", "last_episode"),
         help="which return; default: of the trial, where all have the same number of episodes",
     )
+    _selecting_options(comparing)
+    comparing.add_argument("--figures", type=Path, metavar="DIRECTORY", help="write the figures there, as SVG")
 
     reporting = _command(commands, "report", write_report, "a self-contained report.html", formats=False)
     reporting.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps")
     reporting.add_argument("--output", type=Path, help="default: report.html in the run, or here for several")
+    _selecting_options(reporting)
+
+    publishing = _command(commands, "dashboard", dashboard, "a sweep in Weights & Biases", formats=False)
+    publishing.add_argument("sweep", type=Path, help="sweep directory")
+    _selecting_options(publishing)
+    publishing.add_argument("--mode", choices=("offline", "online"), default="offline")
+    publishing.add_argument("--project", default="metarl")
+    publishing.add_argument("--entity", help="account or team; default: that of the account")
+    publishing.add_argument("--workspace", action="store_true", help="online: make a view of the sweep's runs, too")
 
     listing = _command(commands, "list", list_options, "configuration options, and runs")
     listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
+
+
+def _selecting_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--best", metavar="KEY", help="a key that was swept: each method with its best value of it")
+    parser.add_argument(
+        "--by",
+        choices=("final", "mean", "auc"),
+        default="final",
+        help="by which held-out returns while training: the last, their mean, or the area under them (default final)",
+    )
 
 
 def _sweeping_commands(commands: Any) -> None:
@@ -292,13 +313,27 @@ def _subjects(options: argparse.Namespace) -> Any:
 def compare(options: argparse.Namespace) -> None:
     """Methods side by side; remarks go to stderr, so that the table can be piped."""
     from metarl.analysis.comparison import compare as compare_runs
+    from metarl.analysis.comparison_figures import comparison_figures
     from metarl.analysis.runs import load_runs
+    from metarl.analysis.selection import select
+    from metarl.analysis.style import save_figures
+    from metarl.analysis.tables import format_table
     from metarl.launching.sweep import run_directories
 
     runs = load_runs(run_directories(options.runs, finished=True))
+    selection = None
+    if options.best is not None:
+        selection = select(runs, options.best, options.by)
+        runs = selection.chosen
     comparison = compare_runs(runs, options.actions, options.score)
     _print(comparison.rows, options.format)
     print(*comparison.notes, sep="\n", file=sys.stderr)
+    if selection is not None:
+        print(format_table(selection.rows, "text"), file=sys.stderr)
+    if options.figures is not None:
+        figures = comparison_figures(runs, comparison)
+        for path in save_figures(figures | ({"selection": selection.figure()} if selection else {}), options.figures):
+            print(path, file=sys.stderr)
 
 
 def status(options: argparse.Namespace) -> None:
@@ -329,8 +364,26 @@ def write_report(options: argparse.Namespace) -> None:
 
     single = len(options.runs) == 1
     output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
-    write(run_directories(options.runs, finished=False), output)
+    write(run_directories(options.runs, finished=False), output, options.best, options.by)
     print(output)
+
+
+def dashboard(options: argparse.Namespace) -> None:
+    """Tables and figures of a sweep as a W&B run of its group."""
+    from metarl.analysis.dashboard import publish, workspace
+    from metarl.analysis.runs import load_runs
+    from metarl.analysis.selection import select
+    from metarl.launching.sweep import Sweep, run_directories
+
+    if options.workspace and (options.mode != "online" or options.entity is None):
+        raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
+    sweep = Sweep(options.sweep).path
+    runs = load_runs(run_directories([sweep], finished=False))
+    finished = [run for run in runs if run.finished]
+    selection = None if options.best is None else select(finished, options.best, options.by)
+    print(publish(runs, sweep, options.project, options.entity, options.mode, selection))
+    if options.workspace:
+        print(workspace(sweep.name, options.project, options.entity).save().url)
 
 
 def list_options(options: argparse.Namespace) -> None:

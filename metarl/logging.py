@@ -99,14 +99,14 @@ class WandbLogger:
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
         try:
             if figures:
-                self.run.log({f"figures/{name}": _image(figure) for name, figure in figures.items()})
+                self.run.log({f"figures/{name}": as_image(figure) for name, figure in figures.items()})
             if summary is not None:
                 self.run.summary.update(summary)
         finally:
             self.run.finish()
 
 
-def _image(figure: Any) -> Any:
+def as_image(figure: Any) -> Any:
     """A matplotlib figure for W&B, without the global state of pyplot."""
     import wandb
     from PIL import Image

@@ -1,6 +1,6 @@
 """Methods side by side: what several seeds say, environment by environment."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,10 +74,10 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
     return Comparison(rows + aggregate, _notes(scores, reference, actions, score) + reasons, score)
 
 
-def group_by_environment(runs: Sequence[Run]) -> Groups:
-    """Runs by environment, then method; those of one group differ in the seed alone."""
+def group_by_environment(runs: Sequence[Run], ignored: Collection[str] = ()) -> Groups:
+    """Runs by environment, then method; those of one group differ in the seed alone, and in keys ``ignored``."""
     groups: Groups = {}
-    for run, name in zip(runs, name_runs(runs), strict=True):
+    for run, name in zip(runs, name_runs(runs, ignored), strict=True):
         groups.setdefault(name.environment, {}).setdefault(name.method, []).append(run)
     return groups
 

@@ -16,6 +16,7 @@ from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.figures import run_figures
 from metarl.analysis.film import from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
+from metarl.analysis.selection import WORDS, Criterion, select
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, final_table
 
@@ -29,6 +30,7 @@ CAPTIONS = {
     "regret": "Regret: what the trial has given up so far. A bound is of the whole trial and spread evenly over its "
     "episodes, so the end of a line is its regret in the table.",
     "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
+    "selection": "Settings: mean over seeds of what evaluations while training said, with ±1 standard error.",
     "intervals": "Interquartile mean over seeds with its 95 % stratified bootstrap interval; a dot is a single seed.",
     "learning_curves": "Learning curves: interquartile mean over seeds of the return of a trial on held-out tasks, "
     "sampled actions, with 95 % bootstrap bands where there are several seeds.",
@@ -53,16 +55,28 @@ class Section(NamedTuple):
     caption: str
 
 
-def write_report(run_dirs: Sequence[str | Path], path: str | Path) -> Path:
+def write_report(
+    run_dirs: Sequence[str | Path], path: str | Path, best: str | None = None, by: Criterion = "final"
+) -> Path:
     """Write the report of one run, or the comparison of several, and return its path.
 
+    Of a key named by ``best`` it shows how methods do with each of its values, and compares them with their best.
     Unfinished runs are shown as far as they are, and said to be unfinished. The file appears complete or not at all.
 
     Raises:
         RunDirectoryError: no directory is given, one is not of a run, or two hold the same run.
     """
     runs = load_runs(run_dirs)
-    page = _one_run(runs[0]) if len(runs) == 1 else _several_runs(runs)
+    if best is None and len(runs) == 1:
+        page = _one_run(runs[0])
+    elif best is None:
+        page = _several_runs(runs)
+    else:
+        selection = select([run for run in runs if run.finished], best, by)
+        page = _several_runs(selection.chosen)
+        page["sections"] = _sections({"selection": selection.figure()}) + page["sections"]
+        page["notes"] = [_progress(run) for run in runs if not run.finished]
+        page["listing"] = _table(selection.rows, f"Settings of {best}, by {WORDS[by]} over seeds; * is compared.")
     folder = FileSystemLoader(Path(__file__).parent)
     templates = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

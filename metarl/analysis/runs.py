@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -145,12 +145,12 @@ class RunName(NamedTuple):
     label: str
 
 
-def name_runs(runs: Sequence[Run]) -> list[RunName]:
+def name_runs(runs: Sequence[Run], ignored: Collection[str] = ()) -> list[RunName]:
     """A name for each run: its choices, and those settings that differ among runs of the same choices.
 
-    Runs that get the same name differ at most in the seed and in keys that change nothing learnt.
+    Runs that get the same name differ at most in the seed, in keys that change nothing learnt and in those ``ignored``.
     """
-    settings = [_settings(run.config) for run in runs]
+    settings = [{key: value for key, value in settings_of(run).items() if key not in ignored} for run in runs]
     in_env = _varying(settings, [run.environment for run in runs])
     shown = [
         _show({key for key in in_env[run.environment] if key.startswith("env.")}, setting)
@@ -177,8 +177,12 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:
+def settings_of(run: Run) -> dict[str, str]:
     """Dotted keys that matter, and their values as shown."""
+    return _settings(run.config)
+
+
+def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in config.items():
         key = f"{path}{name}"

@@ -5,7 +5,8 @@ Figures are plain matplotlib objects; pyplot and its global state stay untouched
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -192,6 +193,16 @@ def to_svg(figure: Figure, prefix: str) -> str:
     for color, themed in THEMED.items():
         svg = svg.replace(color, themed)
     return svg
+
+
+def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
+    """Each as an SVG file of its name; the same figure gives the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.svg" for name in figures]
+    for figure, path in zip(figures.values(), paths, strict=True):
+        with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+            figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    return paths
 
 
 def _tidy(ax: Axes) -> None:

@@ -1,0 +1,142 @@
+"""A sweep in Weights & Biases: a run of its own beside those it sums up, and a workspace to look at them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from metarl.analysis.comparison import compare
+from metarl.analysis.comparison_figures import comparison_figures
+from metarl.analysis.runs import Run, name_runs
+from metarl.analysis.selection import Selection
+from metarl.analysis.tables import Row
+from metarl.errors import ConfigError, RunDirectoryError
+from metarl.logging import as_image
+
+Mode = Literal["offline", "online"]
+
+
+def publish(
+    runs: Sequence[Run], sweep: Path, project: str, entity: str | None, mode: Mode, selection: Selection | None
+) -> Path:
+    """Write tables (runs, methods, settings) and figures (with intervals) of a sweep as a run of its group.
+
+    Called again, it goes on with the same W&B run. Its job type is ``sweep``, that of the runs ``train``.
+
+    Args:
+        runs: finished ones are compared, all are listed.
+        sweep: its directory, where the files go and whose name is the group.
+        project, entity: in W&B; entity None is the account's default.
+        mode: ``offline`` keeps it in ``<sweep>/wandb``.
+        selection: of the best settings, whose runs are then compared.
+
+    Returns:
+        Where W&B keeps it.
+
+    Raises:
+        RunDirectoryError: no run is finished.
+        ConfigError: W&B cannot be reached.
+    """
+    import wandb
+
+    compared = selection.chosen if selection is not None else [run for run in runs if run.finished]
+    if not compared:
+        raise RunDirectoryError(f"{sweep}: no run is finished yet")
+    comparison = compare(compared)
+    tables = {"runs": _listing(runs), "methods": comparison.rows}
+    figures: dict[str, Figure] = comparison_figures(compared, comparison)
+    if selection is not None:
+        tables["settings"] = selection.rows
+        figures["selection"] = selection.figure()
+    settings = wandb.Settings(console="off", init_timeout=20, finish_timeout=300, login_timeout=1)
+    name = hashlib.sha256(str(sweep.resolve()).encode()).hexdigest()[:16]
+    try:
+        run = wandb.init(
+            mode=mode, id=name, resume="allow", dir=str(sweep), name=f"{sweep.name} (sweep)", group=sweep.name,
+            job_type="sweep", project=project, entity=entity, settings=settings,
+        )  # fmt: skip
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        raise ConfigError(f"--mode {mode}: {' '.join(str(error).split())}") from None
+    content: dict[str, Any] = {f"tables/{key}": _table(rows) for key, rows in tables.items() if rows}
+    run.log(content | {f"figures/{key}": as_image(figure) for key, figure in figures.items()})
+    run.summary.update({f"best/{row['environment']}": row["method"] for row in _best(comparison.rows)})
+    directory = Path(run.dir).parent
+    run.finish()
+    return directory
+
+
+def workspace(sweep: str, project: str, entity: str) -> Any:
+    """A view of the runs of a sweep, grouped by method: ``save()`` makes it in W&B."""
+    from wandb_workspaces import workspaces as views
+    from wandb_workspaces.reports.v2 import (
+        LinePlot,
+        MediaBrowser,
+        ParallelCoordinatesPlot,
+        ParallelCoordinatesPlotColumn,
+    )
+
+    def curves(*names: str) -> list[Any]:
+        return [
+            LinePlot(title=name, x="env_steps", y=[name], groupby_aggfunc="mean", groupby_rangefunc="stderr")
+            for name in names
+        ]
+
+    held_out = [
+        f"eval/{actions}/{what}"
+        for actions in ("sampled", "greedy")
+        for what in ("return_mean", "adaptation_curve/last")
+    ]
+    settings = [f"c::{key}" for key in ("choices.model", "algorithm.learning_rate", "algorithm.gae_lambda")]
+    best = ParallelCoordinatesPlot(
+        columns=[ParallelCoordinatesPlotColumn(metric=key) for key in (*settings, "eval/sampled/return_mean")]
+    )
+    return views.Workspace(
+        entity=entity,
+        project=project,
+        name=f"metarl: {sweep}",
+        sections=[
+            views.Section(name="Held-out tasks", panels=curves(*held_out), is_open=True),
+            views.Section(name="Sweep", panels=[MediaBrowser(media_keys=["figures/*"]), best], is_open=True),
+            views.Section(
+                name="Learning", panels=curves("train/return", "update/kl", "update/entropy", "update/value_loss")
+            ),
+            views.Section(name="Speed", panels=curves("train/steps_per_second")),
+        ],
+        settings=views.WorkspaceSettings(x_axis="env_steps"),
+        runset_settings=views.RunsetSettings(
+            filters=f"Metric('group') == '{sweep}'",
+            groupby=[views.Config("choices.env"), views.Config("choices.model"), views.Config("choices.algorithm")],
+        ),
+    )
+
+
+def _listing(runs: Sequence[Run]) -> list[Row]:
+    rows = []
+    for run, name in zip(runs, name_runs(runs), strict=True):
+        found = run.evaluations.get("sampled", {})
+        rows.append(
+            {
+                "run": run.path.name,
+                "environment": name.environment,
+                "method": name.method,
+                "seed": run.seed,
+                "state": "finished" if run.finished else "unfinished",
+                "return": found.get("return_mean"),
+                "standard_error": found.get("return_se"),
+            }
+        )
+    return rows
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """The row with the highest return of each environment."""
+    environments = dict.fromkeys(row["environment"] for row in rows)
+    return [max((row for row in rows if row["environment"] == e), key=lambda row: row["return"]) for e in environments]
+
+
+def _table(rows: Sequence[Row]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])

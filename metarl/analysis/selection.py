@@ -1,0 +1,139 @@
+"""The best setting of each method, as a learning rate, of those a sweep tried."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metarl.analysis import style
+from metarl.analysis.comparison import group_by_environment
+from metarl.analysis.runs import Run, settings_of
+from metarl.analysis.statistics import mean_and_standard_error
+from metarl.analysis.tables import Row
+from metarl.errors import RunDirectoryError
+
+Criterion = Literal["final", "mean", "auc"]
+CRITERIA: tuple[Criterion, ...] = ("final", "mean", "auc")
+WORDS = {"final": "last held-out return", "mean": "mean held-out return", "auc": "area under the held-out returns"}
+
+
+class Candidate(NamedTuple):
+    """The runs of a method with one setting, and their scores ``[runs]``."""
+
+    value: str
+    runs: list[Run]
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which setting of a key is best for every method, by what evaluations while training said.
+
+    Those met other held-out tasks than the final evaluation, so the choice makes that one no better than it is.
+
+    Attributes:
+        key: that was swept.
+        by: ``final``, the last evaluation while training; ``mean`` of all; or ``auc``, the area under them over
+            environment steps, divided by their range.
+        candidates: by environment, method and value; of equal means the first is chosen.
+    """
+
+    key: str
+    by: Criterion
+    candidates: dict[str, dict[str, list[Candidate]]]
+
+    @property
+    def chosen(self) -> list[Run]:
+        """The runs with the best setting of each method."""
+        return [
+            run
+            for methods in self.candidates.values()
+            for candidates in methods.values()
+            for run in best(candidates).runs
+        ]
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row for every setting of every method."""
+        rows: list[Row] = []
+        for environment, methods in self.candidates.items():
+            for method, candidates in methods.items():
+                for candidate in candidates:
+                    mean, error = mean_and_standard_error(candidate.scores)
+                    row: Row = {"environment": environment, "method": method, self.key: candidate.value}
+                    row |= {"seeds": len(candidate.runs), self.by: mean, "standard_error": error}
+                    rows.append(row | {"chosen": "*" if candidate is best(candidates) else ""})
+        return rows
+
+    def figure(self) -> Figure:
+        """Mean score by setting, with standard errors over seeds."""
+        names = list(dict.fromkeys(method for methods in self.candidates.values() for method in methods))
+        figure, axes = style.panels(len(self.candidates), columns=2, width=15, height=3.4)
+        style.legend_above(figure, names)
+        for ax, (environment, methods) in zip(axes, self.candidates.items(), strict=True):
+            values = _ordered({candidate.value for those in methods.values() for candidate in those})
+            for method, candidates in methods.items():
+                at = {candidate.value: mean_and_standard_error(candidate.scores) for candidate in candidates}
+                shown = [value for value in values if value in at]
+                mean, error = np.array([at[value] for value in shown], dtype=float).T
+                x = np.array([values.index(value) for value in shown], dtype=float)
+                look = style.line_style(names.index(method)) | {"marker": "o"}
+                style.draw_line(ax, x, mean, (mean - error, mean + error), **look)
+            ax.set_xticks(range(len(values)), values)
+            ax.set_xlabel(self.key, fontsize=style.NORMAL, color=style.INK)
+            style.title(ax, environment)
+            style.value_axis(ax, f"{WORDS[self.by]} (reward)")
+        return figure
+
+
+def select(runs: Sequence[Run], key: str, by: Criterion = "final") -> Selection:
+    """Sort runs into settings of ``key``.
+
+    Raises:
+        RunDirectoryError: the runs do not differ in it, or one has no evaluation while training.
+    """
+    values = {run.path: settings_of(run).get(key, "absent") for run in runs}
+    if len(set(values.values())) < 2:
+        raise RunDirectoryError(
+            f"--best {key}: these runs do not differ in it (all have {next(iter(values.values()))})"
+        )
+    candidates: dict[str, dict[str, list[Candidate]]] = {}
+    for environment, methods in group_by_environment(runs, {key}).items():
+        for method, those in methods.items():
+            by_value: dict[str, list[Run]] = {}
+            for run in those:
+                by_value.setdefault(values[run.path], []).append(run)
+            candidates.setdefault(environment, {})[method] = [
+                Candidate(value, by_value[value], np.array([score(run, by) for run in by_value[value]]))
+                for value in _ordered(by_value)
+            ]
+    return Selection(key, by, candidates)
+
+
+def score(run: Run, by: Criterion) -> float:
+    """What evaluations while training say of a run.
+
+    Raises:
+        RunDirectoryError: there were none.
+    """
+    curve = run.curve()
+    if len(curve.mean) == 0:
+        raise RunDirectoryError(f"{run.path} was not evaluated while it trained; use training.eval_every above 0")
+    if by == "auc" and len(curve.mean) > 1:
+        return float(np.trapezoid(curve.mean, curve.env_steps) / (curve.env_steps[-1] - curve.env_steps[0]))
+    return float(curve.mean[-1] if by == "final" else curve.mean.mean())
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate:
+    """That with the highest mean over seeds."""
+    return max(candidates, key=lambda candidate: candidate.scores.mean())
+
+
+def _ordered(values: set[str] | dict[str, list[Run]]) -> list[str]:
+    """Numbers by size, words by name."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
