@@ -20,6 +20,7 @@ PARTS = (
     "adaptation",
     "simulators",
     "parallel",
+    "sweeps",
 )
 
 
