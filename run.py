@@ -32,6 +32,9 @@ def main(cfg: DictConfig) -> None:
         cluster = job.runtime.choices["cluster"]
         if job.mode == RunMode.RUN and sweep is None and cluster != "local":
             raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
+        if job.mode == RunMode.RUN and sweep is None and (job.sweeper.get("params") or "space" in job.sweeper):
+            experiment = job.runtime.choices["experiment"]
+            raise ConfigError(f"experiment={experiment}: has many runs; say python run.py -m experiment={experiment}")
         config = resolved(cfg, job.runtime.choices)
         parallel.join(config["device"])
         run_dir = parallel.from_main(run_dir)  # whose name may be a time

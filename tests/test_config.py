@@ -380,6 +380,14 @@ def test_every_command_in_a_comment_works(arguments, tmp_path):
     build(configuration(tuple(first)), tmp_path / "run")
 
 
+@pytest.mark.parametrize("grid", [name for name in options("experiment") if name.startswith("sweeps/")])
+def test_every_value_of_a_grid_composes(grid):
+    params = yaml.safe_load((CONF / "experiment" / f"{grid}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    for key, values in params.items():
+        for value in str(values).split(","):
+            assert compose([f"experiment={grid}", f"{key}={value}"])
+
+
 def test_every_yaml_opens_with_the_command_that_runs_it():
     for file in sorted(CONF.rglob("*.yaml")):
         if not file.name.startswith("_") and "hydra" not in file.parts:

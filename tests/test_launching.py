@@ -166,7 +166,7 @@ def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path)
         kill(launcher.pid)
         launcher.communicate()
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        line = [sys.executable, "-m", "metarl.cli", "resume", "killed"]
+        line = [sys.executable, "-m", "metarl", "resume", "killed"]
         launcher = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while launcher.wait() or unfinished(tmp_path / "killed"):
         assert resume(Sweep(tmp_path / "killed")) == 0
@@ -228,6 +228,8 @@ def test_a_sweep_is_named_by_what_it_is_about_and_its_runs_know_it(tmp_path):
 
 REFUSED = {
     "no -m": (("cluster=local_pool",), "cluster=local_pool: is for sweeps; say python run.py -m"),
+    "a grid, no -m": (("experiment=sweeps/bandits",), "experiment=sweeps/bandits: has many runs; say python run.py -m"),
+    "a search, no -m": (("experiment=search/trmrl",), "experiment=search/trmrl: has many runs; say python run.py -m"),
     "no slots": (
         ("-m", "cluster=local_pool", "hydra.launcher.slots=0"),
         "hydra.launcher.slots=0: a whole number above 0",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
-from helpers import read_rows, small_config, tree
+from helpers import outcome, read_rows, run_py, small_config, tree
 from wandb_records import by_key, is_closed, records, wandb_files
 
 from metarl.config import build
@@ -217,6 +217,33 @@ def test_a_resumed_run_is_the_same_wandb_run(tmp_path):
     first, second = (of_kind(path, "run")[0] for path in paths)
     assert first.run_id == second.run_id and second.resume  # so that a sync appends to the first
     assert_history_is(rows[1:], history(paths[1]))
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_that_was_stopped_is_one_wandb_run_per_job_with_one_curve_each(tmp_path):
+    line = ("-m", "seed=0,1", "env=bandit", "model.hidden_size=8", "meta_batch_size=40", "training.total_steps=40_000")
+    line += ("eval.final_num_tasks=5", "eval.num_tasks=5", "eval.baselines=false", "logger=wandb")
+    line += ("cluster=local_pool", "hydra.launcher.slots=2", "hydra.sweep.dir=seeds")
+    runs = [tmp_path / "seeds" / str(number) for number in range(2)]
+    process = run_py(*line, directory=tmp_path)
+    while not all(len(read_rows(directory / "metrics.jsonl")) > 3 for directory in runs):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    outcome(process)
+    time.sleep(1.1)  # W&B names files by the second
+    code, _, err = outcome(run_py(*line, directory=tmp_path))
+    assert code == 0, err
+    ids = set()
+    for directory in runs:
+        files = wandb_files(directory)
+        begun = [of_kind(path, "run")[0] for path in files]
+        assert len(files) == 2 and len({each.run_id for each in begun}) == 1
+        assert {each.run_group for each in begun} == {"seeds"} and {each.job_type for each in begun} == {"train"}
+        ids.add(begun[0].run_id)
+        steps = [row["env_steps"] for path in files for row in history(path) if "env_steps" in row]
+        assert steps == [row["env_steps"] for row in read_rows(directory / "metrics.jsonl")]
+    assert len(ids) == 2
 
 
 def test_other_run_directories_are_other_wandb_runs(tmp_path):

@@ -1,0 +1,5 @@
+"""``python -m metarl`` is ``metarl``."""
+
+from metarl.cli import main
+
+main()
