@@ -53,8 +53,7 @@ def main(cfg: DictConfig) -> None:
 def fail(error: Exception) -> None:
     """End with one message, or go on with the traceback of what is no mistake of the user."""
     if isinstance(error, MetarlError) and os.environ.get("RANK", "0") != "0":
-        time.sleep(10)  # the main process says the same, and would be stopped if this one were gone before
-        sys.exit(1)
+        time.sleep(10)  # if the main process says the same, this one is stopped before it does
     if full_error or not report(error, sys.argv[1:]):
         raise error
     sys.exit(1)

@@ -79,8 +79,8 @@ def _comparing_commands(commands: Any) -> None:
     publishing.add_argument("sweep", type=Path, help="sweep directory")
     _selecting_options(publishing)
     publishing.add_argument("--mode", choices=("offline", "online"), default="offline")
-    publishing.add_argument("--project", default="metarl")
-    publishing.add_argument("--entity", help="account or team; default: that of the account")
+    publishing.add_argument("--project", help="default: that of the runs, else metarl")
+    publishing.add_argument("--entity", help="account or team; default: that of the runs, else of the account")
     publishing.add_argument("--workspace", action="store_true", help="online: make a view of the sweep's runs, too")
 
     listing = _command(commands, "list", list_options, "configuration options, and runs")
@@ -92,8 +92,7 @@ def _selecting_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         choices=("final", "mean", "auc"),
-        default="final",
-        help="by which held-out returns while training: the last, their mean, or the area under them (default final)",
+        help="with --best: which held-out returns while training: the last (default), their mean, the area under them",
     )
 
 
@@ -315,15 +314,13 @@ def compare(options: argparse.Namespace) -> None:
     from metarl.analysis.comparison import compare as compare_runs
     from metarl.analysis.comparison_figures import comparison_figures
     from metarl.analysis.runs import load_runs
-    from metarl.analysis.selection import select
     from metarl.analysis.style import save_figures
     from metarl.analysis.tables import format_table
     from metarl.launching.sweep import run_directories
 
     runs = load_runs(run_directories(options.runs, finished=True))
-    selection = None
-    if options.best is not None:
-        selection = select(runs, options.best, options.by)
+    selection = _selection(options, runs)
+    if selection is not None:
         runs = selection.chosen
     comparison = compare_runs(runs, options.actions, options.score)
     _print(comparison.rows, options.format)
@@ -334,6 +331,19 @@ def compare(options: argparse.Namespace) -> None:
         figures = comparison_figures(runs, comparison)
         for path in save_figures(figures | ({"selection": selection.figure()} if selection else {}), options.figures):
             print(path, file=sys.stderr)
+
+
+def _selection(options: argparse.Namespace, runs: Any) -> Any:
+    """The best settings, where a key is named."""
+    from metarl.analysis.selection import select
+
+    _check_selection(options)
+    return None if options.best is None else select(runs, options.best, options.by or "final")
+
+
+def _check_selection(options: argparse.Namespace) -> None:
+    if options.by is not None and options.best is None:
+        raise ConfigError(f"--by {options.by}: says how --best chooses; name a key with --best")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -362,9 +372,10 @@ def write_report(options: argparse.Namespace) -> None:
     from metarl.analysis.report import write_report as write
     from metarl.launching.sweep import run_directories
 
+    _check_selection(options)
     single = len(options.runs) == 1
     output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
-    write(run_directories(options.runs, finished=False), output, options.best, options.by)
+    write(run_directories(options.runs, finished=False), output, options.best, options.by or "final")
     print(output)
 
 
@@ -372,18 +383,19 @@ def dashboard(options: argparse.Namespace) -> None:
     """Tables and figures of a sweep as a W&B run of its group."""
     from metarl.analysis.dashboard import publish, workspace
     from metarl.analysis.runs import load_runs
-    from metarl.analysis.selection import select
     from metarl.launching.sweep import Sweep, run_directories
 
-    if options.workspace and (options.mode != "online" or options.entity is None):
-        raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
     sweep = Sweep(options.sweep).path
     runs = load_runs(run_directories([sweep], finished=False))
+    of_runs = runs[0].config.get("wandb") or {}
+    project = options.project or of_runs.get("project") or "metarl"
+    entity = options.entity or of_runs.get("entity")
+    if options.workspace and (options.mode != "online" or entity is None):
+        raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
     finished = [run for run in runs if run.finished]
-    selection = None if options.best is None else select(finished, options.best, options.by)
-    print(publish(runs, sweep, options.project, options.entity, options.mode, selection))
-    if options.workspace:
-        print(workspace(sweep.name, options.project, options.entity).save().url)
+    print(publish(runs, sweep, project, entity, options.mode, _selection(options, finished)))
+    if options.workspace and entity is not None:
+        print(workspace(sweep.name, project, entity).save().url)
 
 
 def list_options(options: argparse.Namespace) -> None:

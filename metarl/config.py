@@ -284,7 +284,10 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
     """No more tasks side by side than there are, in training and in evaluations to come."""
     plan = built.evaluation
     evaluated = min(plan.tasks_at_once, max(plan.num_tasks, plan.final_num_tasks))
-    wanted = {("meta_batch_size", "train"): env.num_tasks, ("eval.tasks_at_once", "held_out"): evaluated}
+    wanted = {
+        ("meta_batch_size", "train"): built.settings.meta_batch_size,
+        ("eval.tasks_at_once", "held_out"): evaluated,
+    }
     for (key, task_set), count in wanted.items():
         most = env.most_tasks(task_set)
         if most is not None and count > most:

@@ -52,7 +52,9 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
 
 
 def _help(trainer: Trainer) -> None:
-    """Train along with the main process, which does all the rest."""
+    """Train along with the main process, which does all the rest; a finished run has nothing to train."""
+    if trainer.finished and trainer.run_dir.summary() is not None:
+        return
     with StopRequest() as stop:
         if not trainer.train(stop):
             stop.pass_on()

@@ -19,7 +19,7 @@ from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
 from metarl.rollout import Rollout
 
-PATIENCE = timedelta(days=1)  # for the main process while it evaluates; one that dies is noticed at once
+PATIENCE = timedelta(days=1)  # for the main process while it evaluates; one that dies closes its connections
 
 
 def join(device: str) -> None:
@@ -30,18 +30,14 @@ def join(device: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         return
-    backend = "gloo"
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"device={device}: several processes would share it; say cpu, or cuda for a card each")
+    distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device=cuda: process {local + 1} of this machine finds {torch.cuda.device_count()} cards; start fewer"
-            )
+        if missing := highest(max(0, local + 1 - torch.cuda.device_count())):
+            raise ConfigError(f"device=cuda: a machine has {missing} cards less than processes; start fewer there")
         torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
-    elif device != "cpu":
-        raise ConfigError(f"device={device}: several processes would share it; say cpu, or cuda for a card each")
-    distributed.init_process_group(backend, timeout=PATIENCE)
 
 
 def leave() -> None:
@@ -65,9 +61,9 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def own(lanes: Tensor) -> Tensor:
-    """This process's share of lanes, or of tasks; shares differ by one at most."""
-    return lanes.tensor_split(count())[rank()]
+def own_lanes(mask: Tensor) -> Tensor:
+    """Numbers of this process's share of the lanes of ``mask [T, B]``; shares differ by one at most."""
+    return torch.arange(mask.shape[1], device=mask.device).tensor_split(count())[rank()]
 
 
 def summed(values: Tensor) -> Tensor:
@@ -125,13 +121,13 @@ def joined(trial: list[Rollout]) -> list[Rollout]:
     if count() == 1:
         return trial
     device = trial[0].mask.device
-    parts = from_all([changed(rollout, lambda part: part.cpu()) for rollout in trial])
+    parts = from_all([mapped(rollout, lambda part: part.cpu()) for rollout in trial])
     return [
-        _side_by_side([changed(part, lambda part: part.to(device)) for part in row]) for row in zip(*parts, strict=True)
+        _side_by_side([mapped(part, lambda part: part.to(device)) for part in row]) for row in zip(*parts, strict=True)
     ]
 
 
-def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same structure of rollouts, with every tensor changed."""
     match value:
         case Tensor():
@@ -139,7 +135,7 @@ def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         case Tasks():
             return Tasks({name: change(part) for name, part in value.parameters.items()})
         case tuple():
-            return type(value)(*(changed(part, change) for part in value))
+            return type(value)(*(mapped(part, change) for part in value))
     return value
 
 

@@ -131,7 +131,8 @@ class Trainer:
     @staticmethod
     def _asked(stop: StopRequest) -> bool:
         """Whether any process of the run was asked to stop: then all were."""
-        stop.signal = parallel.highest(stop.signal or 0) or None
+        if found := parallel.highest(stop.signal or 0):
+            stop.signal = found
         return bool(stop)
 
     def _record(self, row: dict) -> None:
@@ -139,7 +140,7 @@ class Trainer:
         if parallel.is_main():
             self.run_dir.append_metrics(row)
             enough = self.loggers.log(row)
-        self.progress.given_up = bool(parallel.highest(int(enough)))
+        self.progress.given_up = bool(parallel.highest(int(enough))) and not self.finished
 
     def _save(self, which: str) -> None:
         state, checkpoints = self.state_dict(), self.run_dir.checkpoints

@@ -25,6 +25,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("usual_combination", usual_combinations(), ids="-".join)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cluster first: its tests wait for it, while other processes have theirs to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}
 
 

@@ -219,7 +219,8 @@ def written_out_loss(agent, batch, entropy_coefficient: float, huber: bool) -> t
 @pytest.mark.parametrize("critic", CRITICS)
 def test_rl2_gradients_agree_with_finite_differences(value_loss, critic):
     agent, batch = double_batch(f"algorithm.value_loss={value_loss}", f"model.critic={critic}")
-    batch = batch._replace(mask=batch.mask & (torch.rand(batch.mask.shape, generator=make_generator(3)) < 0.8))
+    mask = batch.mask & (torch.rand(batch.mask.shape, generator=make_generator(3)) < 0.8)
+    batch = batch._replace(mask=mask, num_steps=mask.sum())
     ratios = (recomputed_log_prob(agent, batch) - batch.log_prob).exp()
     assert (ratios > 1 + agent.clip).any() and (ratios < 1 - agent.clip).any()  # both sides of the clip are met
 

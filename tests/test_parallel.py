@@ -13,26 +13,36 @@ from helpers import outcome, read_rows, run_py, small_config, timeless
 from torch import multiprocessing
 
 from metarl import parallel
+from metarl.compose import options
 from metarl.config import build_algorithm
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 
+ADAPTING = ("env=point_navigation", "model=mlp")
+BELIEVING = ("env=grid", "conditioning=concatenate", "model.latent_dim=3")
 METHODS = {
     "rl2": ["env=tabular_mdp", "algorithm.num_epochs=1", "algorithm.num_minibatches=1"],
     "rl2, minibatches": ["env=tabular_mdp", "algorithm.num_minibatches=2"],
     "rl2 on regrets": ["env=tabular_mdp", "algorithm.objective=regret", "algorithm.regret_coefficient=0.5"],
     "rl2, trials of any length": ["env=point_goal", "env.horizon=20", "meta_batch_size=6"],
-    "varibad": ["env=grid", "algorithm=varibad", "conditioning=concatenate", "model.latent_dim=3"],
+    "a2c": ["env=tabular_mdp", "algorithm=a2c"],
+    "multitask": ["env=grid", "algorithm=multitask"],
+    "varibad": [*BELIEVING, "algorithm=varibad"],
     "varibad, shared": [
-        *("env=grid", "algorithm=varibad", "conditioning=concatenate", "model.latent_dim=3"),
+        *(*BELIEVING, "algorithm=varibad"),
         *("algorithm.optimizer=shared", "algorithm.num_model_updates=null", "algorithm.model_learning_rate=null"),
         *("algorithm.max_model_gradient_norm=null", "algorithm.through_memory=true"),
     ],
-    "hyperx": ["env=grid", "algorithm=hyperx", "conditioning=concatenate", "model.latent_dim=3"],
-    "maml": ["env=point_navigation", "model=mlp", "algorithm=maml"],
-    "maml, ppo": ["env=point_navigation", "model=mlp", "algorithm=maml", "outer=ppo"],
-    "e_maml": ["env=point_navigation", "model=mlp", "algorithm=e_maml"],
-    "promp": ["env=point_navigation", "model=mlp", "algorithm=promp"],
+    "task_inference": [*BELIEVING, "algorithm=task_inference"],
+    "task_inference, warm-up": [*BELIEVING, "algorithm=task_inference", "algorithm.warm_up_iterations=3"],
+    "hyperx": [*BELIEVING, "algorithm=hyperx"],
+    "maml": [*ADAPTING, "algorithm=maml"],
+    "maml, ppo": [*ADAPTING, "algorithm=maml", "outer=ppo"],
+    "meta_sgd": [*ADAPTING, "algorithm=meta_sgd"],
+    "e_maml": [*ADAPTING, "algorithm=e_maml"],
+    "promp": [*ADAPTING, "algorithm=promp"],
+    "maesn": [*ADAPTING, "algorithm=maesn"],
+    "adapt_sv": [*ADAPTING, "algorithm=adapt_sv"],
     "tesp": ["env=point_goal", "model=mlp", "algorithm=tesp", "env.horizon=20"],
 }
 
@@ -50,7 +60,7 @@ def process(rank: int, port: str, folder: Path) -> None:
         env = parts.make_env(num_tasks=3, seed=rank)
         env.sample_tasks()
         trial = parallel.joined(collect_trial(env, algorithm, make_generator(rank)))
-        results[name] = {"trial": trial} | learned(algorithm, trial)
+        results[name] = {"trial": trial} | learned(name, algorithm, trial)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results))
     parallel.leave()
 
@@ -59,10 +69,10 @@ def doubled(part: torch.Tensor) -> torch.Tensor:
     return part.double() if part.is_floating_point() else part
 
 
-def learned(algorithm, trial) -> dict:
-    if algorithm.policy.latent_dim is None:  # float64 shows what is wrong alone; cells are one-hot in float32
+def learned(name: str, algorithm, trial) -> dict:
+    if "env=grid" not in METHODS[name]:  # float64 shows what is wrong alone; cells are one-hot in float32
         algorithm.double()
-        trial = [parallel.changed(rollout, doubled) for rollout in trial]
+        trial = [parallel.mapped(rollout, doubled) for rollout in trial]
     logs = algorithm.update(trial, 0.3, make_generator(5))
     gradients = {name: p.grad.clone() for name, p in algorithm.named_parameters() if p.grad is not None}
     return {"logs": logs, "gradients": gradients, "weights": algorithm.state_dict()}
@@ -81,7 +91,7 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_learn_what_one_learns_from_the_trials_of_both(results, name):
     first, second = results[0][name], results[1][name]
-    alone = learned(build_algorithm(small_config(*METHODS[name]))[0], first["trial"])
+    alone = learned(name, build_algorithm(small_config(*METHODS[name]))[0], first["trial"])
     assert first["trial"][0].mask.shape[1] == second["trial"][0].mask.shape[1]
     assert set(first["gradients"]) == set(alone["gradients"])
     for key, gradient in alone["gradients"].items():
@@ -93,12 +103,19 @@ def test_two_processes_learn_what_one_learns_from_the_trials_of_both(results, na
     assert first["logs"] == pytest.approx(alone["logs"], rel=1e-4, abs=1e-5)
 
 
+def test_every_algorithm_is_tried():
+    tried = {
+        text.partition("=")[2] for overrides in METHODS.values() for text in overrides if text.startswith("algorithm=")
+    }
+    assert tried | {"rl2"} == set(options("algorithm"))
+
+
 SMALL = (
     "env=tabular_mdp",
     "meta_batch_size=8",
     "algorithm.num_minibatches=2",
     "model.hidden_size=8",
-    "training.total_steps=32_000",
+    "training.total_steps=16_000",
     "training.eval_every=5",
     "eval.num_tasks=10",
     "eval.final_num_tasks=20",
@@ -118,7 +135,7 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
     code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
     assert code == 0 and out.count("20 held-out tasks; report") == 1, err
     whole = tmp_path / "whole"
-    assert [row["env_steps"] for row in rows(whole)] == list(range(800, 32_001, 800))
+    assert [row["env_steps"] for row in rows(whole)] == list(range(800, 16_001, 800))
     process = run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
     while len(rows(tmp_path / "stopped")) < 7:
         time.sleep(0.05)
@@ -131,6 +148,8 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
     code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
     assert code == 0, err
     assert rows(tmp_path / "stopped") == rows(whole)
+    code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    assert code == 0 and "20 held-out tasks; report" in out, err  # a finished run shows its results again
     for name in ("evaluation", "parameters", "num_tasks"):
         assert summary(tmp_path / "stopped")[name] == summary(whole)[name]
 

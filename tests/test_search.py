@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import config_of, outcome, read_rows, run_py, small_config, trainer_of
 
 from metarl.errors import ConfigError
@@ -22,7 +23,7 @@ TINY = (
     "experiment=search/policy_gradient",
     "env=bandit",
     "model.hidden_size=8",
-    "training.total_steps=8_000",
+    "training.total_steps=1_600",
     "meta_batch_size=16",
     "training.eval_every=2",
     "eval.num_tasks=10",
@@ -40,11 +41,15 @@ def search_in(directory: Path, num_trials: int = 4, at_once: int = 4, sampler: s
     return Search(directory, SPACE, num_trials, at_once, sampler, seed=0)
 
 
+def configurations(jobs) -> list[dict]:
+    return [yaml.safe_load((job.directory / "config.yaml").read_text()) for job in jobs]
+
+
 def told(directory: Path, number: int, scores: list[float], **options) -> list[bool]:
     """What a search answers to the held-out returns of one of its runs."""
     logger = SearchLogger(**options)
     logger.start(directory / str(number), {}, None)
-    return [logger.log({"eval/sampled/return_mean": score, "env_steps": step}) for step, score in enumerate(scores, 1)]
+    return [logger.log({"eval/sampled/return_mean": score, "iteration": step}) for step, score in enumerate(scores, 1)]
 
 
 def test_a_run_below_the_median_of_those_before_is_given_up(tmp_path):
@@ -62,9 +67,11 @@ def test_a_run_below_the_median_of_those_before_is_given_up(tmp_path):
 def test_successive_halving_keeps_the_best_third(tmp_path):
     search = search_in(tmp_path, num_trials=9, at_once=9)
     search.next_round()
-    assert not any(told(tmp_path, 0, [9.0] * 100, pruner="halving"))
+    assert not any(told(tmp_path, 0, [9.0] * 100, pruner="halving", warm_up_runs=1))
     search.tell(0, 9.0)  # how long a run is
-    answers = [told(tmp_path, number, [float(9 - number)], pruner="halving")[0] for number in range(1, 9)]
+    answers = [
+        told(tmp_path, number, [float(9 - number)], pruner="halving", warm_up_runs=1)[0] for number in range(1, 9)
+    ]
     assert answers == [False] + 7 * [True]
 
 
@@ -101,6 +108,35 @@ def test_proposals_are_those_of_one_search_however_often_it_begins_anew(tmp_path
     assert len(drawn) == 4  # a sampler that forgot how far it was would draw the same again
 
 
+def test_a_search_that_was_killed_over_a_proposal_completes_it(tmp_path):
+    search = search_in(tmp_path)
+    search.study.ask()  # and nothing else is written
+    again = search_in(tmp_path)
+    assert again.next_round() == [0] and len(again.overrides(0)) == len(SPACE)
+
+
+def test_a_search_goes_on_in_its_own_space_alone(tmp_path):
+    search_in(tmp_path).next_round()
+    other = SPACE | {"algorithm.num_epochs": Domain(choices=("1", "2", "3"))}
+    for space in (other, {"algorithm.num_epochs": SPACE["algorithm.num_epochs"]}):
+        with pytest.raises(ConfigError, match="holds a search of another space"):
+            Search(tmp_path, space, 4, 4, "tpe", seed=0)
+
+
+def test_a_run_that_vanishes_is_tried_once_more_and_one_that_failed_is_not(tmp_path):
+    search = search_in(tmp_path, num_trials=4, at_once=4)
+    assert search.next_round() == [0, 1, 2, 3]
+    search.tell(0, 1.0)
+    search.vanished(1)
+    search.tell(2, None)
+    assert search.next_round() == [1]  # no more than stands in a row
+    search.vanished(1)
+    assert search.next_round() == [3]
+    search.tell(3, 2.0)
+    assert search.next_round() == []
+    assert search.conclusion().startswith("4 runs, 0 given up, 2 failed; the best is 3")
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -108,6 +144,7 @@ def test_proposals_are_those_of_one_search_however_often_it_begins_anew(tmp_path
         ({"seed": []}, "give a list, or low and high"),
         ({"seed": 3}, "give a list, or low and high"),
         ({"seed": {"low": 1}}, "give a list, or low and high"),
+        ({"seed": {"low": None, "high": "b"}}, "low and high are numbers"),
         ({"seed": {"low": 2, "high": 1}}, "low has to be below high"),
         ({"seed": {"low": 0, "high": 1, "log": True}}, "above 0 on a logarithmic scale"),
     ],
@@ -123,6 +160,7 @@ def test_a_space_that_is_none_is_refused(space, message):
         (["hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0: a whole number above 0"),
         (["hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid: tpe or random"),
         (["+hydra.sweeper.space={model.nothing: [1, 2]}"], "model.nothing"),
+        (["cluster=gpus", "hydra.launcher.gpus=[]", "~hydra.launcher.slots"], "no graphics card"),
         (["hydra.sweeper.space={algorithm.clip: 3}"], "hydra.sweeper.space.algorithm.clip=3: give a list"),
     ],
 )
@@ -140,7 +178,7 @@ def test_values_are_written_as_overrides_say_them():
 
 @pytest.mark.timeout(400)
 def test_a_search_whose_launcher_is_killed_ends_with_every_run_done_once(tmp_path):
-    line = ("-m", *TINY, "model.layer_norm=true,false", "algorithm.clip=interval(0.1,0.3)")
+    line = ("-m", *TINY, "model.layer_norm=true,false", "algorithm.clip=interval(0.1,0.3)", "algorithm.discount=0.7")
     process = run_py(*line, directory=tmp_path)
     sweep = tmp_path / "found"
     while not read_rows(sweep / "2" / "metrics.jsonl"):
@@ -155,5 +193,6 @@ def test_a_search_whose_launcher_is_killed_ends_with_every_run_done_once(tmp_pat
     assert len(jobs) == 5 and all(finished_summary(job.directory) for job in jobs)
     assert [read_rows(sweep / str(number) / "metrics.jsonl") for number in range(2)] == before
     keys = {text.partition("=")[0] for text in jobs[0].overrides}
+    assert all(config["algorithm"]["discount"] == 0.7 for config in configurations(jobs))  # given, so not searched
     assert {"model.layer_norm", "algorithm.clip", "algorithm.learning_rate"} <= keys
     assert len({job.overrides for job in jobs}) == 5

@@ -20,8 +20,9 @@ pytestmark = [
 SIX = (
     "seed=0,1,2,3,4,5",
     "env=tabular_mdp",
-    "training.total_steps=80_000",
-    "meta_batch_size=10",
+    "training.total_steps=24_000",
+    "meta_batch_size=4",
+    "algorithm.num_minibatches=2",
     "eval.final_num_tasks=20",
     "eval.num_tasks=10",
     "eval.baselines=false",
@@ -119,12 +120,18 @@ def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterru
 
 
 def test_tasks_of_a_run_train_one_agent(tmp_path, in_cluster):
-    few = (*ONE, "training.total_steps=4_000")
+    few = (*ONE, "training.total_steps=16_000")
     sweep = submit(tmp_path, in_cluster, *few, "hydra.launcher.tasks_per_node=2")
+    (run,) = sweep.jobs
+    until(lambda: len(metrics(run.directory)) > 5)
+    told = ["timeout", "2", "scancel", "--signal=USR2", sweep.cluster_id(run)]
+    subprocess.run(told, env=in_cluster)  # all tasks at once
     code, _, err = outcome(run_py(*few, "hydra.run.dir=alone", directory=tmp_path, processes=2))
     assert code == 0, err
-    until(lambda: not states(sweep))
-    assert metrics(sweep.jobs[0].directory) == metrics(tmp_path / "alone")
+    until(lambda: finished_summary(run.directory))
+    log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))
+    assert "resuming" in log, log
+    assert metrics(run.directory) == metrics(tmp_path / "alone")
 
 
 def test_a_run_that_failed_is_submitted_again_and_is_in_the_queue_then(tmp_path, in_cluster):

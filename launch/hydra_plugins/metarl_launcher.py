@@ -32,22 +32,12 @@ class SweepLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarl.errors import ConfigError
         from metarl.launching import sweep as sweeps
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         directory = str(self.config.hydra.sweep.dir)
-        try:
-            if "RANK" in os.environ:
-                raise ConfigError(
-                    "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
-                    "cluster=slurm hydra.launcher.tasks_per_node=2"
-                )
-            self.check()
-        except Exception:
-            leave_nothing(Path(directory))
-            raise
+        self.prepare()
         command = [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]]
         with sweeps.launching(directory):
             sweep = sweeps.Sweep.launched(directory, command, job_overrides, initial_job_idx)
@@ -61,6 +51,21 @@ class SweepLauncher(Launcher):
         statuses = [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
         self.tell_failures(sweep, statuses)
         return [self.result(status) for status in statuses]
+
+    def prepare(self) -> None:
+        """Refuse what cannot be launched, and leave nothing behind."""
+        from metarl.errors import ConfigError
+
+        try:
+            if "RANK" in os.environ:
+                raise ConfigError(
+                    "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
+                    "cluster=slurm hydra.launcher.tasks_per_node=2"
+                )
+            self.check()
+        except Exception:
+            leave_nothing(Path(str(self.config.hydra.sweep.dir)))
+            raise
 
     def active(self, sweep) -> dict[str, str]:
         """Runs that a cluster has not ended: an error of theirs is of an earlier attempt."""

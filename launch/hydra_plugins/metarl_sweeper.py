@@ -19,11 +19,12 @@ class SearchSweeper(Sweeper):
     """Runs whose configurations follow from how earlier ones did on held-out tasks, in rounds.
 
     The same command goes on with a search that was stopped or killed: all it knows is in ``search.journal`` of the
-    sweep's directory.
+    sweep's directory. Runs that failed are not tried again; one that vanished (its process was killed) is, once.
 
     Args:
         space: what is searched: by key, a list to choose from, or ``low`` and ``high`` (whole numbers for a whole
-            number; ``log: true`` for a logarithmic scale). Lists and intervals on the command line are searched, too.
+            number; ``log: true`` for a logarithmic scale). Lists and intervals on the command line are searched, too;
+            a key with one value there is not.
         num_trials: runs of the whole search.
         at_once: runs proposed in one round, before the results of any of them are known; as many as run side by side.
         sampler: ``tpe`` (tree-structured Parzen estimators) or ``random``.
@@ -45,22 +46,28 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from metarl.launching.search import Search, checked_space
+        from metarl.preemption import StopRequest
 
+        self.launcher.prepare()  # refuses what it refuses before the search writes anything
         fixed, found = self._read(arguments)
-        space = checked_space(OmegaConf.to_container(OmegaConf.create(self.space), resolve=True) | found)
+        given = {override.lstrip("+~").partition("=")[0] for override in fixed}
+        default = OmegaConf.to_container(OmegaConf.create(self.space), resolve=True)
+        space = checked_space({key: values for key, values in default.items() if key not in given} | found)
         self._check_keys([*fixed, *(f"{name}={domain.example}" for name, domain in space.items())])
         directory = Path(self.config.hydra.sweep.dir)
         search = Search(directory, space, self.num_trials, self.at_once, self.sampler, self.seed)
-        while numbers := search.next_round():
-            jobs = [[*fixed, *search.overrides(number)] for number in numbers]
-            returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
-            ended = [result.status == JobStatus.FAILED or result.return_value is not None for result in returns]
-            for number, result, is_ended in zip(numbers, returns, ended, strict=True):
-                if is_ended:
-                    search.tell(number, None if result.status == JobStatus.FAILED else result.return_value)
-            if not all(ended):  # stopped, to go on later
-                break
-        print(search.conclusion())
+        with StopRequest() as stop:
+            while not stop and (numbers := search.next_round()):
+                jobs = [[*fixed, *search.overrides(number)] for number in numbers]
+                returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
+                for number, result in zip(numbers, returns, strict=True):
+                    if result.status == JobStatus.FAILED:
+                        search.tell(number, None)
+                    elif result.return_value is not None:
+                        search.tell(number, result.return_value)
+                    elif not stop:
+                        search.vanished(number)
+        print(search.conclusion() + ("; stopped, the same command goes on" if stop else ""))
         return search.best
 
     def _read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -88,10 +88,9 @@ def own_part(trials: Trials, terms: Terms, noise: Tensor) -> tuple[Trials, Terms
     """Trials, terms and ``noise [E, B, latent_dim]`` of this process, whose means are its part of those over all."""
     if parallel.count() == 1:
         return trials, terms, noise
-    every = torch.arange(trials.mask.shape[1], device=trials.mask.device)
-    lanes = parallel.own(every)
+    lanes = parallel.own_lanes(trials.mask)
     mine = Terms(*(part[:, lanes] for part in terms))
-    share = len(lanes) / len(every)
+    share = len(lanes) / trials.mask.shape[1]
     return trials.select(lanes), mine._replace(belief_weight=share * mine.belief_weight), noise[:, lanes]
 
 

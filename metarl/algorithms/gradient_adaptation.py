@@ -192,9 +192,9 @@ class GradientAdaptation(Algorithm):
     # ------------------------------------------------------------ learning
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
-        every = torch.arange(trial[0].mask.shape[1], device=trial[0].mask.device)
-        own = parallel.own(every)  # whole tasks: all processes have as many
-        return self.outer.step(self, self.stages([rollout.select(own) for rollout in trial]))
+        if parallel.count() > 1:  # whole tasks: all processes have as many
+            trial = [rollout.select(parallel.own_lanes(rollout.mask)) for rollout in trial]
+        return self.outer.step(self, self.stages(trial))
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
         """The samples of support rollouts and query, with the distributions that acted."""

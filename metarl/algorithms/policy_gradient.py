@@ -245,8 +245,7 @@ class Batch(NamedTuple):
         """The trials that this process computes gradients of."""
         if parallel.count() == 1:
             return self
-        lanes = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return self.select(parallel.own(lanes))._replace(num_steps=self.num_steps)
+        return self.select(parallel.own_lanes(self.mask))._replace(num_steps=self.num_steps)
 
     def mean(self, values: Tensor) -> Tensor:
         """Over the steps that count; of an ``own_part``, what it adds to the mean over the whole."""

@@ -92,8 +92,10 @@ def select(runs: Sequence[Run], key: str, by: Criterion = "final") -> Selection:
     """Sort runs into settings of ``key``.
 
     Raises:
-        RunDirectoryError: the runs do not differ in it, or one has no evaluation while training.
+        RunDirectoryError: there are no runs, they do not differ in it, or one has no evaluation while training.
     """
+    if not runs:
+        raise RunDirectoryError(f"--best {key}: no run is finished yet")
     values = {run.path: settings_of(run).get(key, "absent") for run in runs}
     if len(set(values.values())) < 2:
         raise RunDirectoryError(
@@ -128,7 +130,7 @@ def score(run: Run, by: Criterion) -> float:
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """That with the highest mean over seeds."""
-    return max(candidates, key=lambda candidate: candidate.scores.mean())
+    return max(candidates, key=lambda candidate: np.nan_to_num(candidate.scores.mean(), nan=-np.inf))
 
 
 def _ordered(values: set[str] | dict[str, list[Run]]) -> list[str]:

@@ -100,6 +100,8 @@ class Pool:
                 while waiting and not self.stopping and (free := self._free()):
                     self._start(waiting.popleft(), free[0], tell)
                 time.sleep(INTERVAL if self.min_free_memory is None else MEMORY_INTERVAL)
+            if asked:
+                asked.pass_on()
 
     def stop(self) -> None:
         """Start nothing more, and ask all runs to stop."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -20,6 +21,7 @@ from metarl.launching.sweep import finished_summary
 
 JOURNAL = "search.journal"
 NAME = "search"
+VANISHED = "vanished"  # attribute of a trial whose process was gone without a word
 SCORE = "eval/sampled/return_mean"  # while training; the final one is of the same name
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -39,6 +41,15 @@ class Domain:
     def example(self) -> Any:
         """A value of it."""
         return self.choices[0] if self.choices else self.low
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """As Optuna remembers it."""
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
 
     def suggest(self, trial: Trial, key: str) -> Any:
         """Optuna's value for a trial."""
@@ -66,6 +77,8 @@ def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
             domains[key] = Domain(tuple(_text(value) for value in given))
         elif isinstance(given, Mapping) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
             low, high, log = given["low"], given["high"], given.get("log", False)
+            if not all(isinstance(end, int | float) for end in (low, high)) or not isinstance(log, bool):
+                raise ConfigError(f"{where}: low and high are numbers, log is true or false")
             if not low < high or (log and low <= 0):
                 raise ConfigError(f"{where}: low has to be below high, and above 0 on a logarithmic scale")
             domains[key] = Domain(low=low, high=high, log=log)
@@ -106,22 +119,24 @@ class Search:
         except OSError as error:
             raise ConfigError(f"hydra.sweep.dir={directory}: cannot be written ({error.strerror})") from None
         self.study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
+        self._check_space()
         # A sampler that starts anew draws what it drew before, unless it knows how far it was.
         seed += len(self.study.trials)
         samplers = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True)}
         self.study.sampler = samplers.get(sampler, lambda: optuna.samplers.RandomSampler(seed=seed))()
 
     def next_round(self) -> list[int]:
-        """Numbers of the trials to run now, in a row: those without an end, with all between them, or new ones."""
+        """Numbers of the trials to run now, in a row: some without an end, or new ones."""
         trials = self.study.get_trials(deepcopy=False)
         unended = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         if unended:
-            return list(range(unended[0], unended[-1] + 1))
+            block = [number for place, number in enumerate(unended) if number == unended[0] + place]
+            return [self._complete(Trial(self.study, trials[number]._trial_id)) for number in block]
         count = min(self.at_once, self.num_trials - len(trials))
-        return [self._propose() for _ in range(count)]
+        return [self._complete(self.study.ask()) for _ in range(count)]
 
-    def _propose(self) -> int:
-        trial = self.study.ask()
+    def _complete(self, trial: Trial) -> int:
+        """Propose what the trial lacks, which is all at first and some where the search was killed over it."""
         for key, domain in self.space.items():
             domain.suggest(trial, key)
         return trial.number
@@ -141,6 +156,23 @@ class Search:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, value)
+
+    def vanished(self, number: int) -> None:
+        """A run has neither a result nor an error: it is tried once more, then it has failed."""
+        found = self._trial(number)
+        if VANISHED in found.user_attrs:
+            self.tell(number, None)
+        else:
+            Trial(self.study, found._trial_id).set_user_attr(VANISHED, True)
+
+    def _check_space(self) -> None:
+        """Trials of another space cannot be gone on with."""
+        wanted = {key: domain.distribution for key, domain in self.space.items()}
+        for trial in self.study.get_trials(deepcopy=False):
+            if any(wanted.get(key) != distribution for key, distribution in trial.distributions.items()):
+                raise ConfigError(
+                    f"hydra.sweep.dir={self.directory}: holds a search of another space; choose another directory"
+                )
 
     def _trial(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -169,13 +201,14 @@ class SearchLogger:
     Args:
         pruner: ``median`` gives up what is below the median of earlier runs at the same step; ``halving`` keeps the
             best third, and the best third of those three times as far on (successive halving); ``none`` waits.
-        warm_up_runs: so many runs end before the first is given up.
+        warm_up_runs: so many runs end, not given up, before the first is.
     """
 
     def __init__(self, pruner: Literal["median", "halving", "none"] = "median", warm_up_runs: int = 5):
+        self.warm_up_runs = warm_up_runs
         self.pruner: optuna.pruners.BasePruner
         if pruner == "median":
-            self.pruner = optuna.pruners.MedianPruner(n_startup_trials=warm_up_runs)
+            self.pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
         elif pruner == "halving":
             self.pruner = optuna.pruners.SuccessiveHalvingPruner(reduction_factor=3)
         else:
@@ -191,8 +224,9 @@ class SearchLogger:
     def log(self, row: dict[str, Any]) -> bool:
         if SCORE not in row:
             return False
-        self.trial.report(row[SCORE], row["env_steps"])
-        return self.trial.should_prune()
+        self.trial.report(row[SCORE], row["iteration"])  # steps of runs differ where their episodes do
+        ended = self.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len(ended) >= self.warm_up_runs and self.trial.should_prune()
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
         """The search reads the summary itself."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from metarl.errors import ConfigError
 from metarl.launching.sweep import Job, Sweep
+from metarl.preemption import StopRequest
 
 
 class Run:
@@ -71,6 +72,8 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
     check(options.get("slurm_partition"))
     import submitit
 
+    if options.get("nodes", 1) * options.get("tasks_per_node", 1) > 1:  # none waits for one that failed
+        options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     of_executor = {"slurm_max_num_timeout": options.pop("max_num_timeout")}
     if (python := options.pop("python", None)) is not None:
         of_executor["slurm_python"] = str(Path(python).absolute())
@@ -103,25 +106,36 @@ def check(partition: str | None) -> None:
         raise ConfigError(f"hydra.launcher.partition={partition}: no such partition; there are {', '.join(known)}")
 
 
-def states(sweep: Sweep) -> dict[str, str]:
-    """State of every job of the sweep that the cluster has not ended, by what the cluster calls it."""
+def states(sweep: Sweep, quiet: bool = True) -> dict[str, str]:
+    """State of every job of the sweep that the cluster has not ended, by what the cluster calls it.
+
+    Raises:
+        ConfigError: the cluster does not answer; nothing is known then, where that is to be ``quiet``.
+    """
     ids = {name for job in sweep.jobs if (name := sweep.cluster_id(job)) is not None}
     if not ids or shutil.which("squeue") is None:
         return {}
     arrays = sorted({name.partition("_")[0] for name in ids})
-    answer = _ask("squeue", "-h", "-r", "-j", ",".join(arrays), "-o", "%i %T", quiet=True)
+    answer = _ask("squeue", "-h", "-r", "-j", ",".join(arrays), "-o", "%i %T", quiet=quiet)
     rows = (line.split() for line in answer.splitlines())
     return {name: state for name, state in rows if name in ids}
 
 
 def wait(sweep: Sweep, interval: float = 5.0) -> None:
-    """Until no job of the sweep is in the cluster any more."""
-    while states(sweep):
-        time.sleep(interval)
+    """Until no job of the sweep is in the cluster any more, or one is asked to stop waiting."""
+    with StopRequest() as asked:
+        while not asked:
+            try:
+                if not states(sweep, quiet=False):
+                    return
+            except ConfigError:  # the cluster does not answer now
+                pass
+            time.sleep(interval)
+        asked.pass_on()
 
 
 def _ask(*command: str, quiet: bool = False) -> str:
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if answer.returncode and not quiet:
+    if answer.returncode and not quiet and "Invalid job id" not in answer.stderr:  # which a job is that is long gone
         raise ConfigError(f"cluster=slurm: {command[0]}: {answer.stderr.strip()}")
     return answer.stdout
