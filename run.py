@@ -44,6 +44,7 @@ def main(cfg: DictConfig) -> None:
             RunDirectory(run_dir).write_error(error)
         if not isinstance(error, MetarlError):
             raise
+        remove_if_empty(Path(job.runtime.output_dir))
         fail(error)
     finally:
         parallel.leave()

@@ -6,6 +6,7 @@ minibatches) they compute alike, and a loss on a part of the lanes is a part of 
 alone is handed back what it gave.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -68,9 +69,14 @@ def own_lanes(mask: Tensor) -> Tensor:
 
 def summed(values: Tensor) -> Tensor:
     """Over all processes."""
-    if count() > 1:
-        values = values.detach().clone()
-        distributed.all_reduce(values)
+    if count() == 1:
+        return values
+    values = values.detach().clone()
+    work = distributed.all_reduce(values, async_op=True)
+    # The others are here in a moment. A core that sleeps so long goes to someone else, and comes back cold.
+    while values.device.type == "cpu" and not work.is_completed():
+        os.sched_yield()
+    work.wait()
     return values
 
 
@@ -91,6 +97,12 @@ def highest(value: int) -> int:
     found = torch.tensor(value)
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return int(found)
+
+
+def meet() -> None:
+    """Wait for the others, so that none leaves while another still hears from it."""
+    with contextlib.suppress(RuntimeError):  # one may be gone before its last word is heard
+        highest(0)
 
 
 def from_main(value: Any) -> Any:

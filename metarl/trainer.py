@@ -105,6 +105,7 @@ class Trainer:
                     self._save("latest")
                 bar.update(self.progress.env_steps - bar.n)
                 bar.set_postfix_str(f"return {row['train/return']:.3f}")
+        parallel.meet()
         return self.finished
 
     @property
