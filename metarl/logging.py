@@ -69,12 +69,7 @@ class WandbLogger:
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         import wandb
 
-        # No question asked and no endless wait: without a network an online run goes on offline.
-        settings = wandb.Settings(console="off", init_timeout=20, finish_timeout=300, login_timeout=1)
-        options: dict[str, Any] = {
-            "id": hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16],
-            "resume": "allow",
-            "dir": str(run_dir),
+        options: dict[str, Any] = wandb_identity(run_dir) | {
             "name": run_dir.name,
             "group": self.group or group,
             "job_type": "train",
@@ -82,7 +77,6 @@ class WandbLogger:
             "entity": self.entity,
             "tags": self.tags,
             "config": config,
-            "settings": settings,
         }
         try:
             self.run = wandb.init(mode=self.mode, **options)
@@ -104,6 +98,19 @@ class WandbLogger:
                 self.run.summary.update(summary)
         finally:
             self.run.finish()
+
+
+def wandb_identity(directory: Path) -> dict[str, Any]:
+    """Arguments of ``wandb.init`` by which a directory is one W&B run, however often it is begun."""
+    import wandb
+
+    return {
+        "id": hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16],
+        "resume": "allow",
+        "dir": str(directory),
+        # No question asked and no endless wait: without a network an online run goes on offline.
+        "settings": wandb.Settings(console="off", init_timeout=20, finish_timeout=300, login_timeout=1),
+    }
 
 
 def as_image(figure: Any) -> Any:

@@ -1,6 +1,5 @@
 """A sweep in Weights & Biases: a run of its own beside those it sums up, and a workspace to look at them."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +8,12 @@ from matplotlib.figure import Figure
 
 from metarl.analysis.comparison import compare
 from metarl.analysis.comparison_figures import comparison_figures
-from metarl.analysis.runs import Run, name_runs
+from metarl.analysis.report import listing
+from metarl.analysis.runs import Run
 from metarl.analysis.selection import Selection
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
-from metarl.logging import as_image
+from metarl.logging import as_image, wandb_identity
 
 Mode = Literal["offline", "online"]
 
@@ -45,17 +45,15 @@ def publish(
     if not compared:
         raise RunDirectoryError(f"{sweep}: no run is finished yet")
     comparison = compare(compared)
-    tables = {"runs": _listing(runs), "methods": comparison.rows}
+    tables = {"runs": listing(runs), "methods": comparison.rows}
     figures: dict[str, Figure] = comparison_figures(compared, comparison)
     if selection is not None:
         tables["settings"] = selection.rows
         figures["selection"] = selection.figure()
-    settings = wandb.Settings(console="off", init_timeout=20, finish_timeout=300, login_timeout=1)
-    name = hashlib.sha256(str(sweep.resolve()).encode()).hexdigest()[:16]
     try:
         run = wandb.init(
-            mode=mode, id=name, resume="allow", dir=str(sweep), name=f"{sweep.name} (sweep)", group=sweep.name,
-            job_type="sweep", project=project, entity=entity, settings=settings,
+            mode=mode, **wandb_identity(sweep), name=f"{sweep.name} (sweep)", group=sweep.name,
+            job_type="sweep", project=project, entity=entity,
         )  # fmt: skip
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         raise ConfigError(f"--mode {mode}: {' '.join(str(error).split())}") from None
@@ -110,24 +108,6 @@ def workspace(sweep: str, project: str, entity: str) -> Any:
             groupby=[views.Config("choices.env"), views.Config("choices.model"), views.Config("choices.algorithm")],
         ),
     )
-
-
-def _listing(runs: Sequence[Run]) -> list[Row]:
-    rows = []
-    for run, name in zip(runs, name_runs(runs), strict=True):
-        found = run.evaluations.get("sampled", {})
-        rows.append(
-            {
-                "run": run.path.name,
-                "environment": name.environment,
-                "method": name.method,
-                "seed": run.seed,
-                "state": "finished" if run.finished else "unfinished",
-                "return": found.get("return_mean"),
-                "standard_error": found.get("return_se"),
-            }
-        )
-    return rows
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:

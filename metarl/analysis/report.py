@@ -121,7 +121,7 @@ def _several_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "notes": [_progress(run) for run in runs if not run.finished],
         "facts": {"runs": str(len(runs)), "finished": str(len(finished))},
         "results": _table(comparison.rows, "Methods, finished runs only.") if comparison else None,
-        "listing": _table(_listing(runs), "Return of a trial on held-out tasks, sampled actions."),
+        "listing": _table(listing(runs), "Return of a trial on held-out tasks, sampled actions."),
         "sections": _sections(comparison_figures(runs, comparison)),
         "remarks": comparison.notes if comparison else [],
         "configs": [
@@ -131,7 +131,8 @@ def _several_runs(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _listing(runs: Sequence[Run]) -> list[Row]:
+def listing(runs: Sequence[Run]) -> list[Row]:
+    """A row for each run, finished or not."""
     rows = []
     for run, name in zip(runs, name_runs(runs), strict=True):
         evaluation = run.evaluations.get("sampled", {})

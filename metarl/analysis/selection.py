@@ -15,7 +15,6 @@ from metarl.analysis.tables import Row
 from metarl.errors import RunDirectoryError
 
 Criterion = Literal["final", "mean", "auc"]
-CRITERIA: tuple[Criterion, ...] = ("final", "mean", "auc")
 WORDS = {"final": "last held-out return", "mean": "mean held-out return", "auc": "area under the held-out returns"}
 
 

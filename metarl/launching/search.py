@@ -53,10 +53,11 @@ class Domain:
 
     def suggest(self, trial: Trial, key: str) -> Any:
         """Optuna's value for a trial."""
-        if self.choices:
-            return trial.suggest_categorical(key, self.choices)
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(key, self.low, self.high, log=self.log)
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return trial.suggest_categorical(key, choices)
+            case IntDistribution(low=low, high=high, log=log):
+                return trial.suggest_int(key, low, high, log=log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
 
