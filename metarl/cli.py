@@ -314,12 +314,13 @@ def compare(options: argparse.Namespace) -> None:
     from metarl.analysis.comparison import compare as compare_runs
     from metarl.analysis.comparison_figures import comparison_figures
     from metarl.analysis.runs import load_runs
+    from metarl.analysis.selection import selected
     from metarl.analysis.style import save_figures
     from metarl.analysis.tables import format_table
     from metarl.launching.sweep import run_directories
 
     runs = load_runs(run_directories(options.runs, finished=True))
-    selection = _selection(options, runs)
+    selection = selected(runs, options.best, options.by)
     if selection is not None:
         runs = selection.chosen
     comparison = compare_runs(runs, options.actions, options.score)
@@ -331,19 +332,6 @@ def compare(options: argparse.Namespace) -> None:
         figures = comparison_figures(runs, comparison)
         for path in save_figures(figures | ({"selection": selection.figure()} if selection else {}), options.figures):
             print(path, file=sys.stderr)
-
-
-def _selection(options: argparse.Namespace, runs: Any) -> Any:
-    """The best settings, where a key is named."""
-    from metarl.analysis.selection import select
-
-    _check_selection(options)
-    return None if options.best is None else select(runs, options.best, options.by or "final")
-
-
-def _check_selection(options: argparse.Namespace) -> None:
-    if options.by is not None and options.best is None:
-        raise ConfigError(f"--by {options.by}: says how --best chooses; name a key with --best")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -372,30 +360,20 @@ def write_report(options: argparse.Namespace) -> None:
     from metarl.analysis.report import write_report as write
     from metarl.launching.sweep import run_directories
 
-    _check_selection(options)
     single = len(options.runs) == 1
     output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
-    write(run_directories(options.runs, finished=False), output, options.best, options.by or "final")
+    write(run_directories(options.runs, finished=False), output, options.best, options.by)
     print(output)
 
 
 def dashboard(options: argparse.Namespace) -> None:
     """Tables and figures of a sweep as a W&B run of its group."""
-    from metarl.analysis.dashboard import publish, workspace
-    from metarl.analysis.runs import load_runs
-    from metarl.launching.sweep import Sweep, run_directories
+    from metarl.analysis import dashboard as wandb_dashboard
+    from metarl.launching.sweep import Sweep
 
-    sweep = Sweep(options.sweep).path
-    runs = load_runs(run_directories([sweep], finished=False))
-    of_runs = runs[0].config.get("wandb") or {}
-    project = options.project or of_runs.get("project") or "metarl"
-    entity = options.entity or of_runs.get("entity")
-    if options.workspace and (options.mode != "online" or entity is None):
-        raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
-    finished = [run for run in runs if run.finished]
-    print(publish(runs, sweep, project, entity, options.mode, _selection(options, finished)))
-    if options.workspace and entity is not None:
-        print(workspace(sweep.name, project, entity).save().url)
+    sweep, where = Sweep(options.sweep).path, (options.project, options.entity)
+    for line in wandb_dashboard.show(sweep, options.mode, *where, options.best, options.by, options.workspace):
+        print(line)
 
 
 def list_options(options: argparse.Namespace) -> None:

@@ -9,13 +9,42 @@ from matplotlib.figure import Figure
 from metarl.analysis.comparison import compare
 from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.report import listing
-from metarl.analysis.runs import Run
-from metarl.analysis.selection import Selection
+from metarl.analysis.runs import Run, load_runs
+from metarl.analysis.selection import Criterion, Selection, selected
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
+from metarl.launching.sweep import run_directories
 from metarl.logging import as_image, wandb_identity
 
 Mode = Literal["offline", "online"]
+
+
+def show(
+    sweep: Path,
+    mode: Mode,
+    project: str | None = None,
+    entity: str | None = None,
+    best: str | None = None,
+    by: Criterion | None = None,
+    view: bool = False,
+) -> list[str]:
+    """``publish`` a sweep, by default where its runs are, and make its ``workspace`` if a ``view`` is wanted.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        ConfigError: a view without an entity, or offline; or W&B cannot be reached.
+        RunDirectoryError: no run is finished, or has begun.
+    """
+    runs = load_runs(run_directories([sweep], finished=False))
+    of_runs = runs[0].config.get("wandb") or {}
+    project, entity = project or of_runs.get("project") or "metarl", entity or of_runs.get("entity")
+    if view and (mode != "online" or entity is None):
+        raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
+    selection = selected([run for run in runs if run.finished], best, by)
+    found = [str(publish(runs, sweep, project, entity, mode, selection))]
+    return [*found, workspace(sweep.name, project, entity).save().url] if view and entity else found
 
 
 def publish(

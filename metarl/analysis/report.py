@@ -16,7 +16,7 @@ from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.figures import run_figures
 from metarl.analysis.film import from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
-from metarl.analysis.selection import WORDS, Criterion, select
+from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, final_table
 
@@ -56,7 +56,7 @@ class Section(NamedTuple):
 
 
 def write_report(
-    run_dirs: Sequence[str | Path], path: str | Path, best: str | None = None, by: Criterion = "final"
+    run_dirs: Sequence[str | Path], path: str | Path, best: str | None = None, by: Criterion | None = None
 ) -> Path:
     """Write the report of one run, or the comparison of several, and return its path.
 
@@ -67,16 +67,16 @@ def write_report(
         RunDirectoryError: no directory is given, one is not of a run, or two hold the same run.
     """
     runs = load_runs(run_dirs)
-    if best is None and len(runs) == 1:
-        page = _one_run(runs[0])
-    elif best is None:
-        page = _several_runs(runs)
+    selection = selected([run for run in runs if run.finished], best, by)
+    if selection is None:
+        page = _one_run(runs[0]) if len(runs) == 1 else _several_runs(runs)
     else:
-        selection = select([run for run in runs if run.finished], best, by)
         page = _several_runs(selection.chosen)
         page["sections"] = _sections({"selection": selection.figure()}) + page["sections"]
         page["notes"] = [_progress(run) for run in runs if not run.finished]
-        page["listing"] = _table(selection.rows, f"Settings of {best}, by {WORDS[by]} over seeds; * is compared.")
+        page["listing"] = _table(
+            selection.rows, f"Settings of {best}, by {WORDS[selection.by]} over seeds; * is compared."
+        )
     folder = FileSystemLoader(Path(__file__).parent)
     templates = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

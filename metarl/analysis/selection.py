@@ -12,7 +12,7 @@ from metarl.analysis.comparison import group_by_environment
 from metarl.analysis.runs import Run, settings_of
 from metarl.analysis.statistics import mean_and_standard_error
 from metarl.analysis.tables import Row
-from metarl.errors import RunDirectoryError
+from metarl.errors import ConfigError, RunDirectoryError
 
 Criterion = Literal["final", "mean", "auc"]
 WORDS = {"final": "last held-out return", "mean": "mean held-out return", "auc": "area under the held-out returns"}
@@ -111,6 +111,18 @@ def select(runs: Sequence[Run], key: str, by: Criterion = "final") -> Selection:
                 for value in _ordered(by_value)
             ]
     return Selection(key, by, candidates)
+
+
+def selected(runs: Sequence[Run], key: str | None, by: Criterion | None) -> Selection | None:
+    """``select``, where a key is named.
+
+    Raises:
+        ConfigError: a criterion without a key.
+        RunDirectoryError: see ``select``.
+    """
+    if key is None and by is not None:
+        raise ConfigError(f"--by {by}: says how --best chooses; name a key with --best")
+    return None if key is None else select(runs, key, by or "final")
 
 
 def score(run: Run, by: Criterion) -> float:
