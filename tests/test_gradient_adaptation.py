@@ -17,7 +17,7 @@ from helpers import (
     whole_and_resumed,
 )
 
-from metarl.algorithms.outer import conjugate_gradients
+from metarl.algorithms.outer import Curvature, conjugate_gradients
 from metarl.algorithms.samples import by_lane, samples_of
 from metarl.errors import ConfigError
 from metarl.rollout import Timestep, collect_trial
@@ -180,7 +180,7 @@ def test_ratio_one_at_every_stage(method):
         torch.testing.assert_close(log_prob[stage.mask], stage.log_prob[stage.mask], atol=1e-4, rtol=1e-4)
         assert torch.equal(by_lane(stage.log_prob, len(rollout.mask)), rollout.decision.log_prob)
     terms = agent.outer_terms(agent.stages(trial), clip=0.2)
-    assert terms.kl.abs().max() < 1e-6
+    assert terms.divergence(terms.parameters).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -239,6 +239,40 @@ def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
 
 
 # ---------------------------------------------------------------- outer steps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_curvature_is_the_hessian_of_the_divergence(method):
+    agent, env = learner(method, *(("outer=trpo", "algorithm.first_order=false") if method == "tesp" else ()))
+    stages = double_stages(agent, env)
+    stages = agent.with_acted(stages)  # in double precision, too: where the policies that acted still act
+    parameters = [p for p in agent.parameters() if p.requires_grad]
+    found = agent.outer_terms(stages, None)
+    vector = torch.randn(sum(p.numel() for p in parameters), generator=make_generator(0)).double()
+    product = Curvature(found, 0.5, parameters)(vector)
+    slope = torch.autograd.grad(
+        0.5 * found.divergence(found.parameters).sum(), parameters, create_graph=True, materialize_grads=True
+    )
+    flat = torch.cat([part.flatten() for part in slope])
+    exact = torch.autograd.grad(flat @ vector, parameters, materialize_grads=True)
+    torch.testing.assert_close(product, torch.cat([part.flatten() for part in exact]), atol=1e-9, rtol=1e-6)
+    assert product.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["maml", "meta_sgd", "tesp"])
+def test_constant_inner_gradients_stay_those_of_the_policies_that_acted(method):
+    agent, env = learner(method, "algorithm.first_order=true", "algorithm.num_inner_steps=2", env="point_navigation")
+    stages = agent.stages(collected(agent, env))
+    start = agent.path(stages, False)
+    anew = agent.path([stage._replace(gradients=None) for stage in stages], False)
+    for found, expected in zip(start, anew, strict=True):
+        torch.testing.assert_close(found, expected)
+    perturb(agent, 0.01)
+    moved = agent.path(stages, False)
+    gradients = stages[0].gradients
+    assert all(
+        torch.equal(moved[1][name], moved[0][name] - agent.step_size(name) * gradients[name]) for name in gradients
+    )
 
 
 def test_conjugate_gradients_solve_a_known_system():

@@ -54,7 +54,8 @@ class GradientAdaptation(Algorithm):
             advantage, which starts with the same gradient and whose derivative knows how sampling changes (Rothfuss et
             al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018).
         inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
-        first_order: outer gradients take inner gradients for constants.
+        first_order: inner gradients stay what they were when the policies acted: constants for the outer gradients, and
+            through all steps that are made with them.
         discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``Credit``.
         entropy_coefficient: of the adapted policy, in the outer loss.
         value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network.
@@ -126,6 +127,10 @@ class GradientAdaptation(Algorithm):
         """Name to weight and loss ``[N]`` of what else counts outside, by the parameters at every stage."""
         return {}
 
+    def informed(self, parameters: Parameters, context: Context) -> Context:
+        """The context, with what depends on the parameters alone and not on the sample."""
+        return context
+
     def output(self, parameters: Parameters, timestep: Timestep, context: Context) -> HeadOutput:
         """The policy of each task at its samples, ``[N, M, ...]``."""
         return functional_call(self.policy, parameters, (timestep, ((),), timestep.first))[0]
@@ -153,11 +158,15 @@ class GradientAdaptation(Algorithm):
         parts = []
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
-            parts.append(self.inner_step(own, samples.select(tasks), second_order=False))
-        return state._replace(parameters={name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            parts.append(self.inner_gradients(own, samples.select(tasks), second_order=False))
+        return state._replace(parameters=self.moved(state.parameters, _joined(parts)))
 
-    def inner_step(self, parameters: Parameters, samples: Samples, second_order: bool) -> Parameters:
-        """One gradient step of every task; unless ``second_order``, a constant one."""
+    def moved(self, parameters: Parameters, gradients: Parameters) -> Parameters:
+        """After a step along the gradients of every task."""
+        return {name: value - self.step_size(name) * gradients[name] for name, value in parameters.items()}
+
+    def inner_gradients(self, parameters: Parameters, samples: Samples, second_order: bool) -> Parameters:
+        """What every task steps along; unless ``second_order``, constants."""
         with torch.enable_grad():
             at = parameters
             if not second_order:
@@ -167,8 +176,7 @@ class GradientAdaptation(Algorithm):
             gradients = list(torch.autograd.grad(loss, every, create_graph=second_order, materialize_grads=True))
         if self.inner_gradient_norm is not None:
             gradients = clipped(gradients, self.inner_gradient_norm)
-        named = zip(parameters.items(), gradients, strict=True)
-        return {name: value - self.step_size(name) * gradient for (name, value), gradient in named}
+        return dict(zip(at, gradients, strict=True))
 
     def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
         """Of every task, ``[N]``."""
@@ -197,18 +205,29 @@ class GradientAdaptation(Algorithm):
         return self.outer.step(self, self.stages(trial))
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
-        """The samples of support rollouts and query, with the distributions that acted."""
+        """The samples of support rollouts and query, and what ``with_acted`` adds."""
         return self.with_acted([self.samples(rollout) for rollout in trial])
 
     @torch.no_grad()
     def with_acted(self, stages: list[Samples]) -> list[Samples]:
-        """With the distributions that acted: as long as nothing was learned, those of now."""
+        """With the distributions that acted, and the steps between them where those are constants.
+
+        As long as nothing was learned, they are those of now.
+        """
         acted: list[list[Tensor]] = [[] for _ in stages]
+        gradients: list[list[Parameters]] = [[] for _ in stages[:-1]]
         for tasks in self.chunks(stages[0]):
-            chosen = [stage.select(tasks) for stage in stages]
-            for found, stage, parameters in zip(acted, chosen, self.path(chosen, False), strict=True):
-                found.append(self.output(parameters, stage.timestep, stage.context).parameters)
-        return [stage._replace(acted=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+            parameters = stacked(self.inner_parameters(), len(tasks))
+            for place, stage in enumerate(every.select(tasks) for every in stages):
+                acted[place].append(self.output(parameters, stage.timestep, stage.context).parameters)
+                if place < len(gradients):
+                    gradients[place].append(self.inner_gradients(parameters, stage, second_order=False))
+                    parameters = self.moved(parameters, gradients[place][-1])
+        found = [stage._replace(acted=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+        if self.first_order:
+            known = [stage._replace(gradients=_joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
+            found = [*known, found[-1]]
+        return found
 
     def samples(self, rollout: Rollout) -> Samples:
         """Of every task."""
@@ -225,13 +244,15 @@ class GradientAdaptation(Algorithm):
         """Parameters of the tasks at every stage, from those all start from."""
         path = [stacked(self.inner_parameters(), len(stages[0].mask))]
         for support in stages[:-1]:
-            path.append(self.inner_step(path[-1], support, second_order))
+            gradients = support.gradients or self.inner_gradients(path[-1], support, second_order)
+            path.append(self.moved(path[-1], gradients))
         return path
 
     def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> "OuterTerms":
         """What the outer step is about, for every task."""
         path = self.path(stages, differentiable and not self.first_order)
         query, distribution = stages[-1], self.policy.distribution
+        query = query._replace(context=self.informed(path[-1], query.context))
         output = self.output(path[-1], query.timestep, query.context)
         log_ratio = distribution.log_prob(output.parameters, query.action) - query.log_prob
         surrogate = log_ratio.exp() * query.advantage
@@ -241,13 +262,15 @@ class GradientAdaptation(Algorithm):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_coefficient > 0):
             losses["entropy"] = query.mean(distribution.entropy(output.parameters))
         total = losses["policy_loss"] - self.entropy_coefficient * losses["entropy"] + self.critic_loss(output, query)
-        for name, (weight, loss) in self.other_losses(path, stages).items():
+        for name, (weight, loss) in self.other_losses(path, [*stages[:-1], query]).items():
             losses[name] = loss
             total = total + weight * loss
-        assert query.acted is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.outer.differentiates_kl):
-            divergence = query.mean(distribution.kl(query.acted, output.parameters))
-        return OuterTerms(total, divergence, losses)
+
+        def divergence(parameters: Tensor) -> Tensor:
+            assert query.acted is not None
+            return query.mean(distribution.kl(query.acted, parameters))
+
+        return OuterTerms(total, losses, output.parameters, divergence)
 
     def training_state(self) -> dict:
         return {"outer": self.outer.state_dict()}
@@ -257,11 +280,12 @@ class GradientAdaptation(Algorithm):
 
 
 class OuterTerms(NamedTuple):
-    """Of every task ``[N]``: the loss to minimise, KL divergence from the policy that acted, and parts of the loss."""
+    """Of every task ``[N]``: the loss to minimise and its parts; and where the query's policy is."""
 
     loss: Tensor
-    kl: Tensor
     parts: dict[str, Tensor]
+    parameters: Tensor  # of the action distributions [N, M, ...]
+    divergence: Callable[[Tensor], Tensor]  # from those that acted, [N] in nats
 
 
 def _magic_box(log_prob: Tensor, samples: Samples) -> Tensor:
@@ -279,6 +303,11 @@ def clipped(gradients: list[Tensor], most: float) -> list[Tensor]:
     norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
     factor = (most / norm.clamp(min=1e-12)).clamp(max=1.0)
     return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
+
+
+def _joined(parts: list[Parameters]) -> Parameters:
+    """Of all tasks, from those of chunks."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def stacked(parameters: Parameters, count: int) -> Parameters:

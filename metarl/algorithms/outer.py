@@ -23,7 +23,6 @@ class Outer(ABC):
     """
 
     clip: float | None = None
-    differentiates_kl = False
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -52,7 +51,8 @@ class Outer(ABC):
             found = learner.outer_terms(chosen, self.clip, differentiable=use is not None)
             if use is not None:
                 use(found, 1 / count)
-            for name, value in {"loss": found.loss, "kl": found.kl, **found.parts}.items():
+            kl = found.divergence(found.parameters.detach())
+            for name, value in {"loss": found.loss, "kl": kl, **found.parts}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().sum().item() / count
         return dict(
             zip(totals, parallel.summed(torch.tensor(list(totals.values()), dtype=torch.double)).tolist(), strict=True)
@@ -154,8 +154,6 @@ class TrustRegion(Outer):
         shrink: see above.
     """
 
-    differentiates_kl = True
-
     def __init__(
         self,
         parameters: list[nn.Parameter],
@@ -172,30 +170,26 @@ class TrustRegion(Outer):
 
     def step(self, learner, stages):
         gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
-        slopes: list[Tensor] = []  # of the KL divergence, chunk by chunk, with their graphs
+        curvatures: list[Curvature] = []
 
         def differentiate(found: "OuterTerms", weight: float) -> None:
-            for total, gradient in zip(gradients, self._gradients(weight * found.loss.sum()), strict=True):
+            own = torch.autograd.grad(
+                weight * found.loss.sum(), self.parameters, retain_graph=True, materialize_grads=True
+            )
+            for total, gradient in zip(gradients, own, strict=True):
                 total.add_(gradient)
-            slopes.append(_flat(self._gradients(weight * found.kl.sum(), create_graph=True)))
+            curvatures.append(Curvature(found, weight, self.parameters))
 
         before = self.terms(learner, stages, differentiate)
         gradient = parallel.summed(_flat(gradients))
 
         def curvature(vector: Tensor) -> Tensor:
-            products = [_flat(self._gradients(slope @ vector)) for slope in slopes]
-            return parallel.summed(torch.stack(products).sum(0)) + self.damping * vector
+            total = torch.stack([of_chunk(vector) for of_chunk in curvatures]).sum(0)
+            return parallel.summed(total) + self.damping * vector
 
         direction = conjugate_gradients(curvature, gradient, self.conjugate_steps)
         length = (2 * self.max_kl / (direction @ curvature(direction)).clamp(min=1e-12)).sqrt()
         return before | self._search(learner, stages, before["loss"], length * direction)
-
-    def _gradients(self, value: Tensor, create_graph: bool = False) -> list[Tensor]:
-        """By every parameter; the graph stays for the next."""
-        found = torch.autograd.grad(
-            value, self.parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True
-        )
-        return list(found)
 
     @torch.no_grad()
     def _search(
@@ -216,6 +210,39 @@ class TrustRegion(Outer):
 
     def load_state_dict(self, state):
         pass
+
+
+class Curvature:
+    """Multiplies by the Hessian of a weighted KL divergence from the policies that acted, where those still act.
+
+    There its slope by the action distributions is zero, so the Hessian is J' F J: J the derivative of the distributions
+    by the parameters, through adaptation; F the curvature by the distributions (Schulman et al. 2015, appendix C.1).
+    This is exact, and cheaper than to differentiate a slope that went through adaptation. J v comes from the gradient
+    of J' u, which is linear in u.
+
+    Args:
+        found: with its graph.
+        weight: of every task.
+        parameters: the vector's parts.
+    """
+
+    def __init__(self, found: "OuterTerms", weight: float, parameters: list[nn.Parameter]):
+        self.parameters, self.acting = parameters, found.parameters
+        self.cotangent = torch.zeros_like(found.parameters, requires_grad=True)
+        self.pulled_back = torch.autograd.grad(
+            found.parameters, parameters, self.cotangent, create_graph=True, materialize_grads=True
+        )
+        self.at = found.parameters.detach().requires_grad_()
+        divergence = weight * found.divergence(self.at).sum()
+        (self.slope,) = torch.autograd.grad(divergence, self.at, create_graph=True)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """One product, flat as the vector."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        parts = [v.view_as(p) for v, p in zip(vector.split(sizes), self.parameters, strict=True)]
+        (change,) = torch.autograd.grad(self.pulled_back, self.cotangent, parts, retain_graph=True)
+        (felt,) = torch.autograd.grad(self.slope, self.at, change, retain_graph=True)
+        return _flat(torch.autograd.grad(self.acting, self.parameters, felt, retain_graph=True, materialize_grads=True))
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:

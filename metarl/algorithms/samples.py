@@ -26,6 +26,7 @@ class Samples(NamedTuple):
     lane_steps: int  # steps of each lane: M over the lanes of a task
     context: dict[str, Tensor]  # what else a method knows of each task, [N, ...]
     acted: Tensor | None = None  # parameters of the action distributions that acted
+    gradients: dict[str, Tensor] | None = None  # what the tasks stepped along, [N, ...]; null to compute them anew
 
     def select(self, tasks: Tensor) -> "Samples":
         """Those of some tasks."""
@@ -37,8 +38,9 @@ class Samples(NamedTuple):
         action, log_prob, advantage, returns, impact, mask = map(of, self[1:7])
         acted = None if self.acted is None else of(self.acted)
         context = {name: of(part) for name, part in self.context.items()}
+        gradients = self.gradients and {name: of(part) for name, part in self.gradients.items()}
         steps = self.lane_steps
-        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, context, acted)
+        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, context, acted, gradients)
 
     def mean(self, values: Tensor) -> Tensor:
         """Of ``values [N, M]`` over the steps that count, for each task ``[N]``."""

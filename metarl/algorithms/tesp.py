@@ -91,17 +91,21 @@ class TESP(MetaSGD):
         own = {name.removeprefix(ENCODER): value for name, value in parameters.items() if name.startswith(ENCODER)}
         return functional_call(self.encoder, own, (episodes, lengths))
 
+    def informed(self, parameters, context):
+        if "latent" in context:
+            return context
+        return {"latent": self.embed(parameters, context["episodes"], context["lengths"])}
+
     def output(self, parameters, timestep: Timestep, context):
-        latent = context.get("latent")
-        if latent is None:
-            latent = self.embed(parameters, context["episodes"], context["lengths"])
         own = {name: value for name, value in parameters.items() if not name.startswith(ENCODER)}
-        return act_on(self.policy, timestep, latent, own)
+        return act_on(self.policy, timestep, self.informed(parameters, context)["latent"], own)
 
     def other_losses(self, path, stages):
-        context = stages[-1].context
-        latent = self.embed(path[-1], context["episodes"], context["lengths"])
-        return {"latent_square": (self.latent_coefficient, latent.square().mean(1))}
+        return {"latent_square": (self.latent_coefficient, stages[-1].context["latent"].square().mean(1))}
+
+    def chunks(self, samples):
+        count = len(samples.mask)  # a task's episodes are too few to fill the encoder's products
+        return iter(torch.arange(count, device=samples.mask.device).split(self.task_chunk or count))
 
     # ------------------------------------------------------------ a trial
 

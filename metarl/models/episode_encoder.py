@@ -58,26 +58,31 @@ class EpisodeEncoder(nn.Module):
         hidden = inputs.new_zeros(tasks, episodes, size)
         gate_weight, candidate_weight = self.recurrent_weight.mT.split([2 * size, size], dim=2)
         step = self._keras if self.gates == "keras" else self._torch
-        for t in range(steps):
-            after = step(inputs[:, :, t], hidden, gate_weight, candidate_weight)
-            hidden = torch.where((t < lengths).unsqueeze(2), after, hidden)
+        shortest, longest = (int(length) for length in lengths.aminmax()) if episodes else (0, 0)
+        for t, now in enumerate(inputs[:, :, :longest].unbind(2)):
+            after = step(now, hidden, gate_weight, candidate_weight)
+            hidden = after if t < shortest else torch.where((t < lengths).unsqueeze(2), after, hidden)
         each = torch.baddbmm(self.offset.unsqueeze(1), hidden, self.projection.mT)
         there = (lengths > 0).unsqueeze(2)
         return (each * there).sum(1) / there.sum(1).clamp(min=1)
 
     def _keras(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
-        keep_in, reset_in, candidate_in = inputs.chunk(3, dim=2)
-        keep_by, reset_by = torch.bmm(hidden, gate_weight).chunk(2, dim=2)
-        keep, reset = ((0.2 * gate + 0.5).clamp(0, 1) for gate in (keep_in + keep_by, reset_in + reset_by))
-        candidate = torch.tanh(candidate_in + torch.bmm(reset * hidden, candidate_weight))
-        return keep * hidden + (1 - keep) * candidate
+        gates_in, candidate_in = inputs.split(gate_split(hidden), dim=2)
+        gates = torch.baddbmm(gates_in, hidden, gate_weight, beta=0.2, alpha=0.2).add(0.5).clamp(0, 1)
+        keep, reset = gates.chunk(2, dim=2)
+        candidate = torch.tanh(torch.baddbmm(candidate_in, reset * hidden, candidate_weight))
+        return torch.lerp(candidate, hidden, keep)
 
     def _torch(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
-        keep_in, reset_in, candidate_in = inputs.chunk(3, dim=2)
-        keep_by, reset_by = torch.bmm(hidden, gate_weight).chunk(2, dim=2)
-        keep, reset = torch.sigmoid(keep_in + keep_by), torch.sigmoid(reset_in + reset_by)
-        candidate = torch.tanh(candidate_in + reset * torch.bmm(hidden, candidate_weight))
-        return keep * hidden + (1 - keep) * candidate
+        gates_in, candidate_in = inputs.split(gate_split(hidden), dim=2)
+        keep, reset = torch.sigmoid(torch.baddbmm(gates_in, hidden, gate_weight)).chunk(2, dim=2)
+        candidate = torch.tanh(torch.addcmul(candidate_in, reset, torch.bmm(hidden, candidate_weight)))
+        return torch.lerp(candidate, hidden, keep)
+
+
+def gate_split(hidden: Tensor) -> list[int]:
+    """Sizes of what enters both gates, and the candidate."""
+    return [2 * hidden.shape[2], hidden.shape[2]]
 
 
 def no_episodes(tasks: int, steps: int, features: int, device: torch.device) -> Episodes:
