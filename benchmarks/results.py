@@ -3,7 +3,8 @@
     python run.py experiment=rl2/bandit_n10 seed=0,1,2 -m
     python benchmarks/results.py multirun/*/* --output results/rl2
 
-Writes ``<output>.md`` (tables) and, under ``<output>/``, a learning curve (CSV) per run and a figure per experiment.
+Writes ``<output>.md`` (tables, a section per environment) and, under ``<output>/``, a learning curve (CSV) per run and
+figures per environment.
 ``--by-task`` plays 1,000 more held-out tasks per run and tells returns by kind of task.
 """
 
@@ -13,8 +14,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from metarl.analysis.comparison import compare
-from metarl.analysis.comparison_figures import adaptation_curves, learning_curves
+from metarl.analysis.comparison import compare, group_by_environment
+from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.runs import Run, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
 from metarl.cli import main as metarl
@@ -26,17 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--title", default="Learned results")
     parser.add_argument("--by-task", action="store_true")
     options = parser.parse_args()
-    experiments: dict[str, list[Run]] = {}
-    for run in load_runs(options.runs):
-        experiments.setdefault(str(run.config["choices"]["experiment"]), []).append(run)
     options.output.mkdir(parents=True, exist_ok=True)
     pages = [
-        _section(name, sorted(runs, key=lambda run: run.seed), options.output, options.by_task)
-        for name, runs in experiments.items()
+        _section(environment, [run for runs in methods.values() for run in runs], options.output, options.by_task)
+        for environment, methods in group_by_environment(load_runs(options.runs)).items()
     ]
-    options.output.with_suffix(".md").write_text("\n".join(["# Learned results\n", _HEAD, *pages]))
+    options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 
 
 _HEAD = """Returns of a whole trial, mean and standard error over held-out tasks that no earlier evaluation met.
@@ -45,30 +44,48 @@ The latest weights, not the best. Minutes are of training alone, on machines sha
 """
 
 
-def _section(name: str, runs: list[Run], folder: Path, by_task: bool) -> str:
-    """Everything about one experiment; writes its curves and figure."""
-    stem = name.rpartition("/")[2]
+def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> str:
+    """Everything about one environment; writes its curves and figures."""
+    runs = sorted(runs, key=lambda run: (experiment_of(run), run.seed))
+    stem = environment.replace(" ", "-")
     for run in runs:
-        write_curve(run, folder / f"{stem}-seed{run.seed}.csv")
-    figure = folder / f"{stem}.svg"
-    learning_curves(runs).savefig(figure, bbox_inches="tight")
-    adaptation = folder / f"{stem}-adaptation.svg"
-    adaptation_curves(runs).savefig(adaptation, bbox_inches="tight")
-    complete = next((run for run in runs if run.baselines), runs[0])
+        write_curve(run, folder / f"{experiment_of(run).rpartition('/')[2]}-seed{run.seed}.csv")
+    comparison = compare(runs)
+    figures = comparison_figures(runs, comparison)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{stem}-{name}.svg", bbox_inches="tight")
+    first = {experiment_of(run): run for run in reversed(runs)}.values()
     return "\n".join(
         [
-            f"## {name}\n",
-            f"`python run.py experiment={name} seed=...`\n",
+            f"## {environment}\n",
+            *(
+                f"- `python run.py -m experiment={experiment_of(run)} seed=...`"
+                for run in sorted(first, key=experiment_of)
+            ),
+            "",
             format_table([run_row(run) for run in runs], "markdown"),
             "",
-            format_table(compare(runs).rows, "markdown"),
-            f"\nSeed {complete.seed} beside the references, on the same tasks:\n",
-            format_table(final_table(require_finished(complete)), "markdown"),
+            format_table(comparison.rows, "markdown"),
+            "",
+            *comparison.notes,
+            *(references(run) for run in runs if run.baselines and run.seed == 0),
             *(kinds_of_tasks(run) for run in runs if by_task),
-            f"\n![learning curves]({folder.name}/{figure.name})",
-            f"![adaptation curves]({folder.name}/{adaptation.name})\n",
+            "",
+            *(f"![{name.replace('_', ' ')}]({folder.name}/{stem}-{name}.svg)" for name in figures),
+            "",
         ]
     )
+
+
+def experiment_of(run: Run) -> str:
+    """The option that made the run."""
+    return str(run.config["choices"]["experiment"])
+
+
+def references(run: Run) -> str:
+    """A run beside the classical solvers, on the same tasks."""
+    table = format_table(final_table(require_finished(run)), "markdown")
+    return f"\n`{experiment_of(run)}`, seed {run.seed}, beside the references, on the same tasks:\n\n{table}"
 
 
 def kinds_of_tasks(run: Run) -> str:
@@ -76,7 +93,10 @@ def kinds_of_tasks(run: Run) -> str:
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
         metarl(["evaluate", str(run.path), "--by-task", "--num-tasks", "1000", "--format", "markdown"])
-    return f"\nSeed {run.seed} by kind of task, `metarl evaluate RUN --by-task --num-tasks 1000`:\n\n{table.getvalue()}"
+    head = (
+        f"`{experiment_of(run)}`, seed {run.seed}, by kind of task, `metarl evaluate RUN --by-task --num-tasks 1000`:"
+    )
+    return f"\n{head}\n\n{table.getvalue()}"
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -84,6 +104,7 @@ def run_row(run: Run) -> dict[str, Any]:
     summary = require_finished(run)
     sampled, greedy = summary["evaluation"]["sampled"], summary["evaluation"]["greedy"]
     return {
+        "experiment": experiment_of(run),
         "seed": run.seed,
         "sampled": f"{sampled['return_mean']:.3f} ± {sampled['return_se']:.3f}",
         "greedy": f"{greedy['return_mean']:.3f} ± {greedy['return_se']:.3f}",

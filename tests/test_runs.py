@@ -1,6 +1,7 @@
 """Loading and naming runs, over run directories made up for the purpose."""
 
 import pytest
+import yaml
 from run_directories import write_run
 
 from metarl.analysis.figures import run_figures
@@ -125,3 +126,20 @@ def test_ambiguous_keys_are_shown_whole(tmp_path):
 
 def test_a_method_without_a_model_is_named(tmp_path):
     assert load_run(write_run(tmp_path / "a", model=None)).method == "rl2"
+
+
+def test_the_option_of_a_group_stands_for_its_keys(tmp_path):
+    def run(name: str, option: str, layers: str, seed: int = 0):
+        path = write_run(tmp_path / name, seed=seed)
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        config["choices"]["conditioning"], config["model"]["conditioning"] = option, {"layers": layers}
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        return load_run(path)
+
+    plain, film, again = run("a", "none", "[]"), run("b", "film", "[8]"), run("c", "film", "[8]", seed=1)
+    assert [name.method for name in name_runs([plain, film, again])] == [
+        "gru/rl2 conditioning=none",
+        *["gru/rl2 conditioning=film"] * 2,
+    ]
+    wider = run("d", "film", "[16]")  # what the option does not tell is still told
+    assert name_runs([plain, film, wider])[2].method == "gru/rl2 conditioning=film layers=[16]"

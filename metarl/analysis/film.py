@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from metarl.analysis import style
 from metarl.envs.pictures import Picture
 
-BAND = 26  # pixels of the caption
+BAND, MARGIN = 26, 6  # pixels of the caption, and beside it
 STRIP = 5  # pictures of each episode in a strip
 STRIP_WIDTH = 240  # pixels of each
 
@@ -66,12 +66,16 @@ def to_png(image: Image.Image) -> bytes:
     return room.getvalue()
 
 
-def captioned(picture: Picture, text: str) -> Picture:
-    """With a line of text above it."""
+def captioned(picture: Picture, text: str, more: str = "") -> Picture:
+    """With a line of text above it, and what ``more`` there is to say where there is room; small ones enlarged."""
+    times = -(-STRIP_WIDTH // picture.shape[1])
+    picture = picture.repeat(times, 0).repeat(times, 1)
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + BAND), "white")
     canvas.paste(Image.fromarray(picture), (0, BAND))
-    ImageDraw.Draw(canvas).text((6, 5), text, fill="black", font=ImageFont.load_default(14))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    fits = draw.textlength(text + more, font) <= width - 2 * MARGIN
+    draw.text((MARGIN, 5), text + more * fits, fill="black", font=font)
     return np.asarray(canvas)
 
 
@@ -121,7 +125,7 @@ def trajectories(film: Film) -> Figure | None:
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, path in enumerate(paths):
-        line = style.line_style(index)
+        line = style.line_style(index) | {"linewidth": 1.5 * (len(paths) - index)}  # where they overlap all are seen
         axes.plot(*path.T, **line, label=f"episode {index + 1}: return {film.returns[index]:.1f}")
         axes.plot(*path[-1], marker="o", markersize=4, color=line["color"])
     if film.goal is not None:

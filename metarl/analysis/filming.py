@@ -59,8 +59,8 @@ class FilmedEnv:
             self.film.places[-1].append(places[0].cpu().numpy())
         if self.every and self._step % self.every == 0:
             episode, earned = len(self.film.returns), self.film.returns[-1]
-            text = f"episode {episode}   step {self._step}   return {earned:.1f}   {self.film.task}"
-            self.film.pictures.append(captioned(self.env.picture(), text))
+            text = f"episode {episode}   step {self._step}   return {earned:.1f}"
+            self.film.pictures.append(captioned(self.env.picture(), text, f"   {self.film.task}"))
             self.film.picture_episodes.append(episode - 1)
 
 

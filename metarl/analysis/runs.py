@@ -21,6 +21,8 @@ IRRELEVANT = frozenset(
     {"seed", "device", "num_threads", "eval", "logger", "wandb", "group", "cluster", "hydra", "choices"}
     | {"training.eval_every", "training.checkpoint_every", "training.keep_checkpoints"}
 )
+# Groups that fill a part of the configuration: their option stands for its keys.
+PARTS = {"conditioning": "model.conditioning", "outer": "algorithm.outer"}
 
 
 class Curve(NamedTuple):
@@ -163,7 +165,8 @@ def name_runs(runs: Sequence[Run], ignored: Collection[str] = ()) -> list[RunNam
     names = []
     for run, setting, environment, of_env in zip(runs, settings, environments, shown, strict=True):
         keys = set().union(*(keys for (_, method), keys in in_choices.items() if method == run.method))
-        of_method = _show(keys, setting)
+        alike = [other for other, peer in zip(settings, runs, strict=True) if peer.method == run.method]
+        of_method = _show(keys - _told_by_choices(keys, alike), setting)
         label = " ".join([f"{run.environment}/{run.method}", *of_env, *of_method])
         names.append(RunName(environment, " ".join([run.method, *of_method]), label))
     return names
@@ -178,8 +181,21 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def settings_of(run: Run) -> dict[str, str]:
-    """Dotted keys that matter, and their values as shown."""
-    return _settings(run.config)
+    """Dotted keys that matter, and their values as shown; of ``PARTS`` also the options chosen."""
+    chosen = {group: str(run.config["choices"].get(group) or "none") for group in PARTS}
+    return _settings(run.config) | chosen
+
+
+def _told_by_choices(keys: set[str], settings: Sequence[dict[str, str]]) -> set[str]:
+    """Those of ``keys`` that the option of their group already tells: of one value wherever it is the same."""
+    told = set()
+    for group, prefix in PARTS.items():
+        for key in keys:
+            if (key == prefix or key.startswith(prefix + ".")) and group in keys:
+                values = {(setting.get(group), setting.get(key)) for setting in settings}
+                if len(values) == len({option for option, _ in values}):
+                    told.add(key)
+    return told
 
 
 def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:
