@@ -115,12 +115,14 @@ PROVING_GROUND = "tmaze_copying"
 
 @cache
 def combinations() -> list[tuple[str, str, str]]:
-    """Every algorithm with every model it can use, one model in representative environments, RL² in all."""
+    """Every algorithm with every model it can use, one model in representative environments, RL² in all.
+
+    An algorithm goes with every memory, or with none.
+    """
     return [
         (algorithm, model, env)
         for algorithm in options("algorithm")
-        for model in options("model")
-        if _fits(algorithm, model)
+        for model in (options("model") if _takes_memory(algorithm) else ["mlp"])
         for env in options("env")
         if _meet(algorithm, model, env)
     ]
@@ -131,11 +133,12 @@ def usual_combinations() -> list[tuple[str, str, str]]:
     return [found for found in combinations() if found[0] == "rl2" or found[1] in ("gru", "transformer", "mlp")]
 
 
-def _fits(algorithm: str, model: str) -> bool:
+@cache
+def _takes_memory(algorithm: str) -> bool:
     try:
-        make_algorithm(f"algorithm={algorithm}", f"model={model}", f"env={PROVING_GROUND}")
+        make_algorithm(f"algorithm={algorithm}", "model=gru", f"env={PROVING_GROUND}")
     except ConfigError as error:
-        if "use model=" not in str(error):
+        if "use model=mlp" not in str(error):
             raise
         return False
     return True
@@ -144,13 +147,8 @@ def _fits(algorithm: str, model: str) -> bool:
 def _meet(algorithm: str, model: str, env: str) -> bool:
     if algorithm == "rl2":
         return model == "gru" or env in REPRESENTATIVE
-    usual = "gru" if _fits_gru(algorithm) else "mlp"
+    usual = "gru" if _takes_memory(algorithm) else "mlp"
     return env == PROVING_GROUND or (model == usual and env in REPRESENTATIVE)
-
-
-@cache
-def _fits_gru(algorithm: str) -> bool:
-    return _fits(algorithm, "gru")
 
 
 def perturb(module: torch.nn.Module, scale: float = 0.1, seed: int = 0) -> None:

@@ -202,13 +202,13 @@ def resumable(*choice: str, every: int = 1) -> dict:
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(combination, tmp_path):
     algorithm, model, env = combination
     config = resumable(f"algorithm={algorithm}", f"model={model}", f"env={env}")
-    whole = run_of(config, tmp_path / "whole", 5)
-    for until in (1, 2, 5):
+    whole = run_of(config, tmp_path / "whole", 3)
+    for until in (1, 3):
         torch.manual_seed(until)  # global randomness differs from process to process
         resumed = run_of(config, tmp_path / "pieces", until)
     assert same(without_clock(resumed.state_dict()), without_clock(whole.state_dict()))
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "pieces")]
-    assert len(rows[0]) == 5 and rows[0] == rows[1]
+    assert len(rows[0]) == 3 and rows[0] == rows[1]
     for which in ("latest", "best"):
         states = [load(Checkpoints(tmp_path / name / "checkpoints").path(which)) for name in ("whole", "pieces")]
         assert same(*map(without_clock, states))
