@@ -217,8 +217,9 @@ class GradientAdaptation(Algorithm):
         acted: list[list[Tensor]] = [[] for _ in stages]
         gradients: list[list[Parameters]] = [[] for _ in stages[:-1]]
         for tasks in self.chunks(stages[0]):
-            parameters = stacked(self.inner_parameters(), len(tasks))
-            for place, stage in enumerate(every.select(tasks) for every in stages):
+            chosen = [stage.select(tasks) for stage in stages]
+            parameters = stacked(self.inner_parameters(), len(chosen[0].mask))
+            for place, stage in enumerate(chosen):
                 acted[place].append(self.output(parameters, stage.timestep, stage.context).parameters)
                 if place < len(gradients):
                     gradients[place].append(self.inner_gradients(parameters, stage, second_order=False))
@@ -233,12 +234,15 @@ class GradientAdaptation(Algorithm):
         """Of every task."""
         return samples_of(rollout, self.lanes_per_task, self.credit)
 
-    def chunks(self, samples: Samples) -> Iterator[Tensor]:
-        """Numbers of the tasks to compute together."""
+    def chunks(self, samples: Samples) -> Iterator[slice]:
+        """The tasks to compute together."""
         count, size = samples.mask.shape
-        device = samples.mask.device
-        sequential = size >= LARGE and device.type == "cpu"
-        yield from torch.arange(count, device=device).split(self.task_chunk or (1 if sequential else count))
+        together = self.task_chunk or self.tasks_together(count, size, samples.mask.device)
+        return (slice(start, min(start + together, count)) for start in range(0, count, together))
+
+    def tasks_together(self, count: int, size: int, device: torch.device) -> int:
+        """How many of ``count`` tasks with ``size`` samples each are fastest computed together."""
+        return 1 if size >= LARGE and device.type == "cpu" else count
 
     def path(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
         """Parameters of the tasks at every stage, from those all start from."""

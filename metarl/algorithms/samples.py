@@ -28,11 +28,11 @@ class Samples(NamedTuple):
     acted: Tensor | None = None  # parameters of the action distributions that acted
     gradients: dict[str, Tensor] | None = None  # what the tasks stepped along, [N, ...]; null to compute them anew
 
-    def select(self, tasks: Tensor) -> "Samples":
-        """Those of some tasks."""
+    def select(self, tasks: slice) -> "Samples":
+        """Views of those of some tasks."""
 
         def of(part: Tensor) -> Tensor:
-            return part.index_select(0, tasks)
+            return part[tasks]
 
         timestep = Timestep(*map(of, self.timestep))
         action, log_prob, advantage, returns, impact, mask = map(of, self[1:7])

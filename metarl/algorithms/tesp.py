@@ -103,9 +103,8 @@ class TESP(MetaSGD):
     def other_losses(self, path, stages):
         return {"latent_square": (self.latent_coefficient, stages[-1].context["latent"].square().mean(1))}
 
-    def chunks(self, samples):
-        count = len(samples.mask)  # a task's episodes are too few to fill the encoder's products
-        return iter(torch.arange(count, device=samples.mask.device).split(self.task_chunk or count))
+    def tasks_together(self, count, size, device):
+        return count  # a task's episodes alone are too few to fill the encoder's products
 
     # ------------------------------------------------------------ a trial
 
