@@ -19,13 +19,15 @@ ANCHORS = {
 }
 
 
-def played(overrides, tasks: int = 64) -> list[float]:
+def played(overrides, tasks: int = 64, solver: str = "Remembering") -> list[float]:
     def make(*, num_tasks, seed):
         return make_env(*overrides, num_tasks=num_tasks, seed=seed)
 
-    return evaluate(
-        make(num_tasks=1, seed=0).baselines()["Remembering"], make, num_tasks=tasks, seed=0
-    ).adaptation_curve
+    return evaluate(make(num_tasks=1, seed=0).baselines()[solver], make, num_tasks=tasks, seed=0).adaptation_curve
+
+
+def mean_return(overrides, solver: str) -> float:
+    return sum(played(overrides, 2000, solver))
 
 
 @pytest.mark.parametrize("overrides", ANCHORS)
@@ -42,6 +44,28 @@ def test_hidden_indicators_cost_one_blind_guess():
 def test_bits_of_a_latent_maze_tell_over_episodes():
     curve = played(("env=tmaze", "env.indicators=[]", "env.biased_bits=0.7"), tasks=500)
     assert curve[-1] == pytest.approx(4, abs=0.02) and curve[0] > 3.7
+
+
+def expected_goals(ways: list[int], steps: int) -> float:
+    """Of an episode, where each goal is found after one of ``ways``, all as likely, and collected in one more step."""
+    found = [0.0] * (steps + 1)
+    for left in range(steps + 1):
+        found[left] = sum(1 + found[left - way - 1] for way in ways if way < left) / len(ways)
+    return found[steps]
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_agents_of_the_planning_game_find_goals_as_fast_as_arithmetic_says(size):
+    given = ("env=planning_game", f"env.size={size}", "env.horizon=60", "env.num_episodes=2")
+    along = [min(cell, size - cell) for cell in range(size)]
+    shortest = [x + y for x in along for y in along if x + y]
+    expected = {"Known map": expected_goals(shortest, 60), "Sweep": expected_goals(list(range(1, size**2)), 60)}
+    found = {name: mean_return(given, name) for name in (*expected, "Mapping")}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(2 * value, rel=0.01)
+    assert found["Sweep"] + 4 < found["Mapping"] < found["Known map"] - 4
+    hidden = mean_return((*given, "env.show_labels=false"), "Sweep")
+    assert hidden == pytest.approx(2 * expected["Sweep"], rel=0.01)
 
 
 # ---------------------------------------------------------------- walks

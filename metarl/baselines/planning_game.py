@@ -1,0 +1,95 @@
+"""Scripted agents of the planning game: what a map of the labels is worth."""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from metarl.baselines.base import Solver, decision_of
+from metarl.envs.base import Tasks
+from metarl.rollout import Decision, Timestep
+
+if TYPE_CHECKING:
+    from metarl.envs.planning import PlanningGame
+
+UP, DOWN, LEFT, RIGHT, COLLECT = range(5)
+
+
+class Chart(NamedTuple):
+    """Where the agent is ``[B]``, and the place of every label ``[B, num_places]``, -1 where it is unknown."""
+
+    place: Tensor
+    places: Tensor
+
+
+class Walker(Solver):
+    """Takes the shortest way to a goal whose place it knows; else it walks a round of all cells until it is there.
+
+    Args:
+        env: gives the rules.
+        known: the places of labels that it knows: ``none`` ever; those it has ``seen``, counted from where its episode
+            began; ``all``, an oracle.
+    """
+
+    def __init__(self, env: "PlanningGame", known: Literal["none", "seen", "all"]):
+        super().__init__(env.num_episodes)
+        self.size, self.known = env.size, known
+
+    def initial_state(self, tasks: Tasks) -> Chart:
+        labels = tasks.parameters["labels"].long()  # of every place
+        places = labels.argsort(1) if self.known == "all" else torch.full_like(labels, -1)
+        return Chart(torch.zeros_like(labels[:, 0]), places)
+
+    def act(
+        self, timestep: Timestep, state: Chart, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, Chart]:
+        here, there = timestep.observation.unflatten(1, (2, -1)).argmax(2).unbind(1)  # labels
+        place = torch.where(timestep.first, 0, self._moved(state.place, timestep.previous_action))
+        places = state.places
+        match self.known:
+            case "all":
+                place = places.gather(1, here.unsqueeze(1)).squeeze(1)
+            case "seen":
+                places = torch.where(timestep.first.unsqueeze(1), -1, places)
+                places = places.scatter(1, here.unsqueeze(1), place.unsqueeze(1))
+        goal = places.gather(1, there.unsqueeze(1)).squeeze(1)
+        action = torch.where(goal < 0, self._round(place), self._way(place, goal))
+        return decision_of(torch.where(here == there, COLLECT, action)), Chart(place, places)
+
+    def _moved(self, place: Tensor, action: Tensor) -> Tensor:
+        column = place % self.size + (action == RIGHT).long() - (action == LEFT).long()
+        row = place // self.size + (action == UP).long() - (action == DOWN).long()
+        return row % self.size * self.size + column % self.size
+
+    def _round(self, place: Tensor) -> Tensor:
+        """Right along a row, up at its end, which is one cell further left in the row above."""
+        return torch.where((place % self.size + place // self.size) % self.size == self.size - 1, UP, RIGHT)
+
+    def _way(self, place: Tensor, goal: Tensor) -> Tensor:
+        right, up = (goal - place) % self.size, (goal // self.size - place // self.size) % self.size
+        sideways = torch.where(2 * right <= self.size, RIGHT, LEFT)
+        upright = torch.where(2 * up <= self.size, UP, DOWN)
+        return torch.where(right > 0, sideways, upright)
+
+
+class GoalSweep(Solver):
+    """Walks a round of all cells by what one number says, 1 on the goal: labels are not shown.
+
+    Args:
+        env: gives the rules.
+    """
+
+    def __init__(self, env: "PlanningGame"):
+        super().__init__(env.num_episodes)
+        self.size = env.size
+
+    def initial_state(self, tasks: Tasks) -> Tensor:
+        """Steps of the round so far, ``[B]``."""
+        return torch.zeros(len(tasks), dtype=torch.long, device=tasks.description.device)
+
+    def act(
+        self, timestep: Timestep, state: Tensor, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, Tensor]:
+        found = timestep.observation[:, 0] == 1
+        action = torch.where(state % self.size == self.size - 1, UP, RIGHT)
+        return decision_of(torch.where(found, COLLECT, action)), state + (~found).long()
