@@ -68,7 +68,7 @@ def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> 
             format_table(comparison.rows, "markdown"),
             "",
             *comparison.notes,
-            *(references(run) for run in runs if run.baselines and run.seed == 0),
+            *(references(run) for run in most_complete(runs)),
             *(kinds_of_tasks(run) for run in runs if by_task),
             "",
             *(f"![{name.replace('_', ' ')}]({folder.name}/{stem}-{name}.svg)" for name in figures),
@@ -80,6 +80,12 @@ def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> 
 def experiment_of(run: Run) -> str:
     """The option that made the run."""
     return str(run.config["choices"]["experiment"])
+
+
+def most_complete(runs: list[Run]) -> list[Run]:
+    """Of every experiment the run that knows most solvers, if any knows some."""
+    best = {experiment_of(run): run for run in sorted(runs, key=lambda run: (len(run.baselines), -run.seed))}
+    return [run for run in best.values() if run.baselines]
 
 
 def references(run: Run) -> str:
