@@ -54,14 +54,10 @@ def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> 
     figures = comparison_figures(runs, comparison)
     for name, figure in figures.items():
         figure.savefig(folder / f"{stem}-{name}.svg", bbox_inches="tight")
-    first = {experiment_of(run): run for run in reversed(runs)}.values()
     return "\n".join(
         [
             f"## {environment}\n",
-            *(
-                f"- `python run.py -m experiment={experiment_of(run)} seed=...`"
-                for run in sorted(first, key=experiment_of)
-            ),
+            *(f"- `python run.py -m experiment={name} seed=...`" for name in sorted(set(map(experiment_of, runs)))),
             "",
             format_table([run_row(run) for run in runs], "markdown"),
             "",
