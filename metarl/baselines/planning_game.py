@@ -33,7 +33,7 @@ class Walker(Solver):
 
     def __init__(self, env: "PlanningGame", known: Literal["none", "seen", "all"]):
         super().__init__(env.num_episodes)
-        self.size, self.known = env.size, known
+        self.env, self.size, self.known = env, env.size, known
 
     def initial_state(self, tasks: Tasks) -> Chart:
         labels = tasks.parameters["labels"].long()  # of every place
@@ -44,7 +44,8 @@ class Walker(Solver):
         self, timestep: Timestep, state: Chart, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, Chart]:
         here, there = timestep.observation.unflatten(1, (2, -1)).argmax(2).unbind(1)  # labels
-        place = torch.where(timestep.first, 0, self._moved(state.place, timestep.previous_action))
+        moved = self.env.moved(state.place, timestep.previous_action.clamp(min=0))  # -1: there was none yet
+        place = torch.where(timestep.first, 0, moved)
         places = state.places
         match self.known:
             case "all":
@@ -55,11 +56,6 @@ class Walker(Solver):
         goal = places.gather(1, there.unsqueeze(1)).squeeze(1)
         action = torch.where(goal < 0, self._round(place), self._way(place, goal))
         return decision_of(torch.where(here == there, COLLECT, action)), Chart(place, places)
-
-    def _moved(self, place: Tensor, action: Tensor) -> Tensor:
-        column = place % self.size + (action == RIGHT).long() - (action == LEFT).long()
-        row = place // self.size + (action == UP).long() - (action == DOWN).long()
-        return row % self.size * self.size + column % self.size
 
     def _round(self, place: Tensor) -> Tensor:
         """Right along a row, up at its end, which is one cell further left in the row above."""

@@ -67,12 +67,15 @@ class PlanningGame(MetaEnv):
         labels = self._labels.gather(1, torch.stack([self.place, self.goal], dim=1))
         return self._one_hot.index_select(0, labels.flatten()).view(self.num_lanes, -1)
 
+    def moved(self, place: Tensor, action: Tensor) -> Tensor:
+        """Where actions lead from places, ``[B]``."""
+        move = self._moves.index_select(0, action)
+        column = (place % self.size + move[:, 0]) % self.size
+        return (place // self.size + move[:, 1]) % self.size * self.size + column
+
     def step(self, action):
-        moved = self._moves.index_select(0, action)
-        column = (self.place % self.size + moved[:, 0]) % self.size
-        row = (self.place // self.size + moved[:, 1]) % self.size
         collected = (action == 4) & (self.place == self.goal)
-        self.place = row * self.size + column
+        self.place = self.moved(self.place, action)
         self.goal = torch.where(collected, self._another(self.place), self.goal)
         final = self._observe()
         self._elapsed += 1
