@@ -5,7 +5,8 @@
 
 Writes ``<output>.md`` (tables, a section per environment) and, under ``<output>/``, a learning curve (CSV) per run and
 figures per environment.
-``--by-task`` plays 1,000 more held-out tasks per run and tells returns by kind of task.
+``--by-task`` plays 1,000 more held-out tasks per run and tells returns by kind of task; ``--task-set`` plays tasks of
+all sets it names.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import contextlib
 import io
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import get_class
 
 from metarl.analysis.comparison import compare, group_by_environment
 from metarl.analysis.comparison_figures import comparison_figures
@@ -29,10 +32,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--title", default="Learned results")
     parser.add_argument("--by-task", action="store_true")
+    parser.add_argument("--task-set", nargs="+", metavar="NAME", default=[], help="where an environment has these")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     pages = [
-        _section(environment, [run for runs in methods.values() for run in runs], options.output, options.by_task)
+        _section(environment, [run for runs in methods.values() for run in runs], options)
         for environment, methods in group_by_environment(load_runs(options.runs)).items()
     ]
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
@@ -44,8 +48,9 @@ The latest weights, not the best. Minutes are of training alone, on machines sha
 """
 
 
-def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> str:
+def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> str:
     """Everything about one environment; writes its curves and figures."""
+    folder = options.output
     runs = sorted(runs, key=lambda run: (experiment_of(run), run.seed))
     stem = environment.replace(" ", "-")
     for run in runs:
@@ -65,7 +70,8 @@ def _section(environment: str, runs: list[Run], folder: Path, by_task: bool) -> 
             "",
             *comparison.notes,
             *(references(run) for run in most_complete(runs)),
-            *(kinds_of_tasks(run) for run in runs if by_task),
+            *(evaluated(run, "--by-task", "--num-tasks", "1000") for run in runs if options.by_task),
+            *(evaluated(run, "--task-set", *options.task_set) for run in runs if knows(run, options.task_set)),
             "",
             *(f"![{name.replace('_', ' ')}]({folder.name}/{stem}-{name}.svg)" for name in figures),
             "",
@@ -90,14 +96,17 @@ def references(run: Run) -> str:
     return f"\n`{experiment_of(run)}`, seed {run.seed}, beside the references, on the same tasks:\n\n{table}"
 
 
-def kinds_of_tasks(run: Run) -> str:
-    """Returns by kind of task, on tasks that no evaluation of the run met."""
+def knows(run: Run, task_sets: list[str]) -> bool:
+    """Whether tasks of the run's environment come in all of these sets, of which there are some."""
+    return bool(task_sets) and set(task_sets) <= set(get_class(run.config["env"]["_target_"]).task_sets)
+
+
+def evaluated(run: Run, *options: str) -> str:
+    """The table of ``metarl evaluate``, on tasks that no evaluation of the run met where these have no end."""
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
-        metarl(["evaluate", str(run.path), "--by-task", "--num-tasks", "1000", "--format", "markdown"])
-    head = (
-        f"`{experiment_of(run)}`, seed {run.seed}, by kind of task, `metarl evaluate RUN --by-task --num-tasks 1000`:"
-    )
+        metarl(["evaluate", str(run.path), *options, "--format", "markdown"])
+    head = f"`{experiment_of(run)}`, seed {run.seed}, `metarl evaluate RUN {' '.join(options)}`:"
     return f"\n{head}\n\n{table.getvalue()}"
 
 
@@ -109,6 +118,7 @@ def run_row(run: Run) -> dict[str, Any]:
         "experiment": experiment_of(run),
         "seed": run.seed,
         "sampled": f"{sampled['return_mean']:.3f} ± {sampled['return_se']:.3f}",
+        **adaptation(sampled),
         "greedy": f"{greedy['return_mean']:.3f} ± {greedy['return_se']:.3f}",
         "tasks": summary["num_tasks"],
         "steps": summary["env_steps"],
@@ -116,6 +126,13 @@ def run_row(run: Run) -> dict[str, Any]:
         "hardware": summary["hardware"],
         "commit": summary["commit"],
     }
+
+
+def adaptation(evaluation: dict[str, Any]) -> dict[str, str]:
+    """The first and the last episode of a trial of several."""
+    curve = list(zip(evaluation["adaptation_curve"], evaluation["adaptation_se"], strict=True))
+    ends = {"first episode": curve[0], "last episode": curve[-1]} if len(curve) > 1 else {}
+    return {name: f"{mean:.3f} ± {error:.3f}" for name, (mean, error) in ends.items()}
 
 
 def write_curve(run: Run, path: Path) -> None:

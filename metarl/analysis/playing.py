@@ -77,8 +77,8 @@ def solver_rows(solvers: dict[str, Agent], make_env: MakeEnv, which: Which) -> l
 
 def flat(result: dict[str, Any]) -> Row:
     """The columns of a table from an evaluation."""
-    curve = result["adaptation_curve"]
+    curve, errors = result["adaptation_curve"], result["adaptation_se"]
     columns = {"return": result["return_mean"], "standard error": result["return_se"]}
-    columns |= {"first episode": curve[0], "last episode": curve[-1]}
+    columns |= {"first episode": curve[0], "last episode": curve[-1], "its standard error": errors[-1]}
     rates = ("success_rate", "fall_rate", "pooled_return")
     return columns | {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}
