@@ -159,8 +159,12 @@ def test_trials_of_different_length_are_compared_by_their_last_episode(tmp_path)
     assert compare([long], score="last_episode").rows[0]["return"] == first[-1]
     with pytest.raises(RunDirectoryError, match="4 and 10 episodes; use --score last_episode"):
         compare([long, short], score="trial")
-    figure = comparison_figures([long, short], comparison)["intervals"]
-    assert "last episode" in figure.axes[0].get_xlabel()
+    figures = comparison_figures([long, short], comparison)
+    assert "last episode" in figures["intervals"].axes[0].get_xlabel()
+    (ax,) = figures["learning_curves"].axes
+    assert "last episode" in ax.get_ylabel()
+    ends = [row["eval/sampled/adaptation_curve"][-1] for row in long.history if "eval/sampled/return_mean" in row]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), ends)
 
 
 def test_a_run_counts_once(sweep, tmp_path):

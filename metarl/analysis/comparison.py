@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from metarl.analysis.runs import Actions, Run, name_runs, require_finished
+from metarl.analysis.runs import Actions, Run, Score, name_runs, require_finished
 from metarl.analysis.statistics import (
     Estimate,
     interquartile_mean,
@@ -20,7 +20,6 @@ from metarl.errors import RunDirectoryError
 AGGREGATE = "all, normalised"
 FEW_SEEDS = 5
 
-Score = Literal["trial", "last_episode"]  # the return of which of them
 Groups = dict[str, dict[str, list[Run]]]  # runs by environment and method, in order of first appearance
 Scores = dict[str, dict[str, np.ndarray]]  # the same, scores [runs]
 

@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from metarl.analysis import style
 from metarl.analysis.comparison import AGGREGATE, Comparison, Groups, group_by_environment, mean_references
-from metarl.analysis.runs import Actions, Run
+from metarl.analysis.runs import Actions, Run, Score
 from metarl.analysis.statistics import mean_and_standard_error, stratified_bootstrap
 from metarl.analysis.style import INK, MUTED, Label
 from metarl.analysis.tables import Row
 
+OF = {"trial": "a trial", "last_episode": "the last episode"}
 REPLICATIONS = 2000  # of each point of a learning curve; a band needs no third digit
 
 
@@ -20,19 +21,19 @@ def comparison_figures(runs: Sequence[Run], comparison: Comparison | None = None
     """All figures the runs have data for, by name; ``comparison`` adds that of its intervals."""
     figures = {"intervals": interval_plot(comparison)} if comparison else {}
     if any(len(run.curve().mean) for run in runs):
-        figures["learning_curves"] = learning_curves(runs)
+        figures["learning_curves"] = learning_curves(runs, score=comparison.score if comparison else "trial")
     if any(run.evaluations for run in runs):
         figures["adaptation_curves"] = adaptation_curves(runs)
     return figures
 
 
-def learning_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure:
+def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
     """Interquartile mean over seeds of the held-out return, with 95 % bootstrap bands where there are several."""
     groups = group_by_environment(runs)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         for method, those in methods.items():
-            steps, returns = over_seeds(those, actions)
+            steps, returns = over_seeds(those, actions, score)
             if len(steps) == 0:
                 continue
             columns = [stratified_bootstrap([column], replications=REPLICATIONS) for column in returns.T]
@@ -41,8 +42,8 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure
             style.draw_line(ax, steps, mean, (low, high), **style.line_style(names.index(method)))
         style.title(ax, environment)
         style.count_axis(ax)
-        style.value_axis(ax, "held-out return of a trial (reward)")
-        _draw_references(ax, [run for those in methods.values() for run in those])
+        style.value_axis(ax, f"held-out return of {OF[score]} (reward)")
+        _draw_references(ax, [run for those in methods.values() for run in those], score)
     return figure
 
 
@@ -79,8 +80,7 @@ def interval_plot(comparison: Comparison) -> Figure:
                 _draw_interval(ax, row, names.index(row["method"]))
         ax.use_sticky_edges = False  # bars otherwise end where the panel does
         style.title(ax, environment)
-        of = "a trial" if comparison.score == "trial" else "the last episode"
-        score = "normalised score" if environment == AGGREGATE else f"return of {of} (reward)"
+        score = "normalised score" if environment == AGGREGATE else f"return of {OF[comparison.score]} (reward)"
         ax.set_xlabel(f"IQM of the {score}", fontsize=style.NORMAL, color=INK)
         ax.xaxis.set_major_locator(style.MaxNLocator(5))
         ax.set_ylim(len(names) - 0.5, -0.5)
@@ -91,13 +91,13 @@ def interval_plot(comparison: Comparison) -> Figure:
     return figure
 
 
-def over_seeds(runs: Sequence[Run], actions: Actions) -> tuple[np.ndarray, np.ndarray]:
+def over_seeds(runs: Sequence[Run], actions: Actions, score: Score = "trial") -> tuple[np.ndarray, np.ndarray]:
     """Learning curves on the steps they have in common: env_steps ``[points]`` and returns ``[runs, points]``.
 
     Points are those of the first run, within the range that every run has reached; others are interpolated. Runs
     without an evaluation are left out.
     """
-    curves = [curve for curve in (run.curve(actions) for run in runs) if len(curve.mean)]
+    curves = [curve for curve in (run.curve(actions, score) for run in runs) if len(curve.mean)]
     if not curves:
         return np.empty(0), np.empty((0, 0))
     start = max(curve.env_steps[0] for curve in curves)
@@ -125,9 +125,9 @@ def _draw_interval(ax: Axes, row: Row, index: int) -> None:
         ax.plot([row["iqm"]], [index], "o", color=color, markersize=5)
 
 
-def _draw_references(ax: Axes, runs: Sequence[Run]) -> None:
+def _draw_references(ax: Axes, runs: Sequence[Run], score: Score) -> None:
     """The bounds and, of the baselines, the best and the worst."""
-    means = mean_references(runs)
+    means = mean_references(runs, score)
     bounds = [name for name in means if any(name in run.bounds for run in runs)]
     ranked = sorted((name for name in means if name not in bounds), key=means.__getitem__)
     shown = list(dict.fromkeys(ranked[:1] + ranked[-1:] + bounds))

@@ -32,8 +32,9 @@ CAPTIONS = {
     "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
     "selection": "Settings: mean over seeds of what evaluations while training said, with ±1 standard error.",
     "intervals": "Interquartile mean over seeds with its 95 % stratified bootstrap interval; a dot is a single seed.",
-    "learning_curves": "Learning curves: interquartile mean over seeds of the return of a trial on held-out tasks, "
-    "sampled actions, with 95 % bootstrap bands where there are several seeds.",
+    "learning_curves": "Learning curves: interquartile mean over seeds of the return on held-out tasks, of a trial or, "
+    "where trials differ in length, of its last episode; sampled actions, with 95 % "
+    "bootstrap bands where there are several seeds.",
     "adaptation_curves": "Adaptation curves: return on held-out tasks by the episodes met before on the task, at "
     "the end of training, sampled actions; mean over seeds with ±1 standard error.",
 }

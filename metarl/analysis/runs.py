@@ -15,6 +15,7 @@ from metarl.errors import RunDirectoryError
 
 Actions = Literal["sampled", "greedy"]
 ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
+Score = Literal["trial", "last_episode"]  # the return of which of them
 
 # Keys that may differ between runs of one method: they change where and how it ran, not what was learnt.
 IRRELEVANT = frozenset(
@@ -89,13 +90,18 @@ class Run:
         """Upper bounds on the return of a trial; empty while the run is unfinished."""
         return (self.summary or {}).get("bounds") or {}
 
-    def curve(self, actions: Actions = "sampled") -> Curve:
+    def curve(self, actions: Actions = "sampled", score: Score = "trial") -> Curve:
         """Held-out return while training; of length 0 without evaluations."""
-        prefix = f"eval/{actions}/return_"
-        rows = [row for row in self.history if f"{prefix}mean" in row]
-        columns = [[row["env_steps"] for row in rows]]
-        columns += [[row.get(f"{prefix}{name}", math.nan) for row in rows] for name in ("mean", "se")]
-        return Curve(*(np.array(column, dtype=float) for column in columns))
+        prefix = f"eval/{actions}/"
+        rows = [row for row in self.history if f"{prefix}return_mean" in row]
+        if score == "trial":
+            names = [f"{prefix}return_mean", f"{prefix}return_se"]
+            columns = [[row.get(name, math.nan) for row in rows] for name in names]
+        else:
+            names = [f"{prefix}adaptation_curve", f"{prefix}adaptation_se"]
+            columns = [[row[name][-1] for row in rows] for name in names]
+        steps = [row["env_steps"] for row in rows]
+        return Curve(*(np.array(column, dtype=float) for column in (steps, *columns)))
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Environment steps and the values of a metric, both ``[rows]``; rows without a finite value are left out."""
