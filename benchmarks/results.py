@@ -64,7 +64,7 @@ def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> 
             f"## {environment}\n",
             *(f"- `python run.py -m experiment={name} seed=...`" for name in sorted(set(map(experiment_of, runs)))),
             "",
-            format_table([run_row(run) for run in runs], "markdown"),
+            format_table([run_row(run) | adaptation(run) for run in runs], "markdown"),
             "",
             format_table(comparison.rows, "markdown"),
             "",
@@ -118,7 +118,6 @@ def run_row(run: Run) -> dict[str, Any]:
         "experiment": experiment_of(run),
         "seed": run.seed,
         "sampled": f"{sampled['return_mean']:.3f} ± {sampled['return_se']:.3f}",
-        **adaptation(sampled),
         "greedy": f"{greedy['return_mean']:.3f} ± {greedy['return_se']:.3f}",
         "tasks": summary["num_tasks"],
         "steps": summary["env_steps"],
@@ -128,8 +127,9 @@ def run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def adaptation(evaluation: dict[str, Any]) -> dict[str, str]:
-    """The first and the last episode of a trial of several."""
+def adaptation(run: Run) -> dict[str, str]:
+    """The first and the last episode of a trial of several, sampled."""
+    evaluation = require_finished(run)["evaluation"]["sampled"]
     curve = list(zip(evaluation["adaptation_curve"], evaluation["adaptation_se"], strict=True))
     ends = {"first episode": curve[0], "last episode": curve[-1]} if len(curve) > 1 else {}
     return {name: f"{mean:.3f} ± {error:.3f}" for name, (mean, error) in ends.items()}
