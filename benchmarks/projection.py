@@ -36,7 +36,8 @@ def main() -> None:
     start = run.baselines["Random"]["adaptation_curve"][-1]
     pace, ahead = projection(updates, pooled, start)
     draw(run, updates, task_mean, pooled, pace, start, options.output)
-    print(f"pace {pace:.2f} of the published; at {UPDATES[-1]} updates {HELD_OUT} {ahead:.1f} (published {at(600, start):.1f})")
+    published = PUBLISHED[HELD_OUT][-1]
+    print(f"pace {pace:.2f} of the published; {HELD_OUT} at {UPDATES[-1]} updates {ahead:.1f} (published {published})")
 
 
 def evaluations(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,7 +55,11 @@ def at(updates: np.ndarray | float, start: float) -> np.ndarray:
 
 def projection(updates: np.ndarray, pooled: np.ndarray, start: float) -> tuple[float, float]:
     """The pace that fits, as a share of the published one, and the return after the last published update."""
-    fit = minimize_scalar(lambda pace: np.square(at(pace * updates, start) - pooled).sum(), bounds=(0, 3), method="bounded")
+
+    def squares(pace: float) -> float:
+        return np.square(at(pace * updates, start) - pooled).sum()
+
+    fit = minimize_scalar(squares, bounds=(0, 3), method="bounded")
     return fit.x, float(at(fit.x * UPDATES[-1], start))
 
 

@@ -67,12 +67,13 @@ def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest)
     if not trainer.finished:
         directory.discard_summary()
     if directory.summary() is None:
+        made_by = provenance(config)  # now: the repository may have moved on by the end
         trainer.loggers.start(directory.path, config, sweep)
         try:
             if not trainer.train(stop):
                 trainer.loggers.finish(None, {})
                 return False
-            summary = final_summary(trainer, config)
+            summary = final_summary(trainer, config, made_by)
         except BaseException:
             trainer.loggers.finish(None, {})
             raise
@@ -83,8 +84,14 @@ def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest)
     return True
 
 
-def final_summary(trainer: Trainer, config: dict) -> dict:
-    """Latest weights on ``final_num_tasks`` held-out tasks no evaluation has met before, beside the baselines."""
+def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> dict:
+    """Latest weights on ``final_num_tasks`` held-out tasks no evaluation has met before, beside the baselines.
+
+    Args:
+        trainer: which has trained.
+        config: resolved.
+        made_by: see ``provenance``.
+    """
     plan, settings = trainer.eval_plan, config
     seed = stream_seed(settings["seed"], "final_evaluation")
     log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
@@ -109,7 +116,7 @@ def final_summary(trainer: Trainer, config: dict) -> dict:
         "seed": config["seed"],
         **vars(trainer.progress),
         "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
-        **provenance(config),
+        **made_by,
         "num_tasks": plan.final_num_tasks,
         "evaluation_seed": seed,
         "evaluation": {
