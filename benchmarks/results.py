@@ -5,8 +5,8 @@
 
 Writes ``<output>.md`` (tables, a section per environment) and, under ``<output>/``, a learning curve (CSV) per run and
 figures per environment.
-``--by-task`` plays 1,000 more held-out tasks per run and tells returns by kind of task; ``--task-set`` plays tasks of
-all sets it names.
+``--by-task`` plays more held-out tasks of the environments it names and tells returns by kind of task; ``--task-set``
+plays tasks of all sets it names, where an environment has them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from hydra.utils import get_class
 
 from metarl.analysis.comparison import compare, group_by_environment
 from metarl.analysis.comparison_figures import comparison_figures
-from metarl.analysis.runs import Run, load_runs, require_finished
+from metarl.analysis.runs import SCORES, Run, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
 from metarl.cli import main as metarl
 
@@ -31,13 +31,17 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--title", default="Learned results")
-    parser.add_argument("--by-task", action="store_true")
-    parser.add_argument("--task-set", nargs="+", metavar="NAME", default=[], help="where an environment has these")
+    parser.add_argument("--by-task", nargs="+", metavar="ENVIRONMENT", default=[])
+    parser.add_argument("--task-set", nargs="+", metavar="NAME", default=[])
+    parser.add_argument("--score", choices=SCORES, help="what to compare; default: trials where all are as long")
+    parser.add_argument("--num-tasks", default="1000", help="of each kind of these (default 1000)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     pages = [
         _section(environment, [run for runs in methods.values() for run in runs], options)
-        for environment, methods in group_by_environment(load_runs(options.runs)).items()
+        for environment, methods in group_by_environment(
+            load_runs(options.runs), score=options.score or "trial"
+        ).items()
     ]
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 
@@ -50,12 +54,12 @@ The latest weights, not the best. Minutes are of training alone, on machines sha
 
 def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> str:
     """Everything about one environment; writes its curves and figures."""
-    folder = options.output
+    folder, count = options.output, ("--num-tasks", options.num_tasks)
     runs = sorted(runs, key=lambda run: (experiment_of(run), run.seed))
     stem = environment.replace(" ", "-")
     for run in runs:
         write_curve(run, folder / f"{experiment_of(run).rpartition('/')[2]}-seed{run.seed}.csv")
-    comparison = compare(runs)
+    comparison = compare(runs, score=options.score)
     figures = comparison_figures(runs, comparison)
     for name, figure in figures.items():
         figure.savefig(folder / f"{stem}-{name}.svg", bbox_inches="tight")
@@ -70,8 +74,8 @@ def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> 
             "",
             *comparison.notes,
             *(references(run) for run in most_complete(runs)),
-            *(evaluated(run, "--by-task", "--num-tasks", "1000") for run in runs if options.by_task),
-            *(evaluated(run, "--task-set", *options.task_set) for run in runs if knows(run, options.task_set)),
+            *(evaluated(run, "--by-task", *count) for run in runs if environment in options.by_task),
+            *(evaluated(run, "--task-set", *options.task_set, *count) for run in runs if knows(run, options.task_set)),
             "",
             *(f"![{name.replace('_', ' ')}]({folder.name}/{stem}-{name}.svg)" for name in figures),
             "",

@@ -167,6 +167,18 @@ def test_trials_of_different_length_are_compared_by_their_last_episode(tmp_path)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), ends)
 
 
+def test_methods_that_need_other_numbers_of_episodes_stand_side_by_side_by_their_last(tmp_path):
+    memory = write_run(tmp_path / "memory", settings={"env.num_episodes": 2})
+    gradients = write_run(tmp_path / "gradients", model="mlp", algorithm="maml", settings={"env.num_episodes": 1})
+    runs = load_runs([memory, gradients])
+    assert [row["environment"] for row in compare(runs).rows][:2] == ["bandit num_episodes=2", "bandit num_episodes=1"]
+    comparison = compare(runs, score="last_episode")
+    assert [(row["environment"], row["method"]) for row in comparison.rows] == [
+        ("bandit", "gru/rl2"), ("bandit", "mlp/maml")
+    ]  # fmt: skip
+    assert [len(figure.axes) for figure in comparison_figures(runs, comparison).values()] == [1, 1, 1]
+
+
 def test_a_run_counts_once(sweep, tmp_path):
     assert len(load_runs([sweep[0], sweep[0]])) == 1
     copy = write_run(tmp_path / "copy", env="tabular_mdp", model="gru", seed=0)

@@ -104,7 +104,7 @@ def test_labels_hold_the_settings_that_differ(tmp_path):
 
 
 def test_labels_ignore_where_and_how_a_run_ran(tmp_path):
-    changes = {"device": "cuda", "training.eval_every": 50, "eval.num_tasks": 7, "num_threads": 4}
+    changes = {"device": "cuda", "training.eval_every": 50, "eval.num_tasks": 7, "num_threads": 4, "env.num_threads": 2}
     runs = [load_run(write_run(tmp_path / str(i), seed=i, settings=c)) for i, c in enumerate(({}, changes))]
     assert list(group_runs(runs)) == ["bandit/gru/rl2"]
 

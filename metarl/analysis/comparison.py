@@ -55,11 +55,12 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
     """
     for run in runs:
         require_finished(run)
-    groups = group_by_environment(runs)
+    groups = group_by_environment(runs, score=score or "trial")
     if not groups:
         raise RunDirectoryError("no run to compare; give at least one run directory")
-    _check_seeds(groups)
     score = _chosen_score(groups, score)
+    groups = group_by_environment(runs, score=score)
+    _check_seeds(groups)
     scores = {
         environment: {
             method: np.array([score_of(run.evaluations[actions], score) for run in those])
@@ -73,10 +74,10 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
     return Comparison(rows + aggregate, _notes(scores, reference, actions, score) + reasons, score)
 
 
-def group_by_environment(runs: Sequence[Run], ignored: Collection[str] = ()) -> Groups:
+def group_by_environment(runs: Sequence[Run], ignored: Collection[str] = (), score: Score = "trial") -> Groups:
     """Runs by environment, then method; those of one group differ in the seed alone, and in keys ``ignored``."""
     groups: Groups = {}
-    for run, name in zip(runs, name_runs(runs, ignored), strict=True):
+    for run, name in zip(runs, name_runs(runs, ignored, score), strict=True):
         groups.setdefault(name.environment, {}).setdefault(name.method, []).append(run)
     return groups
 

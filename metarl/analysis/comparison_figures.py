@@ -20,16 +20,17 @@ REPLICATIONS = 2000  # of each point of a learning curve; a band needs no third 
 def comparison_figures(runs: Sequence[Run], comparison: Comparison | None = None) -> dict[str, Figure]:
     """All figures the runs have data for, by name; ``comparison`` adds that of its intervals."""
     figures = {"intervals": interval_plot(comparison)} if comparison else {}
+    score = comparison.score if comparison else "trial"
     if any(len(run.curve().mean) for run in runs):
-        figures["learning_curves"] = learning_curves(runs, score=comparison.score if comparison else "trial")
+        figures["learning_curves"] = learning_curves(runs, score=score)
     if any(run.evaluations for run in runs):
-        figures["adaptation_curves"] = adaptation_curves(runs)
+        figures["adaptation_curves"] = adaptation_curves(runs, score=score)
     return figures
 
 
 def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
     """Interquartile mean over seeds of the held-out return, with 95 % bootstrap bands where there are several."""
-    groups = group_by_environment(runs)
+    groups = group_by_environment(runs, score=score)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         for method, those in methods.items():
@@ -47,9 +48,9 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
     return figure
 
 
-def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled") -> Figure:
+def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
     """Held-out return by episodes met before on the task: mean over seeds, with standard errors where several."""
-    groups = group_by_environment(runs)
+    groups = group_by_environment(runs, score=score)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         most = 1

@@ -16,12 +16,15 @@ from metarl.errors import RunDirectoryError
 Actions = Literal["sampled", "greedy"]
 ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
 Score = Literal["trial", "last_episode"]  # the return of which of them
+SCORES: tuple[Score, ...] = ("trial", "last_episode")
 
 # Keys that may differ between runs of one method: they change where and how it ran, not what was learnt.
 IRRELEVANT = frozenset(
     {"seed", "device", "num_threads", "eval", "logger", "wandb", "group", "cluster", "hydra", "choices"}
     | {"training.eval_every", "training.checkpoint_every", "training.keep_checkpoints"}
+    | {"env.num_threads", "env.num_workers"}
 )
+BUDGET = "env.num_episodes"  # of a trial or, for methods that adapt between rollouts, of a rollout
 # Groups that fill a part of the configuration: their option stands for its keys.
 PARTS = {"conditioning": "model.conditioning", "outer": "algorithm.outer"}
 
@@ -153,15 +156,16 @@ class RunName(NamedTuple):
     label: str
 
 
-def name_runs(runs: Sequence[Run], ignored: Collection[str] = ()) -> list[RunName]:
+def name_runs(runs: Sequence[Run], ignored: Collection[str] = (), score: Score = "trial") -> list[RunName]:
     """A name for each run: its choices, and those settings that differ among runs of the same choices.
 
     Runs that get the same name differ at most in the seed, in keys that change nothing learnt and in those ``ignored``.
+    Where the last episode is the score, how many come before it is the method's, else the environment's.
     """
     settings = [{key: value for key, value in settings_of(run).items() if key not in ignored} for run in runs]
     in_env = _varying(settings, [run.environment for run in runs])
     shown = [
-        _show({key for key in in_env[run.environment] if key.startswith("env.")}, setting)
+        _show({key for key in in_env[run.environment] if _is_environment(key, score)}, setting)
         for run, setting in zip(runs, settings, strict=True)
     ]
     environments = [" ".join([run.environment, *pairs]) for run, pairs in zip(runs, shown, strict=True)]
@@ -190,6 +194,10 @@ def settings_of(run: Run) -> dict[str, str]:
     """Dotted keys that matter, and their values as shown; of ``PARTS`` also the options chosen."""
     chosen = {group: str(run.config["choices"].get(group) or "none") for group in PARTS}
     return _settings(run.config) | chosen
+
+
+def _is_environment(key: str, score: Score) -> bool:
+    return key.startswith("env.") and not (key == BUDGET and score == "last_episode")
 
 
 def _told_by_choices(keys: set[str], settings: Sequence[dict[str, str]]) -> set[str]:
