@@ -77,8 +77,11 @@ def draw(
     rollouts = len(run.evaluations["sampled"]["adaptation_curve"])
     each = np.array([row["train/return"] for row in trained]) / rollouts
     style.draw_line(ax, np.array([row["iteration"] for row in trained]), each, color=style.GRID)
-    for index, values in ((3, task_mean), (4, pooled)):
-        style.draw_line(ax, updates, values, **style.line_style(index))
+    ends.append(style.Label(each[-1], "mean of all rollouts", style.MUTED))
+    for index, values, name in ((3, task_mean, "D' mean of tasks"), (4, pooled, "D' pooled")):
+        look = style.line_style(index)
+        style.draw_line(ax, updates, values, **look)
+        ends.append(style.Label(values[-1], name, look["color"]))
     ahead = np.arange(updates[-1], UPDATES[-1] + 1)
     style.draw_line(ax, ahead, at(pace * ahead, start), color=style.PALETTE[4], linestyle=":")
     ends.append(style.Label(float(at(pace * ahead[-1], start)), "D' projected", style.PALETTE[4]))

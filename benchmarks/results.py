@@ -37,11 +37,10 @@ def main() -> None:
     parser.add_argument("--num-tasks", default="1000", help="of each kind of these (default 1000)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
+    groups = group_by_environment(load_runs(options.runs), score=options.score or "trial")
     pages = [
         _section(environment, [run for runs in methods.values() for run in runs], options)
-        for environment, methods in group_by_environment(
-            load_runs(options.runs), score=options.score or "trial"
-        ).items()
+        for environment, methods in groups.items()
     ]
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 

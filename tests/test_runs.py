@@ -5,11 +5,11 @@ import yaml
 from helpers import small_config
 from run_directories import write_run
 
+from metarl import experiment
 from metarl.analysis.figures import run_figures
 from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, require_finished
 from metarl.config import build
 from metarl.errors import RunDirectoryError
-from metarl.experiment import run
 
 # Loading
 
@@ -153,5 +153,5 @@ def test_a_run_names_the_commit_it_began_with(tmp_path, monkeypatch):
     config = small_config("training.total_steps=36", "eval.final_num_tasks=8", "eval.baselines=false")
     trainer = build(config, tmp_path / "run")
     monkeypatch.setattr("metarl.experiment.provenance", lambda _: {"commit": f"after {trainer.progress.iteration}"})
-    run(trainer, config)
+    experiment.run(trainer, config)
     assert load_run(tmp_path / "run").summary["commit"] == "after 0" and trainer.progress.iteration > 0
