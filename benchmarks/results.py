@@ -19,7 +19,7 @@ from hydra.utils import get_class
 
 from metarl.analysis.comparison import compare, group_by_environment
 from metarl.analysis.comparison_figures import comparison_figures
-from metarl.analysis.runs import SCORES, Run, load_runs, require_finished
+from metarl.analysis.runs import SCORES, Run, Score, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
 from metarl.cli import main as metarl
 
@@ -45,7 +45,7 @@ def main() -> None:
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 
 
-_HEAD = """Returns of a whole trial, mean and standard error over held-out tasks that no earlier evaluation met.
+_HEAD = """Returns, mean and standard error over held-out tasks that no earlier evaluation met.
 The latest weights, not the best. Minutes are of training alone, on machines shared with other work. Written by
 `benchmarks/results.py`.
 """
@@ -53,33 +53,31 @@ The latest weights, not the best. Minutes are of training alone, on machines sha
 
 def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> str:
     """Everything about one environment; writes its curves and figures."""
-    folder, count = options.output, ("--num-tasks", options.num_tasks)
     runs = sorted(runs, key=lambda run: (experiment_of(run), run.seed))
-    stem = environment.replace(" ", "-")
     for run in runs:
-        write_curve(run, folder / f"{experiment_of(run).rpartition('/')[2]}-seed{run.seed}.csv")
+        write_curve(run, options.output / f"{experiment_of(run).rpartition('/')[2]}-seed{run.seed}.csv")
     comparison = compare(runs, score=options.score)
     figures = comparison_figures(runs, comparison)
+    stem = environment.replace(" ", "-")
     for name, figure in figures.items():
-        figure.savefig(folder / f"{stem}-{name}.svg", bbox_inches="tight")
-    return "\n".join(
-        [
-            f"## {environment}\n",
-            *(f"- `python run.py -m experiment={name} seed=...`" for name in sorted(set(map(experiment_of, runs)))),
-            "",
-            format_table([run_row(run) | adaptation(run) for run in runs], "markdown"),
-            "",
-            format_table(comparison.rows, "markdown"),
-            "",
-            *comparison.notes,
-            *(references(run) for run in most_complete(runs)),
-            *(evaluated(run, "--by-task", *count) for run in runs if environment in options.by_task),
-            *(evaluated(run, "--task-set", *options.task_set, *count) for run in runs if knows(run, options.task_set)),
-            "",
-            *(f"![{name.replace('_', ' ')}]({folder.name}/{stem}-{name}.svg)" for name in figures),
-            "",
-        ]
-    )
+        figure.savefig(options.output / f"{stem}-{name}.svg", bbox_inches="tight")
+    tables = [
+        format_table([run_row(run, comparison.score) | adaptation(run) for run in runs], "markdown"),
+        format_table(comparison.rows, "markdown") + "\n\n" + "\n".join(comparison.notes),
+        *(references(run) for run in most_complete(runs) if comparison.score == "trial"),
+        *evaluations(environment, runs, options),
+    ]
+    commands = [f"- `python run.py -m experiment={name} seed=...`" for name in sorted(set(map(experiment_of, runs)))]
+    images = [f"![{name.replace('_', ' ')}]({options.output.name}/{stem}-{name}.svg)" for name in figures]
+    return "\n\n".join([f"## {environment}", "\n".join(commands), *tables, "\n".join(images)]) + "\n"
+
+
+def evaluations(environment: str, runs: list[Run], options: argparse.Namespace) -> list[str]:
+    """The tables of further evaluations that were asked for."""
+    asked = [("--by-task",)] if environment in options.by_task else []
+    if knows(runs[0], options.task_set):
+        asked.append(("--task-set", *options.task_set))
+    return [evaluated(run, *which, "--num-tasks", options.num_tasks) for which in asked for run in runs]
 
 
 def experiment_of(run: Run) -> str:
@@ -96,7 +94,7 @@ def most_complete(runs: list[Run]) -> list[Run]:
 def references(run: Run) -> str:
     """A run beside the classical solvers, on the same tasks."""
     table = format_table(final_table(require_finished(run)), "markdown")
-    return f"\n`{experiment_of(run)}`, seed {run.seed}, beside the references, on the same tasks:\n\n{table}"
+    return f"`{experiment_of(run)}`, seed {run.seed}, beside the references, on the same tasks:\n\n{table}"
 
 
 def knows(run: Run, task_sets: list[str]) -> bool:
@@ -110,18 +108,17 @@ def evaluated(run: Run, *options: str) -> str:
     with contextlib.redirect_stdout(table):
         metarl(["evaluate", str(run.path), *options, "--format", "markdown"])
     head = f"`{experiment_of(run)}`, seed {run.seed}, `metarl evaluate RUN {' '.join(options)}`:"
-    return f"\n{head}\n\n{table.getvalue()}"
+    return f"{head}\n\n{table.getvalue().strip()}"
 
 
-def run_row(run: Run) -> dict[str, Any]:
-    """One finished run, and all that made it."""
+def run_row(run: Run, score: Score = "trial") -> dict[str, Any]:
+    """One finished run, what it earned in trials where these are the score, and all that made it."""
     summary = require_finished(run)
-    sampled, greedy = summary["evaluation"]["sampled"], summary["evaluation"]["greedy"]
+    trials = {name: f"{e['return_mean']:.3f} ± {e['return_se']:.3f}" for name, e in run.evaluations.items()}
     return {
         "experiment": experiment_of(run),
         "seed": run.seed,
-        "sampled": f"{sampled['return_mean']:.3f} ± {sampled['return_se']:.3f}",
-        "greedy": f"{greedy['return_mean']:.3f} ± {greedy['return_se']:.3f}",
+        **(trials if score == "trial" else {}),
         "tasks": summary["num_tasks"],
         "steps": summary["env_steps"],
         "minutes": round(summary["wall_time"] / 60, 1),
@@ -131,11 +128,16 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def adaptation(run: Run) -> dict[str, str]:
-    """The first and the last episode of a trial of several, sampled."""
-    evaluation = require_finished(run)["evaluation"]["sampled"]
-    curve = list(zip(evaluation["adaptation_curve"], evaluation["adaptation_se"], strict=True))
-    ends = {"first episode": curve[0], "last episode": curve[-1]} if len(curve) > 1 else {}
-    return {name: f"{mean:.3f} ± {error:.3f}" for name, (mean, error) in ends.items()}
+    """The first and the last episode of a trial of several, sampled, and the last one of random actions."""
+    sampled, random = run.evaluations["sampled"], run.baselines.get("Random")
+    episodes = {"first episode": (sampled, 0), "last episode": (sampled, -1)}
+    episodes |= {"random": (random, -1)} if random else {}
+    if len(sampled["adaptation_curve"]) == 1:
+        return {}
+    return {
+        name: f"{e['adaptation_curve'][index]:.3f} ± {e['adaptation_se'][index]:.3f}"
+        for name, (e, index) in episodes.items()
+    }
 
 
 def write_curve(run: Run, path: Path) -> None:

@@ -66,9 +66,10 @@ class Evaluation:
 def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: Unpack[Which]) -> Evaluation:
     """Play one trial on each of ``num_tasks`` tasks.
 
-    Trials on the same task are averaged first,
-    so that the standard error is over tasks: those of lanes that share one, and those of a task set that has no more
-    than ``num_tasks``, which is played as a whole as often as that many trials allow.
+    ``greedy`` takes the most likely actions: those of an agent that adapts between rollouts in its last one alone.
+    Trials on the same task are averaged first, so that the standard error is over tasks: those of lanes that share one,
+    and those of a task set that has no more than ``num_tasks``, which is played as a whole as often as that many trials
+    allow.
     """
     return summarise(play_tasks(agent, make_env, greedy=greedy, **which))
 

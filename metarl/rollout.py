@@ -168,7 +168,8 @@ def _stack(rows: Sequence[tuple]) -> list[Any]:
 def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> list[Rollout]:
     """One whole trial in every lane, on the tasks the environment now holds.
 
-    Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support.
+    Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support. ``greedy`` is
+    for the query alone: a gradient learns from what chance makes differ, so support is always sampled.
     """
     return live_trial(env, agent, generator, greedy)[0]
 
@@ -182,7 +183,8 @@ def live_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = 
         if trial:
             with torch.no_grad():
                 state = agent.adapt(state, trial[-1])
-        rollout, state = collect(env, agent, state, episodes, generator, greedy)
+        query = len(trial) == len(agent.rollouts) - 1
+        rollout, state = collect(env, agent, state, episodes, generator, greedy and query)
         trial.append(rollout)
     return trial, state
 

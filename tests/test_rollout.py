@@ -165,9 +165,16 @@ def test_tasks_stay_the_same_over_all_rollouts_of_a_trial():
 
 @pytest.mark.parametrize("greedy", [False, True])
 def test_the_wish_for_greedy_actions_reaches_the_agent(greedy):
-    agent = Counter(1, 1)
+    agent = Counter(2)
     collect_trial(corridor_with([2, 3]), agent, make_generator(0), greedy=greedy)
     assert set(agent.greedy) == {greedy}
+
+
+def test_support_is_sampled_whatever_the_wish():
+    """Greedy support would show an agent that learns by gradients nothing to learn from."""
+    agent = Counter(1, 2, 1)
+    collect_trial(corridor_with([3, 3]), agent, make_generator(0), greedy=True)
+    assert agent.greedy == [False] * 9 + [True] * 3
 
 
 def test_greedy_actions_are_the_most_likely_and_need_no_randomness():
