@@ -114,7 +114,7 @@ def test_the_stream_does_not_depend_on_the_number_of_threads(env_option):
     try:
         for threads in (1, 4):
             torch.set_num_threads(threads)
-            played.append(play(env_of(env_option, num_tasks=many(env_option, 3000)), 3))
+            played.append(play(env_of(env_option, num_tasks=many(env_option, 2000)), 1))
     finally:
         torch.set_num_threads(before)
     assert same(*played)
