@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
+from gymnasium.spaces import Discrete
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from metarl import parallel
@@ -18,6 +19,7 @@ from metarl.algorithms.outer import Outer
 from metarl.algorithms.policy_gradient import UnitInterval
 from metarl.algorithms.samples import Baseline, Credit, Samples, samples_of
 from metarl.envs.base import MetaEnv, Tasks
+from metarl.models.features import OneHot, Pictures
 from metarl.models.heads import DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.models.policy import Policy
@@ -52,13 +54,15 @@ class GradientAdaptation(Algorithm):
         inner_learning_rate: their size (where it is learned: at first).
         inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the policy that acted times
             advantage, which starts with the same gradient and whose derivative knows how sampling changes (Rothfuss et
-            al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018).
+            al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018). That has discounted
+            rewards beyond what the time explains in place of advantages, which count outside alone then.
         inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
         first_order: inner gradients stay what they were when the policies acted: constants for the outer gradients, and
             through all steps that are made with them.
         discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``Credit``.
         entropy_coefficient: of the adapted policy, in the outer loss.
-        value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network.
+        value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network, which takes
+            another outer step than a trust region.
         task_chunk: tasks whose gradients are computed together; null takes one where samples are many on a CPU, else
             all.
 
@@ -89,11 +93,12 @@ class GradientAdaptation(Algorithm):
         super().__init__()
         self.policy = self.build_policy(env, model)
         _check_policy(self.policy, type(self).__name__)
-        if bootstrap and baseline in ("zero", "network"):
+        if bootstrap and baseline != "linear":
             raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} knows no value there; use linear")
         if inner_loss == "dice" and first_order:
             raise ValueError("algorithm.inner_loss=dice: is for second order; use algorithm.first_order=false")
         self.lanes_per_task = env.lanes_per_task
+        self.observed = OneHot(env.observation_space) if isinstance(env.observation_space, Discrete) else nn.Identity()
         self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
         self.inner_gradient_norm, self.first_order = inner_gradient_norm, first_order
@@ -103,6 +108,10 @@ class GradientAdaptation(Algorithm):
         self.task_chunk = task_chunk
         self.build_others(env)
         self.outer = outer(list(self.parameters()))
+        if baseline == "network" and not self.outer.takes_a_critic:
+            raise ValueError(
+                "algorithm.baseline=network: a trust region over policies says nothing of a critic; use outer=ppo"
+            )
 
     # ------------------------------------------------------------ what a method may change
 
@@ -202,7 +211,12 @@ class GradientAdaptation(Algorithm):
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
         if parallel.count() > 1:  # whole tasks: all processes have as many
             trial = [rollout.select(parallel.own_lanes(rollout.mask)) for rollout in trial]
-        return self.outer.step(self, self.stages(trial))
+        stages = self.stages(trial)
+        return self.outer.step(self, stages) | self.after_step(stages)
+
+    def after_step(self, stages: list[Samples]) -> dict[str, float]:
+        """What a method makes of its samples once the outer step is done; returns diagnostics."""
+        return {}
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
         """The samples of support rollouts and query, and what ``with_acted`` adds."""
@@ -232,7 +246,7 @@ class GradientAdaptation(Algorithm):
 
     def samples(self, rollout: Rollout) -> Samples:
         """Of every task."""
-        return samples_of(rollout, self.lanes_per_task, self.credit)
+        return samples_of(rollout, self.lanes_per_task, self.credit, self.observed)
 
     def chunks(self, samples: Samples) -> Iterator[slice]:
         """The tasks to compute together."""
@@ -304,8 +318,9 @@ def _magic_box(log_prob: Tensor, samples: Samples) -> Tensor:
 
 def clipped(gradients: list[Tensor], most: float) -> list[Tensor]:
     """The gradients of each task ``[N, ...]``, scaled down to a norm of ``most`` over all of them."""
-    norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
-    factor = (most / norm.clamp(min=1e-12)).clamp(max=1.0)
+    square = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    # Clamped below the root, whose slope at the zero of a task that earned nothing is infinite.
+    factor = (most / square.clamp(min=1e-24).sqrt()).clamp(max=1.0)
     return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
 
 
@@ -329,4 +344,9 @@ def _check_policy(policy: Policy, method: str) -> None:
     if policy.features.inputs != "observation":
         raise ValueError(
             f"model.inputs={policy.features.inputs}: what {method} adapts sees the present; use observation"
+        )
+    if isinstance(policy.features.observation, Pictures):
+        raise ValueError(
+            f"model.image_size: {method} adapts layers over vectors, not over pictures; use another environment, or "
+            "a method with a memory, such as algorithm=rl2"
         )

@@ -12,9 +12,18 @@ from metarl.rollout import Timestep
 
 
 def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
-    """A policy over the present observation and a latent, side by side."""
+    """A policy over the present observation and a latent, side by side.
+
+    Raises:
+        ValueError: the policy would encode observations before it is told them.
+    """
     told_dim = OneHot(env.observation_space).output_dim + 1 + latent_dim
-    return model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
+    policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
+    if policy.features.encoder is not None:
+        raise ValueError(
+            "model.encoder_size: a policy that is told a latent sees observations as they are; use null, or more layers"
+        )
+    return policy
 
 
 def told(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from metarl import parallel
@@ -23,6 +23,7 @@ class Outer(ABC):
     """
 
     clip: float | None = None
+    takes_a_critic = True  # whether steps suit the loss of a critic, too
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -88,10 +89,15 @@ class AdamSurrogate(Outer):
         for _ in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
             logs = self.gradients(learner, stages)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
-            logs["gradient_norm"] = norm.item()
-            self.optimizer.step()
+            logs["gradient_norm"] = self.move()
         return logs
+
+    def move(self) -> float:
+        """A step along the gradients, unless one is no number: then moments would be none ever after. Their norm."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
+        if norm.isfinite():
+            self.optimizer.step()
+        return norm.item()
 
     def gradients(self, learner: "GradientAdaptation", stages: list[Samples]) -> dict[str, float]:
         """Of the loss over all tasks; returns the terms."""
@@ -122,20 +128,21 @@ class BestIterate(AdamSurrogate):
         self.max_kl = max_kl
 
     def step(self, learner, stages):
+        first: dict[str, float] = {}
         best: dict[str, float] = {}
         chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
         for index in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
             logs = self.gradients(learner, stages)
+            first = first or logs
             if logs["kl"] < self.max_kl and (not best or logs["policy_loss"] < best["policy_loss"]):
                 best = logs | {"chosen_step": float(index)}
                 chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
             if index + 1 < self.num_steps:
-                nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
-                self.optimizer.step()
+                self.move()
         with torch.no_grad():
             nn.utils.vector_to_parameters(chosen, self.parameters)
-        return best or {"chosen_step": 0.0}
+        return best or first | {"chosen_step": 0.0}
 
 
 def _backward(found: "OuterTerms", weight: float) -> None:
@@ -154,6 +161,8 @@ class TrustRegion(Outer):
         shrink: see above.
     """
 
+    takes_a_critic = False  # whose weights no divergence between policies holds back
+
     def __init__(
         self,
         parameters: list[nn.Parameter],
@@ -162,7 +171,7 @@ class TrustRegion(Outer):
         conjugate_steps: PositiveInt,
         damping: NonNegativeFloat,
         line_steps: PositiveInt,
-        shrink: PositiveFloat,
+        shrink: Annotated[float, Field(gt=0, lt=1)],
     ):
         super().__init__(parameters)
         self.max_kl, self.conjugate_steps, self.damping = max_kl, conjugate_steps, damping
@@ -252,11 +261,15 @@ def _flat(parts: Sequence[Tensor]) -> Tensor:
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor], target: Tensor, steps: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """About the x with ``product(x) = target``, for a symmetric positive definite map (Hestenes & Stiefel 1952)."""
+    """About the x with ``product(x) = target``, for a symmetric positive definite map (Hestenes & Stiefel 1952).
+
+    Ends after ``steps``, or where the square of what is left is ``tolerance`` times that of ``target``.
+    """
     solution, residual = torch.zeros_like(target), target.clone()
     direction, size = residual.clone(), residual @ residual
+    enough = tolerance * size
     for _ in range(steps):
-        if size < tolerance:
+        if size <= enough:
             break
         mapped = product(direction)
         step = size / (direction @ mapped)

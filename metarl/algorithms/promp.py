@@ -11,10 +11,14 @@ class ProMP(GradientAdaptation):
     """MAML whose inner surrogate knows how sampling changes, and whose policies stay near those that acted.
 
     Args:
-        inner_kl_coefficient: weight of the KL divergence at each stage before the last; at first, where it is adaptive.
-        inner_kl_target: it is halved where the divergence of the last outer step was below two thirds of this, and
-            doubled above one and a half times; null keeps it.
+        inner_kl_coefficient: weight of the KL divergence, in the mean over stages before the last; at first, where it
+            is adaptive.
+        inner_kl_target: it is halved where the divergence after an outer step is below two thirds of this, and doubled
+            above one and a half times; null keeps it.
         inherited: see ``GradientAdaptation``.
+
+    Raises:
+        ValueError: a target for a coefficient that is zero and stays so.
     """
 
     def __init__(
@@ -24,6 +28,11 @@ class ProMP(GradientAdaptation):
         inner_kl_target: PositiveFloat | None = None,
         **inherited,
     ):
+        if inner_kl_target is not None and inner_kl_coefficient == 0:
+            raise ValueError(
+                f"algorithm.inner_kl_target={inner_kl_target}: doubles and halves algorithm.inner_kl_coefficient=0; "
+                "start it above 0, or leave the target null"
+            )
         self.inner_kl_coefficient, self.inner_kl_target = inner_kl_coefficient, inner_kl_target
         super().__init__(*world, **inherited)
 
@@ -37,16 +46,18 @@ class ProMP(GradientAdaptation):
         for stage, (parameters, samples) in enumerate(zip(path[:-1], stages[:-1], strict=True)):
             output = self.output(parameters, samples.timestep, samples.context)
             divergence = samples.mean(self.policy.distribution.kl(samples.acted, output.parameters))
-            losses[f"inner_kl_{stage}"] = (self.coefficients[stage].item(), divergence)
+            losses[f"inner_kl_{stage}"] = (self.coefficients[stage].item() / len(self.coefficients), divergence)
         return losses
 
-    def update(self, trial, progress, generator):
-        logs = super().update(trial, progress, generator)
-        if self.inner_kl_target is not None:
-            for stage in range(len(self.coefficients)):
-                divergence = logs[f"inner_kl_{stage}"]
-                if divergence < self.inner_kl_target / 1.5:
-                    self.coefficients[stage] /= 2
-                elif divergence > self.inner_kl_target * 1.5:
-                    self.coefficients[stage] *= 2
-        return logs
+    @torch.no_grad()
+    def after_step(self, stages):
+        if self.inner_kl_target is None:
+            return {}
+        terms = self.outer.terms(self, stages, None)
+        names = [f"inner_kl_{stage}" for stage in range(len(self.coefficients))]
+        for stage, name in enumerate(names):
+            if terms[name] < self.inner_kl_target / 1.5:
+                self.coefficients[stage] /= 2
+            elif terms[name] > self.inner_kl_target * 1.5:
+                self.coefficients[stage] *= 2
+        return {name: terms[name] for name in names}

@@ -1,5 +1,6 @@
 """Rollouts of many tasks as samples of each task, and advantages over baselines that are fitted to them."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from metarl.rollout import Rollout, Timestep
 
 Baseline = Literal["linear", "linear_time", "zero", "network"]
 RIDGE = 1e-5
+ROUNDING = 1e-6
 ATTEMPTS = 5  # at a ridge ten times as large each
 
 
@@ -55,7 +57,8 @@ class Credit(NamedTuple):
         baseline: ``linear`` in observations, their squares and powers of time (Duan et al. 2016), or in powers of time
             alone, refitted for every task and rollout; ``zero``; or ``network``, the policy's own critic.
         standardize: advantages of each task and rollout to zero mean and unit variance.
-        bootstrap: where the time limit cut an episode, go on with the baseline's value of where it led.
+        bootstrap: where the time limit cut an episode, go on with the linear baseline's value of where it led. It knows
+            no time then, and predicts returns of episodes that go on.
     """
 
     discount: float
@@ -65,8 +68,13 @@ class Credit(NamedTuple):
     bootstrap: bool
 
 
-def samples_of(rollout: Rollout, lanes_per_task: int, credit: Credit) -> Samples:
-    """The samples of a rollout ``[T, B, ...]`` of ``B / lanes_per_task`` tasks."""
+def samples_of(
+    rollout: Rollout, lanes_per_task: int, credit: Credit, observed: Callable[[Tensor], Tensor] = lambda seen: seen
+) -> Samples:
+    """The samples of a rollout ``[T, B, ...]`` of ``B / lanes_per_task`` tasks.
+
+    ``observed`` makes vectors of observations, for the baseline.
+    """
 
     def by(part: Tensor) -> Tensor:
         return by_task(part, lanes_per_task)
@@ -75,7 +83,8 @@ def samples_of(rollout: Rollout, lanes_per_task: int, credit: Credit) -> Samples
     continues = (~(rollout.terminated | rollout.truncated)).float()
     reward = rollout.reward * mask
     returns = generalized_advantages(reward, torch.zeros_like(reward), credit.discount, 1.0, continues=continues)
-    values, values_after = _values(rollout, time, returns, lanes_per_task, credit.baseline)
+    seen = observed(rollout.timestep.observation), observed(rollout.next_observation)
+    values, values_after = _values(rollout, seen, time, returns, lanes_per_task, credit)
     if credit.bootstrap:
         reward = reward + credit.discount * values_after * (rollout.truncated & mask)
     estimate = (credit.discount, credit.gae_lambda)
@@ -104,26 +113,45 @@ def by_lane(part: Tensor, lane_steps: int) -> Tensor:
 def _standardized(samples: Samples) -> Tensor:
     mean = samples.mean(samples.advantage).unsqueeze(1)
     variance = samples.mean((samples.advantage - mean).square()).unsqueeze(1)
-    return (samples.advantage - mean) / (variance.sqrt() + 1e-8)
+    varies = variance > (ROUNDING * mean).square()  # or all are the same, and what is left is noise of float32
+    return varies * (samples.advantage - mean) / (variance.sqrt() + 1e-8)
 
 
 def _values(
-    rollout: Rollout, time: Tensor, returns: Tensor, lanes_per_task: int, baseline: Baseline
+    rollout: Rollout,
+    seen: tuple[Tensor, Tensor],
+    time: Tensor,
+    returns: Tensor,
+    lanes_per_task: int,
+    credit: Credit,
 ) -> tuple[Tensor, Tensor]:
     """Of where each step began and of where it led, ``[T, B]``."""
-    if baseline == "zero":
+    if credit.baseline == "zero":
         return torch.zeros_like(returns), torch.zeros_like(returns)
-    if baseline == "network":
+    if credit.baseline == "network":
         return rollout.decision.value, torch.zeros_like(returns)
-    before, after = rollout.timestep.observation, rollout.next_observation
-    if baseline == "linear_time":
+    before, after = seen
+    if credit.baseline == "linear_time":
         before = after = returns.new_zeros(*returns.shape, 0)
-    features = [by_task(baseline_features(*part), lanes_per_task) for part in ((before, time), (after, time + 1))]
-    weights = ridge_regression(features[0], by_task(returns, lanes_per_task), by_task(rollout.mask, lanes_per_task))
+    times = (None, None) if credit.bootstrap else (time, time + 1)
+    features = [baseline_features(*part) for part in zip((before, after), times, strict=True)]
+    explained = features[0]
+    if credit.bootstrap:  # a return is the value of where it began, less the discounted value of where it was cut
+        explained = explained - _cut(features[1], rollout, credit.discount)
+    explained, *features = (by_task(part, lanes_per_task) for part in (explained, *features))
+    weights = ridge_regression(explained, by_task(returns, lanes_per_task), by_task(rollout.mask, lanes_per_task))
     found, led_to = (
         by_lane((part @ weights.unsqueeze(2)).squeeze(2), len(returns)).to(returns.dtype) for part in features
     )
     return found, led_to
+
+
+def _cut(after: Tensor, rollout: Rollout, discount: float) -> Tensor:
+    """From every step the discounted features of where the time limit cuts its episode, ``[T, B, F]``; else zeros."""
+    truncated = (rollout.truncated & rollout.mask).unsqueeze(2)
+    continues = (~(rollout.terminated | rollout.truncated)).double().unsqueeze(2)
+    ends = discount * after * truncated
+    return generalized_advantages(ends, torch.zeros_like(ends), discount, 1.0, continues=continues)
 
 
 def _time_baseline(discounted: Tensor, time: Tensor, mask: Tensor, lanes_per_task: int) -> Tensor:
@@ -139,20 +167,32 @@ def steps_of_episodes(first: Tensor) -> Tensor:
     return count - torch.where(first, count, 0).cummax(0).values
 
 
-def baseline_features(observation: Tensor, time: Tensor) -> Tensor:
-    """``[o, o^2, t/100, (t/100)^2, (t/100)^3, 1]`` with o clipped to ±10, float64 ``[T, B, F]``."""
-    observation = observation.double().reshape(*time.shape, -1).clamp(-10, 10)
-    t = time.double().unsqueeze(-1) / 100
-    return torch.cat([observation, observation.square(), t, t**2, t**3, torch.ones_like(t)], dim=-1)
+def baseline_features(observation: Tensor, time: Tensor | None) -> Tensor:
+    """``[o, o^2, t/100, (t/100)^2, (t/100)^3, 1]`` with o ``[T, B, ...]`` clipped to ±10, float64 ``[T, B, F]``.
+
+    Without a time ``[T, B]`` its powers are left out.
+    """
+    observation = observation.double().flatten(2).clamp(-10, 10)
+    powers = []
+    if time is not None:
+        t = time.double().unsqueeze(-1) / 100
+        powers = [t, t**2, t**3]
+    return torch.cat([observation, observation.square(), *powers, observation.new_ones(*observation.shape[:2], 1)], -1)
 
 
 def ridge_regression(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` where ``mask``, task by task."""
+    """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` where ``mask``, task by task.
+
+    Those of a task whose numbers have no solution are zeros.
+    """
     weighted = features * mask.unsqueeze(2)
     moments, products = weighted.mT @ features, weighted.mT @ targets.double().unsqueeze(2)
     identity = torch.eye(features.shape[2], dtype=torch.float64, device=features.device)
+    found, missing = torch.zeros_like(products), torch.ones_like(products[:, :1, :1], dtype=torch.bool)
     for attempt in range(ATTEMPTS):
         weights, _ = torch.linalg.solve_ex(moments + RIDGE * 10**attempt * identity, products)
-        if weights.isfinite().all():
-            return weights.squeeze(2)
-    return torch.zeros_like(products).squeeze(2)
+        solved = missing & weights.isfinite().all(1, keepdim=True)
+        found, missing = torch.where(solved, weights, found), missing & ~solved
+        if not missing.any():
+            break
+    return found.squeeze(2)

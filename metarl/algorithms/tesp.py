@@ -72,8 +72,8 @@ class TESP(MetaSGD):
 
     def build_others(self, env):
         self.horizon = env.horizon
-        self.observed = OneHot(env.observation_space)
-        width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
+        self.embedded = OneHot(env.observation_space)
+        width = self.embedded.output_dim + self.policy.distribution.num_parameters + 1
         self.feature_dim = width
         self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates)
         super().build_others(env)
@@ -155,7 +155,7 @@ class TESP(MetaSGD):
 
     def _features(self, rollout: Rollout, acted: Tensor) -> Tensor:
         """Observation, action distribution and reward of every step, ``[N, lanes * T, F]``."""
-        observed = by_task(self.observed(rollout.timestep.observation), self.lanes_per_task)
+        observed = by_task(self.embedded(rollout.timestep.observation), self.lanes_per_task)
         return torch.cat([observed, acted, by_task(rollout.reward, self.lanes_per_task).unsqueeze(2)], dim=2)
 
 

@@ -95,6 +95,7 @@ def no_episodes(tasks: int, steps: int, features: int, device: torch.device) -> 
 def best_episodes(known: Episodes, new: Episodes, count: int) -> Episodes:
     """The ``count`` with the highest returns of both, of equal ones the older."""
     both = Episodes(*(torch.cat(parts, dim=1) for parts in zip(known, new, strict=True)))
-    order = both.returns.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    rank = both.returns.nan_to_num(nan=-torch.inf)
+    order = rank.sort(dim=1, descending=True, stable=True).indices[:, :count]
     lanes = torch.arange(len(order), device=order.device).unsqueeze(1)
     return Episodes(*(part[lanes, order] for part in both))
