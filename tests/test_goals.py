@@ -8,6 +8,7 @@ from helpers import make_env
 
 from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
+from metarl.rollout import Decision, collect_trial
 from metarl.seeding import make_generator
 
 BODIES = ["wheeled", "ant_target", "reacher_2link", "reacher_4link"]
@@ -121,6 +122,42 @@ def test_ten_steps_lead_where_they_led_in_the_original(option, reached, toleranc
     for _ in range(10):
         env.step(torch.ones(env.action_space.shape).expand(4, -1))
     np.testing.assert_allclose(env.point(env.physics.qpos)[0], reached, atol=tolerance)
+
+
+class Shaking:
+    """Acts by normal noise of one size."""
+
+    rollouts = (1,)
+
+    def __init__(self, env, size: float):
+        self.shape, self.size = env.action_space.shape, size
+
+    def initial_state(self, tasks):
+        return ()
+
+    def act(self, timestep, state, generator, greedy=False):
+        action = self.size * torch.randn(len(timestep.first), *self.shape, generator=generator)
+        return Decision(action, action.sum(1), action.sum(1)), state
+
+
+# Measured on the original bodies, 100 goals of each set: no action at all, or normal noise.
+@pytest.mark.parametrize(
+    ("option", "size", "held_out", "out_of_range"),
+    [
+        ("wheeled", 0.0, -150.8, -268.6),
+        ("wheeled", 1.0, -225, -335),
+        ("ant_target", 0.0, -159, -266),
+        ("reacher_2link", 1.0, -237, -316),
+        ("reacher_4link", 1.0, -208, -294),
+    ],
+)
+def test_actions_without_aim_earn_what_they_did_in_the_original(option, size, held_out, out_of_range):
+    count = 30 if option == "ant_target" else 100
+    env = make_env(f"env={option}", num_tasks=count)
+    for task_set, published in (("held_out", held_out), ("out_of_range", out_of_range)):
+        env.sample_tasks(task_set)
+        (rollout,) = collect_trial(env, Shaking(env, size), make_generator(0))
+        assert (rollout.reward * rollout.mask).sum(0).mean().item() == pytest.approx(published, rel=0.12)
 
 
 def test_the_small_ant_stands():

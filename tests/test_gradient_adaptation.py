@@ -61,7 +61,7 @@ CASES = [
     ("maml", ("algorithm.num_inner_steps=2",)),
     ("maml", ("algorithm.inner_loss=likelihood_ratio",)),
     ("maml", ("algorithm.inner_gradient_norm=0.05",)),
-    ("maml", ("algorithm.baseline=network",)),
+    ("maml", ("algorithm.baseline=network", "outer=ppo")),
     ("maml", ("algorithm.entropy_coefficient=0.1",)),
     ("meta_sgd", ("algorithm.num_inner_steps=2",)),
     ("meta_sgd", ("algorithm.step_bound=null",)),
@@ -93,7 +93,7 @@ def test_meta_gradients_agree_with_finite_differences(method, overrides, env_nam
                 parameter.add_(sign * 1e-6 * direction)
         values.append(mean_loss(agent, stages).item())
     assert abs(slope) > 1e-4
-    assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-5, abs=1e-6)
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-6, abs=1e-6)
 
 
 def test_first_order_gradients_have_their_closed_form():
@@ -308,15 +308,6 @@ def test_promp_starts_from_minus_the_mean_advantage():
     assert terms.parts["inner_kl_0"].abs().max() < 1e-6
 
 
-def test_the_weight_of_promps_divergence_follows_its_target():
-    weights = []
-    for target in ("1e-12", "100"):
-        agent, env = learner("promp", f"algorithm.inner_kl_target={target}")
-        agent.update(collected(agent, env), 0.0, make_generator(0))
-        weights.append(agent.coefficients.item())
-    assert weights == pytest.approx([2 * 5e-4, 5e-4 / 2])
-
-
 # ---------------------------------------------------------------- options
 
 CHANGES = {
@@ -381,25 +372,23 @@ def test_what_does_not_fit_is_refused_with_the_remedy(overrides):
     assert all(part in str(refusal.value) for part in REFUSED[overrides])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_adaptation_learns_to_walk_to_a_goal(method):
-    """After some outer steps a gradient step on the support raises the return of held-out tasks."""
-    given = (
-        "env=point_navigation",
-        "env.horizon=20",
-        "env.num_episodes=1",
-        "lanes_per_task=10",
-        "model.hidden_size=32",
-    )
-    agent, env = make_algorithm(f"algorithm={method}", *given, "env.arrival=0", lanes=20)
+def gained(method: str, updates: int) -> float:
+    """By how much adaptation raises the return of held-out tasks after some outer steps."""
+    sizes = ("env.horizon=20", "env.num_episodes=1", "lanes_per_task=10", "model.hidden_size=32", "env.arrival=0")
+    agent, env = make_algorithm(f"algorithm={method}", "env=point_navigation", *sizes, lanes=20)
     generator = make_generator(0)
-    for _ in range(12):
+    for _ in range(updates):
         env.sample_tasks()
         agent.update(collect_trial(env, agent, generator), 0.0, generator)
-    before, after = [], []
+    gains = []
     for _ in range(3):
         env.sample_tasks("held_out")
         trial = collect_trial(env, agent, generator)
-        before.append(trial[0].reward.sum(0).mean().item())
-        after.append(trial[-1].reward.sum(0).mean().item())
-    assert np.mean(after) > np.mean(before) + 0.3
+        gains.append((trial[-1].reward.sum(0) - trial[0].reward.sum(0)).mean().item())
+    return float(np.mean(gains))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adaptation_learns_to_walk_to_a_goal(method):
+    """A gradient step helps an untrained policy a little; ProMP's few small steps are slow, the others are not."""
+    assert gained(method, 12) > gained(method, 0) + (0.2 if method == "promp" else 2)

@@ -40,20 +40,29 @@ def test_advantages_are_those_of_a_loop_over_ragged_episodes(bootstrap):
     reward, mask = (rollout.reward * rollout.mask).numpy(), rollout.mask.numpy()
     ends = (rollout.terminated | rollout.truncated).numpy()
     time = steps_of_episodes(rollout.timestep.first)
+
+    def features(seen, t, lane, later):
+        when = None if bootstrap else time[t, lane].view(1, 1) + later
+        return baseline_features(seen[t, lane].view(1, 1, -1), when).numpy()[0, 0]
+
     for task in range(2):
         lanes = range(3 * task, 3 * task + 3)
-        rows, targets, places = [], [], []
+        rows, targets, places, explained = [], [], [], []
         for lane in lanes:
-            to_go = 0.0
+            to_go, cut = 0.0, 0.0
             for t in reversed(range(len(reward))):
                 to_go = reward[t, lane] + (0.0 if ends[t, lane] else 0.9 * to_go)
+                if ends[t, lane]:
+                    cut = features(rollout.next_observation, t, lane, 1) * float(rollout.truncated[t, lane])
+                cut = 0.9 * cut
                 if mask[t, lane]:
-                    rows.append(baseline_features(rollout.timestep.observation[t, lane], time[t, lane]).numpy())
+                    rows.append(features(rollout.timestep.observation, t, lane, 0))
+                    explained.append(rows[-1] - cut * bootstrap)
                     targets.append(to_go)
                     places.append((t, lane))
-        x, y = np.array(rows), np.array(targets)
+        x, y = np.array(explained), np.array(targets)
         weights = np.linalg.solve(x.T @ x + 1e-5 * np.eye(x.shape[1]), x.T @ y)
-        values = {place: float(row @ weights) for place, row in zip(places, x, strict=True)}
+        values = {place: float(row @ weights) for place, row in zip(places, rows, strict=True)}
         found = by_lane(samples.advantage, len(reward))
         for lane in lanes:
             advantage = 0.0
@@ -64,8 +73,7 @@ def test_advantages_are_those_of_a_loop_over_ragged_episodes(bootstrap):
                 if not ends[t, lane]:
                     after = values.get((t + 1, lane), 0.0)
                 elif bootstrap and rollout.truncated[t, lane]:
-                    row = baseline_features(rollout.next_observation[t, lane], time[t, lane] + 1).numpy()
-                    after = float(row @ weights)
+                    after = float(features(rollout.next_observation, t, lane, 1) @ weights)
                 delta = reward[t, lane] + 0.9 * after - values[t, lane]
                 advantage = delta + (0.0 if ends[t, lane] else 0.72 * advantage)
                 assert found[t, lane].item() == pytest.approx(advantage, abs=2e-4)

@@ -172,7 +172,7 @@ def baseline_features(observation: Tensor, time: Tensor | None) -> Tensor:
 
     Without a time ``[T, B]`` its powers are left out.
     """
-    observation = observation.double().flatten(2).clamp(-10, 10)
+    observation = observation.double().reshape(*observation.shape[:2], -1).clamp(-10, 10)
     powers = []
     if time is not None:
         t = time.double().unsqueeze(-1) / 100
