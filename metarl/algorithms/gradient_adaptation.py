@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from gymnasium.spaces import Discrete
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.func import functional_call
 
 from metarl import parallel
@@ -98,7 +97,7 @@ class GradientAdaptation(Algorithm):
         if inner_loss == "dice" and first_order:
             raise ValueError("algorithm.inner_loss=dice: is for second order; use algorithm.first_order=false")
         self.lanes_per_task = env.lanes_per_task
-        self.observed = OneHot(env.observation_space) if isinstance(env.observation_space, Discrete) else nn.Identity()
+        self.observed = OneHot(env.observation_space)
         self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
         self.inner_gradient_norm, self.first_order = inner_gradient_norm, first_order

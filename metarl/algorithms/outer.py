@@ -1,5 +1,6 @@
 """Outer steps of gradient-based adaptation: Adam on a surrogate, or a trust region (TRPO, Schulman et al. 2015)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -138,8 +139,8 @@ class BestIterate(AdamSurrogate):
             if logs["kl"] < self.max_kl and (not best or logs["policy_loss"] < best["policy_loss"]):
                 best = logs | {"chosen_step": float(index)}
                 chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
-            if index + 1 < self.num_steps:
-                self.move()
+            if index + 1 < self.num_steps and not math.isfinite(self.move()):
+                break
         with torch.no_grad():
             nn.utils.vector_to_parameters(chosen, self.parameters)
         return best or first | {"chosen_step": 0.0}

@@ -16,7 +16,6 @@ from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
 from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, best_episodes, no_episodes
-from metarl.models.features import OneHot
 from metarl.rollout import Rollout, Timestep
 
 ENCODER = "encoder."
@@ -72,8 +71,7 @@ class TESP(MetaSGD):
 
     def build_others(self, env):
         self.horizon = env.horizon
-        self.embedded = OneHot(env.observation_space)
-        width = self.embedded.output_dim + self.policy.distribution.num_parameters + 1
+        width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
         self.feature_dim = width
         self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates)
         super().build_others(env)
@@ -155,7 +153,7 @@ class TESP(MetaSGD):
 
     def _features(self, rollout: Rollout, acted: Tensor) -> Tensor:
         """Observation, action distribution and reward of every step, ``[N, lanes * T, F]``."""
-        observed = by_task(self.embedded(rollout.timestep.observation), self.lanes_per_task)
+        observed = by_task(self.observed(rollout.timestep.observation), self.lanes_per_task)
         return torch.cat([observed, acted, by_task(rollout.reward, self.lanes_per_task).unsqueeze(2)], dim=2)
 
 
