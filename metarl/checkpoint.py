@@ -1,24 +1,19 @@
 """Checkpoints: atomic, versioned, safe to load."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from metarl.errors import CheckpointError
+from metarl.run_files import replacing
 
 FORMAT = 2
 
 
 def save(state: dict, path: Path) -> None:
     """Write ``state`` (tensors, numbers, strings, containers of them); a crash leaves old or new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as file:
         torch.save({"format": FORMAT, "state": state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict:

@@ -1,7 +1,6 @@
 """The ``metarl`` command: what to do with runs once they are there. Heavy imports wait until a command needs them."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import ConfigError, report
+from metarl.run_files import to_json
 
 if TYPE_CHECKING:
     from metarl.evaluation import Which
@@ -190,7 +190,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.format == "json" and not options.test_episodes and not options.by_task:
         head = {"env": config["choices"]["env"], "seed": options.seed, "checkpoint": options.checkpoint}
         results = {name: playing.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
-        print(json.dumps(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
+        print(to_json(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
         return
     rows = partial(playing.action_rows, agent, parts.make_env)
     if options.test_episodes:

@@ -1,9 +1,11 @@
 """Errors a user can mend, told in one message; everything else keeps its traceback. Imports nothing heavy."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 class MetarlError(Exception):
@@ -20,6 +22,20 @@ class RunDirectoryError(MetarlError):
 
 class CheckpointError(MetarlError):
     """A checkpoint that cannot be used."""
+
+
+class FileError(MetarlError, OSError):
+    """A file that cannot be written; the arguments are those of ``OSError``: number, text and path."""
+
+    REMEDIES: ClassVar = {
+        errno.ENOSPC: "free some space on that disk",
+        errno.EDQUOT: "free some of your quota there",
+        errno.ELOOP: "it is a link, which metarl does not follow: remove it",
+    }
+
+    def __str__(self) -> str:
+        remedy = self.REMEDIES.get(self.errno, "choose a place that can be written to")
+        return f"{self.filename}: cannot be written ({self.strerror}); {remedy}"
 
 
 def report(error: Exception, overrides: Sequence[str] = ()) -> bool:

@@ -21,7 +21,7 @@ import yaml
 
 from metarl.checkpoint import Checkpoints
 from metarl.errors import RunDirectoryError
-from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY
+from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY, append_line, replace_file, to_json
 
 GLANCES = 10  # retries where the lock is held: whoever asks whether a run goes on holds it for a moment
 
@@ -100,7 +100,7 @@ class RunDirectory:
         self._lock.write(json.dumps(occupation()))
         self._lock.flush()
         (self.path / ERROR).unlink(missing_ok=True)
-        self._replace(self.config_path, yaml.safe_dump(config, sort_keys=False))
+        replace_file(self.config_path, yaml.safe_dump(config, sort_keys=False))
 
     def close(self) -> None:
         """Let others in."""
@@ -109,27 +109,26 @@ class RunDirectory:
     def write_error(self, error: BaseException) -> None:
         """Say why the run failed, to those who did not see its console."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._replace(self.path / ERROR, f"{type(error).__name__}: {error}\n")
+        replace_file(self.path / ERROR, f"{type(error).__name__}: {error}\n")
 
     def resume_metrics(self, iteration: int) -> None:
         """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same."""
         if self.metrics_path.exists():
-            self._replace(self.metrics_path, "".join(_rows_until(self.metrics_path, iteration)))
+            replace_file(self.metrics_path, "".join(_rows_until(self.metrics_path, iteration)))
 
     def append_metrics(self, row: dict) -> None:
         """Add one row, at once."""
-        with open(self.metrics_path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.metrics_path, to_json(row))
 
     def write_summary(self, summary: dict) -> None:
         """Write ``summary.json``: the run is finished."""
-        self._replace(self.summary_path, json.dumps(summary, indent=2) + "\n")
+        replace_file(self.summary_path, to_json(summary, indent=2) + "\n")
 
     def write_trial(self, text: str, picture: bytes | None) -> None:
         """Write ``trial.json``, and ``trial.png`` where there is a picture: one held-out trial, for the report."""
-        self._replace(self.path / "trial.json", text)
+        replace_file(self.path / "trial.json", text)
         if picture is not None:
-            (self.path / "trial.png").write_bytes(picture)
+            replace_file(self.path / "trial.png", picture)
 
     def discard_summary(self) -> None:
         """The run goes on: what was final no longer is."""
@@ -138,12 +137,6 @@ class RunDirectory:
     def summary(self) -> dict | None:
         """The summary, once there is one."""
         return json.loads(self.summary_path.read_text()) if self.summary_path.exists() else None
-
-    @staticmethod
-    def _replace(path: Path, text: str) -> None:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text)
-        os.replace(partial, path)
 
 
 def occupation() -> dict[str, object]:

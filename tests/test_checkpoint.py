@@ -63,15 +63,6 @@ def test_half_written_files_are_no_checkpoints(tmp_path):
     assert store.path("latest").name == "00000003.pt"
 
 
-def test_the_file_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
-    order = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: order.append("fsync") or fsync(file))
-    monkeypatch.setattr(os, "replace", lambda *paths: order.append("replace") or replace(*paths))
-    save(STATE, tmp_path / "a.pt")
-    assert order == ["fsync", "replace"]
-
-
 # ---------------------------------------------------------------- files that are not ours
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from metarl import run_files
 from metarl.analysis import style
 from metarl.envs.pictures import Picture
 
@@ -41,7 +42,7 @@ class Film:
 
 def to_json(film: Film) -> str:
     """All but the pictures."""
-    return json.dumps(
+    return run_files.to_json(
         {
             "task": film.task,
             "returns": film.returns,
@@ -87,11 +88,14 @@ def write_video(film: Film, path: Path, frames_per_second: float) -> None:
     """
     if path.suffix == ".gif":
         first, *others = (Image.fromarray(picture) for picture in film.pictures)
-        first.save(path, save_all=True, append_images=others, duration=1000 / frames_per_second, loop=0)
+        with run_files.replacing(path) as file:
+            first.save(file, "GIF", save_all=True, append_images=others, duration=1000 / frames_per_second, loop=0)
     elif path.suffix == ".mp4":
         import imageio.v3 as imageio  # only films need it
 
-        imageio.imwrite(path, np.stack(film.pictures), fps=frames_per_second, macro_block_size=2)
+        pictures = np.stack(film.pictures)
+        video = imageio.imwrite("<bytes>", pictures, extension=".mp4", fps=frames_per_second, macro_block_size=2)
+        run_files.replace_file(path, video)
     else:
         raise ValueError(f"--video {path}: give a name that ends in .mp4 or .gif")
 

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from metarl.analysis import style
+from metarl.analysis.style import save_figure
 from metarl.analysis.tables import Row, format_table
 from metarl.models.base import SequenceModel
+from metarl.run_files import replace_file
 
 Measured = dict[str, np.ndarray]  # by name of the quantity, one value per step
 
@@ -110,7 +112,6 @@ def write_analysis(measured: dict[str, Measured], folder: Path) -> list[Path]:
         measured: by model.
         folder: made if it is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = [
         {"model": model, "quantity": name, "step": step, "value": float(value)}
         for model, quantities in measured.items()
@@ -118,8 +119,8 @@ def write_analysis(measured: dict[str, Measured], folder: Path) -> list[Path]:
         for step, value in enumerate(values)
     ]
     table, figure = folder / "memory.csv", folder / "memory.svg"
-    table.write_text(format_table(rows, "csv"))
-    draw(measured).savefig(figure, bbox_inches="tight")
+    replace_file(table, format_table(rows, "csv"))
+    save_figure(draw(measured), figure)
     return [table, figure]
 
 

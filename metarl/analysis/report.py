@@ -1,7 +1,6 @@
 """One HTML page about one run or several: no request leaves it, so it can be mailed, archived or opened offline."""
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, final_table
+from metarl.run_files import replace_file
 
 TEMPLATE = "report.html.j2"
 
@@ -83,7 +83,7 @@ def write_report(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     path = Path(path)
-    _write_atomically(path, templates.get_template(TEMPLATE).render(page))
+    replace_file(path, templates.get_template(TEMPLATE).render(page))
     return path
 
 
@@ -222,13 +222,3 @@ def _yaml(config: dict[str, Any]) -> str:
 
 def _thousands(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

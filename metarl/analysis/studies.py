@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from metarl.analysis import attention, beliefs, embeddings, memory
+from metarl.analysis.style import save_figure
 from metarl.analysis.tables import Row, format_table
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
 from metarl.rollout import Rollout, collect_trial, episode_returns
+from metarl.run_files import replace_file, replacing
 from metarl.seeding import make_generator, split_seed, stream_seed
 
 
@@ -130,10 +132,10 @@ def _embeddings(subject: Subject, seed: int, num_tasks: int) -> embeddings.Embed
 
 
 def _write(folder: Path, stem: str, rows: list[Row], figure: Any, arrays: dict[str, np.ndarray]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}.{ending}" for ending in ("csv", "svg", "npz")]
-    paths[0].write_text(format_table(rows, "csv"))
-    figure.savefig(paths[1], bbox_inches="tight")
+    replace_file(paths[0], format_table(rows, "csv"))
+    save_figure(figure, paths[1])
     named: dict[str, Any] = {name.replace("/", "_"): values for name, values in arrays.items()}
-    np.savez_compressed(paths[2], **named)
+    with replacing(paths[2]) as file:
+        np.savez_compressed(file, **named)
     return paths

@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
+from metarl.run_files import replacing
+
 INK, MUTED, GRID = "#1f2429", "#6b747d", "#d9dee3"
 # Okabe & Ito 2008, without its yellow, which is too light for lines.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -197,12 +199,17 @@ def to_svg(figure: Figure, prefix: str) -> str:
 
 def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
     """Each as an SVG file of its name; the same figure gives the same bytes."""
-    directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.svg" for name in figures]
     for figure, path in zip(figures.values(), paths, strict=True):
         with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-            figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+            save_figure(figure, path, metadata={"Date": None})
     return paths
+
+
+def save_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """One figure as an SVG file; the folder is made if it is missing."""
+    with replacing(path) as file:
+        figure.savefig(file, format="svg", bbox_inches="tight", **options)
 
 
 def _tidy(ax: Axes) -> None:

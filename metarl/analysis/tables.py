@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from tabulate import tabulate
 
+from metarl.run_files import finite
+
 Row = dict[str, Any]
 Format = Literal["text", "markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
@@ -61,9 +63,7 @@ def format_table(rows: Sequence[Row], format: Format = "text") -> str:
         ValueError: an unknown format.
     """
     if format == "json":
-        return json.dumps(
-            [{key: _plain(value) for key, value in row.items()} for row in rows], indent=2, ensure_ascii=False
-        )
+        return json.dumps(finite(list(rows)), indent=2, ensure_ascii=False, allow_nan=False)
     if format == "csv":
         return _csv(rows)
     if format not in FORMATS:
@@ -155,8 +155,3 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

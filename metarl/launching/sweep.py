@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.errors import RunDirectoryError
-from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY
+from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY, replace_file, to_json
 
 State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
 
@@ -182,9 +182,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     """``sweep.json``, whole or not at all."""
     try:
         (path / "logs").mkdir(parents=True, exist_ok=True)
-        partial = path / f".{RECORD}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(record, indent=1))
-        os.replace(partial, path / RECORD)
+        replace_file(path / RECORD, to_json(record, indent=1))
     except OSError as error:
         raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
 
