@@ -34,7 +34,7 @@ class FileError(MetarlError, OSError):
     }
 
     def __str__(self) -> str:
-        remedy = self.REMEDIES.get(self.errno, "choose a place that can be written to")
+        remedy = self.REMEDIES.get(self.errno or 0, "choose a place that can be written to")
         return f"{self.filename}: cannot be written ({self.strerror}); {remedy}"
 
 

@@ -47,7 +47,7 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("precious")
     link.symlink_to(target)
-    with pytest.raises(FileError, match="link: cannot be written .* it is a link, which metarl does not follow"):
+    with pytest.raises(FileError, match=r"link: cannot be written .* it is a link, which metarl does not follow"):
         append_line(link, "more")
     replace_file(link, "new")
     assert target.read_text() == "precious" and link.read_text() == "new" and not link.is_symlink()
