@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> None:
     from metarl.config import build
     from metarl.experiment import run
     from metarl.run_directory import RunDirectory
+    from metarl.trust import TYPED
 
     try:
         cluster = job.runtime.choices["cluster"]
@@ -38,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         config = resolved(cfg, job.runtime.choices)
         parallel.join(config["device"])
         run_dir = parallel.from_main(run_dir)  # whose name may be a time
-        run(build(config, run_dir), config, sweep)
+        run(build(config, run_dir, TYPED), config, sweep)
     except Exception as error:
         if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
             RunDirectory(run_dir).write_error(error)

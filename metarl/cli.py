@@ -50,6 +50,7 @@ def _playing_commands(commands: Any) -> None:
         type=_positive,
         help="play this many episodes after each trial, each from the state it ended in, and score these instead",
     )
+    _trust_option(evaluating)
     evaluating.add_argument("--by-task", action="store_true", help="returns by value or half of each task parameter")
 
     playing = _command(commands, "baselines", baselines, "classical solvers and bounds of an environment")
@@ -103,11 +104,13 @@ def _sweeping_commands(commands: Any) -> None:
     resuming = _command(commands, "resume", resume, "go on with a sweep: what failed or stopped", formats=False)
     resuming.add_argument("sweep", type=Path, help="sweep directory")
     resuming.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="cluster=... and hydra.launcher.*")
+    _trust_option(resuming)
 
 
 def _watching_command(commands: Any) -> None:
     watching = _command(commands, "watch", watch, "a trial as a film, without a screen", formats=False)
     watching.add_argument("run", type=Path, help="run directory")
+    _trust_option(watching)
     watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run)")
     watching.add_argument("--task", nargs="*", default=[], metavar="NAME=NUMBER,...", help="parameters of the task")
     watching.add_argument("--task-set", default="held_out", help="where the others are drawn from (default held_out)")
@@ -138,7 +141,18 @@ def _analysing_command(commands: Any) -> None:
     analysing.add_argument("--repeats", type=_positive, default=3, help="memory: random inputs to average over")
     analysing.add_argument("--num-tasks", type=_positive, default=64, help="held-out tasks to play, for all but memory")
     analysing.add_argument("--seed", type=_natural, default=0, help="of inputs, of tasks and of untrained weights")
+    _trust_option(analysing)
     analysing.add_argument("--output", type=Path, default=Path("analysis"), help="folder for tables and figures")
+
+
+def _trust_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package outside metarl whose code the run may name; also METARL_TRUST=PACKAGE,...",
+    )
 
 
 def _command(commands: Any, name: str, function: Any, text: str, formats: bool = True) -> argparse.ArgumentParser:
@@ -177,13 +191,14 @@ def evaluate(options: argparse.Namespace) -> None:
     from metarl.analysis import playing
     from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
+    from metarl.trust import trusted
 
     directory = RunDirectory(options.run)
     config = directory.config()
     if options.device:
         config["device"] = options.device
     path = directory.checkpoints.path(options.checkpoint)
-    agent, parts = build_algorithm(config)
+    agent, parts = build_algorithm(config, trusted(options.trust))
     checkpoint.load_weights(agent, path, parts.settings.device)
     env = parts.make_env(num_tasks=1, seed=0)
     sets = playing.chosen_tasks(options, env)
@@ -208,12 +223,14 @@ def watch(options: argparse.Namespace) -> None:
     from metarl.config import build_algorithm
     from metarl.envs.pictures import NoRendererError
     from metarl.run_directory import RunDirectory
+    from metarl.trust import trusted
 
     path = options.video or options.run / "watch.mp4"
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
     directory = RunDirectory(options.run)
-    agent, parts = build_algorithm(directory.config() | {"device": "cpu", "lanes_per_task": 1})
+    config = directory.config() | {"device": "cpu", "lanes_per_task": 1}
+    agent, parts = build_algorithm(config, trusted(options.trust))
     checkpoint.load_weights(agent, directory.checkpoints.path(options.checkpoint), "cpu")
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
@@ -230,8 +247,9 @@ def watch(options: argparse.Namespace) -> None:
 def baselines(options: argparse.Namespace) -> None:
     """Every classical solver of an environment on held-out tasks, and its bounds."""
     from metarl.analysis import playing
-    from metarl.compose import compose
+    from metarl.compose import compose, resolved
     from metarl.config import build_env_factory
+    from metarl.trust import TYPED
 
     if any(
         not override.lstrip("+~").startswith(("env=", "env.", "lanes_per_task", "device"))
@@ -240,8 +258,8 @@ def baselines(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"{' '.join(options.overrides)}: baselines take the keys env, env.*, lanes_per_task and device"
         )
-    config = compose(options.overrides)
-    make_env = build_env_factory(config, options.device)
+    config = resolved(compose(options.overrides), {})
+    make_env = build_env_factory(config, options.device, TYPED)
     env = make_env(num_tasks=1, seed=0)
     sets = playing.chosen_tasks(options, env)
     if options.tune:
@@ -291,12 +309,13 @@ def _subjects(options: argparse.Namespace) -> Any:
     from metarl.compose import compose, resolved
     from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
+    from metarl.trust import TYPED, trusted
 
     overrides = [subject for subject in options.subjects if "=" in subject]
     for run in (Path(subject) for subject in options.subjects if "=" not in subject):
         directory = RunDirectory(run)
         config = directory.config() | {"device": "cpu"}
-        agent, parts = build_algorithm(config)
+        agent, parts = build_algorithm(config, trusted(options.trust))
         checkpoint.load_weights(agent, directory.checkpoints.path("latest"), "cpu")
         yield Subject(str(run), agent, parts.make_env)
     models = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
@@ -305,7 +324,7 @@ def _subjects(options: argparse.Namespace) -> Any:
         raise ConfigError(f"{' '.join(overrides)}: which memories? Add model=gru, or several: model=gru,lstm")
     for model in ",".join(models).split(",") if models else []:
         config = resolved(compose([*others, f"model={model}", f"seed={options.seed}"]), choices={})
-        agent, parts = build_algorithm(config)
+        agent, parts = build_algorithm(config, TYPED)
         yield Subject(model, agent, parts.make_env)
 
 
@@ -349,7 +368,9 @@ def resume(options: argparse.Namespace) -> None:
     """Whatever runs or is finished is left alone."""
     from metarl.launching import commands
     from metarl.launching.sweep import Sweep
+    from metarl.trust import extend_environment
 
+    extend_environment(options.trust)  # for the runs
     code = commands.resume(Sweep(options.sweep), options.overrides)
     if code:
         sys.exit(code)

@@ -1,38 +1,39 @@
 """The edge between YAML and code: checks a configuration against the constructors it names, then builds.
 
-Nothing below this file knows Hydra. The constructor is the schema: its type hints say what a key may hold.
+Nothing below this file knows Hydra. A configuration is trusted to name code of metarl alone, unless the caller trusts
+more: see ``metarl.trust``.
 """
 
-import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from hydra.utils import get_object, instantiate
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
-from metarl.compose import unknown_key
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
 from metarl.logging import Loggers
+from metarl.models.policy import Policy
 from metarl.run_directory import RunDirectory
+from metarl.schema import Kind, Schema
 from metarl.seeding import make_generator, stream_seed
 from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
+from metarl.trust import Trust, check_names, trusted
 
 # What the program gives, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
 SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim", "told_dim"})
-BUILT = frozenset({"parameters", "observation_dim", "known_dim", "num_outputs", "actor_gain"})
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
+LOGGER = Kind(partial=False, methods=("start", "log", "finish"))
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -51,109 +52,7 @@ class RunSettings:
     device: str
     meta_batch_size: PositiveInt
     lanes_per_task: PositiveInt
-    num_threads: PositiveInt | None
-
-
-def check(node: Mapping, target: Callable, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The values of ``node``, which must be arguments of ``target`` and of the types it declares.
-
-    Args:
-        node: keys and values, without ``_target_`` and the like.
-        target: what will be called with them.
-        path: of the node in the configuration, for messages.
-        supplied: arguments that the program gives and a user may not.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is not allowed.
-    """
-    if not isinstance(node, Mapping):
-        raise ConfigError(f"{path}={node}: must hold the keys {', '.join(_parameters(target, {}, path))}")
-    parameters = _parameters(target, node, path)
-    allowed = [name for name in parameters if name not in supplied]
-    values = {}
-    for name, value in node.items():
-        key = f"{path}.{name}" if path else str(name)
-        if name not in allowed:
-            raise ConfigError(unknown_key(key, value, allowed))
-        values[str(name)] = _checked_value(parameters[name], value, key)
-    for name in allowed:
-        if parameters[name].default is inspect.Parameter.empty and name not in values:
-            raise ConfigError(f"{path + '.' if path else ''}{name} is missing")
-    return values
-
-
-def check_target(node: Mapping, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """``check`` of a node against its own ``_target_``; returns a node ready to instantiate."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{path}={node}: must name a class as its _target_, as the files in conf/ do")
-    try:
-        target = get_object(node["_target_"])
-    except Exception:
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported") from None
-    special = {name: node[name] for name in ("_target_", "_partial_") if name in node}
-    return special | check({k: v for k, v in node.items() if k not in special}, target, path, supplied)
-
-
-def _parameters(target: Callable, node: Mapping, path: str) -> dict[str, inspect.Parameter]:
-    """Named parameters of ``target``, annotations resolved.
-
-    ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of the
-    constructor that ``super().__init__`` is; any other ``**`` is for the program alone.
-    """
-    constructors: list[Callable] = [target]
-    if inspect.isclass(target):
-        constructors = [vars(owner)["__init__"] for owner in target.__mro__[:-1] if "__init__" in vars(owner)] or [
-            target
-        ]
-    return _parameters_of(constructors, node, path)
-
-
-def _parameters_of(constructors: list[Callable], node: Mapping, path: str) -> dict[str, inspect.Parameter]:
-    """Of the first, and of the others as far as each hands on what is inherited."""
-    hints = typing.get_type_hints(constructors[0], include_extras=True)
-    found: dict[str, inspect.Parameter] = {}
-    for name, parameter in inspect.signature(constructors[0]).parameters.items():
-        if name == "self" or parameter.kind is parameter.VAR_POSITIONAL:
-            continue
-        if parameter.kind is not parameter.VAR_KEYWORD:
-            found[name] = parameter.replace(annotation=hints.get(name, Any))
-        elif name.endswith("_options"):
-            inner = name.removesuffix("_options")
-            found = _parameters(_named(node.get(inner), f"{path}.{inner}"), node, path) | found
-        elif name == "inherited":
-            found = _parameters_of(constructors[1:], node, path) | found
-    return found
-
-
-def _named(node: Any, path: str) -> Callable:
-    """What a node that names a class or function stands for."""
-    if not isinstance(node, Mapping):
-        return lambda: None  # its type is refused where it is checked
-    try:
-        return instantiate(check_target(node, path))
-    except ConfigError:
-        raise
-    except Exception:
-        given = ", ".join(f"{path}.{key}={value}" for key, value in node.items() if not key.startswith("_"))
-        raise ConfigError(f"{given}: cannot be imported") from None
-
-
-def _checked_value(parameter: inspect.Parameter, value: Any, key: str) -> Any:
-    if isinstance(value, Mapping) and "_target_" in value:
-        return check_target(value, key, BUILT)
-    annotation = parameter.annotation
-    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    try:
-        adapter = TypeAdapter(annotation, config=strict)
-    except Exception:  # a dataclass or model carries its own configuration
-        adapter = TypeAdapter(annotation)
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        if isinstance(value, float) and value.is_integer():  # YAML reads 1e6 as a float
-            return _checked_value(parameter, int(value), key)
-        wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
-        raise ConfigError(f"{key}={value!r}: must be {wanted}") from None
+    num_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
 
 
 @dataclass(frozen=True)
@@ -168,45 +67,65 @@ class Parts:
     loggers: Loggers
 
 
-def parts(config: dict) -> Parts:
+def parts(config: Mapping, trust: Trust | None = None) -> Parts:
     """Check a whole configuration.
+
+    Args:
+        config: resolved.
+        trust: in what it names; None trusts metarl and what ``METARL_TRUST`` lists.
 
     Raises:
         ConfigError: naming the first key that is wrong.
     """
+    schema = _schema(config, trust)
     for name in NODES:
         if name not in config:
             raise ConfigError(f"{name} is missing")
-    settings = _settings(config)
-    model = instantiate(check_target(config["model"], "model", SPACES), _convert_="all")
-    algorithm = instantiate(check_target(config["algorithm"], "algorithm", WORLD), _convert_="all")
-    loggers = {
-        name: instantiate(check_target(node, f"logger.{name}"), _convert_="all")
-        for name, node in (config.get("logger") or {}).items()
-    }
+    settings = _settings(config, schema)
+    model = schema.target(config["model"], "model", Kind(Policy), SPACES).build()
+    algorithm = schema.target(config["algorithm"], "algorithm", Kind(Algorithm), WORLD).build()
 
     def make_algorithm(on):
         return algorithm(env=on, model=model).to(settings.device)
 
     return Parts(
         settings,
-        _env_factory(config["env"], settings),
+        _env_factory(config["env"], settings, schema),
         make_algorithm,
-        TrainingPlan(**check(config["training"], TrainingPlan, "training")),
-        EvaluationPlan(**check(config["eval"], EvaluationPlan, "eval")),
-        Loggers(loggers),
+        TrainingPlan(**schema.check(config["training"], TrainingPlan, "training")),
+        EvaluationPlan(**schema.check(config["eval"], EvaluationPlan, "eval")),
+        _loggers(config.get("logger"), schema),
     )
 
 
-def build(config: dict, run_dir: Path) -> Trainer:
+def _schema(config: Mapping, trust: Trust | None) -> Schema:
+    """The schema of a configuration that names nothing but trusted code."""
+    trust = trusted() if trust is None else trust
+    if not trust.everything:
+        check_names(config, trust)
+    return Schema(trust)
+
+
+def _loggers(nodes: Any, schema: Schema) -> Loggers:
+    if nodes is not None and not isinstance(nodes, Mapping):
+        raise ConfigError(f"logger={nodes}: must hold loggers by name; choose logger=jsonl, tensorboard or wandb")
+    checked = {name: schema.target(node, f"logger.{name}", LOGGER) for name, node in (nodes or {}).items()}
+    return Loggers({name: node.build() for name, node in checked.items()})
+
+
+def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
     """A trainer, ready to run or to resume; nothing is written yet.
+
+    Args:
+        config, trust: see ``parts``.
+        run_dir: where the run is, or will be.
 
     Raises:
         ConfigError: the configuration is wrong.
         RunDirectoryError: ``run_dir`` cannot hold this run.
         CheckpointError: the checkpoint there cannot be used.
     """
-    built = parts(config)
+    built = parts(config, trust)
     directory = RunDirectory(run_dir, built.training.keep_checkpoints)
     directory.check(config)
     seed, device = built.settings.seed, built.settings.device
@@ -232,30 +151,32 @@ def build(config: dict, run_dir: Path) -> Trainer:
     return trainer
 
 
-def build_env_factory(config: Mapping, device: str | None = None) -> MakeEnv:
-    """Makes the environment of a configuration; ``device`` replaces the configured one.
+def build_env_factory(config: Mapping, device: str | None = None, trust: Trust | None = None) -> MakeEnv:
+    """Makes the environment of a configuration; ``device`` replaces the configured one. For ``trust`` see ``parts``.
 
     Raises:
         ConfigError: the configuration is wrong.
     """
-    settings = _settings(dict(config) | ({"device": device} if device else {}))
-    return _env_factory(config["env"], settings)
+    schema = _schema(config, trust)
+    settings = _settings(dict(config) | ({"device": device} if device else {}), schema)
+    return _env_factory(config.get("env"), settings, schema)
 
 
-def _settings(config: Mapping) -> RunSettings:
-    settings = RunSettings(**check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, ""))
+def _settings(config: Mapping, schema: Schema) -> RunSettings:
+    given = schema.check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, "")
+    settings = RunSettings(**given)
     _check_device(settings.device)
     return settings
 
 
-def _env_factory(node: Mapping, settings: RunSettings) -> MakeEnv:
-    make = instantiate(check_target(node, "env", LANES), _convert_="all")
+def _env_factory(node: Any, settings: RunSettings, schema: Schema) -> MakeEnv:
+    make = schema.target(node, "env", Kind(MetaEnv), LANES).build()
     return partial(make, lanes_per_task=settings.lanes_per_task, device=settings.device)
 
 
-def build_algorithm(config: dict) -> tuple[Algorithm, Parts]:
-    """The untrained agent of a configuration, and the parts to evaluate it with."""
-    built = parts(config)
+def build_algorithm(config: dict, trust: Trust | None = None) -> tuple[Algorithm, Parts]:
+    """The untrained agent of a configuration, and the parts to evaluate it with. For ``trust`` see ``parts``."""
+    built = parts(config, trust)
     return _construct(built)[1], built
 
 
@@ -296,8 +217,9 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
 
 
 def _check_device(device: str) -> None:
+    """Refuse devices that are not there, or that compute nothing as ``meta``."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).item()
+    except Exception:  # each kind of device has its own
         found = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise ConfigError(f"device={device!r}: this machine has {', '.join(found)}") from None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.envs.lanes import LocalLanes, Make, WorkerLanes, limited, local_room
+from metarl.trust import GymName
 
 MOST_SEED = 2**31
 
@@ -113,7 +114,7 @@ class GymnasiumEnv(LaneEnv):
 
     def __init__(
         self,
-        make: str,
+        make: GymName,
         options: dict[str, Any],
         horizon: PositiveInt,
         num_episodes: PositiveInt,

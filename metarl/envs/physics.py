@@ -5,12 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import mujoco
 import numpy as np
-from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
 from metarl.cores import available_cores
+from metarl.envs.simulator import Rollout, mujoco
 
 Array = NDArray[np.float64]
 HUGE = 1e10  # MuJoCo's own limit for a sane position or velocity (mjMAXVAL)

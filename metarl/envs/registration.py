@@ -3,7 +3,6 @@
 Importing ``metarl.envs`` registers them, and imports nothing heavy.
 """
 
-import json
 from typing import Any
 
 import gymnasium
@@ -38,9 +37,10 @@ class SingleLane(gymnasium.Env):
         from metarl.compose import compose, resolved
         from metarl.config import build_env_factory
 
-        config = resolved(
-            compose([f"env={option}", *(f"env.{name}={json.dumps(value)}" for name, value in keys.items())]), {}
-        )
+        if option not in options("env"):
+            raise ValueError(f"option={option}: no such option; env has {', '.join(options('env'))}")
+        config = resolved(compose([f"env={option}"]), {})
+        config["env"] |= keys  # which may come from somebody else's run: values, and no overrides of Hydra
         if "num_workers" in config["env"] and "num_workers" not in keys:
             config["env"]["num_workers"] = 0  # a single lane needs no process of its own
         self._make = build_env_factory(config)

@@ -9,9 +9,12 @@ from functools import cache
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium import spaces
+
+from metarl.envs.simulator import mujoco  # first: it copes with broken graphics
+
+# isort: split
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 from numpy.typing import NDArray

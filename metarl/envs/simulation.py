@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from importlib.resources import files
 from typing import Literal
 
-import mujoco
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -19,6 +18,7 @@ from torch import Tensor
 from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
 from metarl.envs.pictures import Camera, Picture
+from metarl.envs.simulator import mujoco
 
 Flags = NDArray[np.bool_]
 # Along the x axis; any in the plane; the angles 1 and -1 radian of TrMRL's code, 115 degrees apart.
