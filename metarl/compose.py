@@ -40,7 +40,10 @@ def resolved(config: Any, choices: Mapping[str, str]) -> dict:
     if "choices" in config:
         values = OmegaConf.to_container(config.choices)
         key, value = next(iter(values.items())) if isinstance(values, dict) else ("", values)
-        raise ConfigError(unknown_key(f"choices.{key}", value, [str(name) for name in config if name != "choices"]))
+        known = ", ".join(sorted(str(name) for name in config if name != "choices"))
+        raise ConfigError(
+            f"choices.{key}={value}: no such key; metarl writes choices itself; the top level has {known}"
+        )
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return plain | {"choices": {name: choice for name, choice in choices.items() if "hydra/" not in name}}
 

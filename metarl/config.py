@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
+from metarl.capacity import check_bytes, check_lanes, check_state, check_trial, fitting, free_memory, sizes
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
@@ -65,6 +66,7 @@ class Parts:
     training: TrainingPlan
     evaluation: EvaluationPlan
     loggers: Loggers
+    sizes: dict[str, int]  # numbers that decide how much memory is needed, by key
 
 
 def parts(config: Mapping, trust: Trust | None = None) -> Parts:
@@ -83,7 +85,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
             raise ConfigError(f"{name} is missing")
     settings = _settings(config, schema)
     model = schema.target(config["model"], "model", Kind(Policy), SPACES).build()
-    algorithm = schema.target(config["algorithm"], "algorithm", Kind(Algorithm), WORLD).build()
+    algorithm = _algorithm(config, schema).build()
 
     def make_algorithm(on):
         return algorithm(env=on, model=model).to(settings.device)
@@ -95,7 +97,21 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
         TrainingPlan(**schema.check(config["training"], TrainingPlan, "training")),
         EvaluationPlan(**schema.check(config["eval"], EvaluationPlan, "eval")),
         _loggers(config.get("logger"), schema),
+        sizes(config),
     )
+
+
+def _algorithm(config: Mapping, schema: Schema) -> Any:
+    try:
+        return schema.target(config["algorithm"], "algorithm", Kind(Algorithm), WORLD)
+    except ConfigError as error:
+        if not str(error).startswith("algorithm.outer={"):
+            raise
+        choices = config.get("choices") or {}
+        raise ConfigError(
+            f"outer={choices.get('outer')}: algorithm={choices.get('algorithm')} takes no outer step; use outer=none, "
+            "or a method that adapts by gradient steps, such as algorithm=maml"
+        ) from None
 
 
 def _schema(config: Mapping, trust: Trust | None) -> Schema:
@@ -133,6 +149,7 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
         torch.set_num_threads(built.settings.num_threads)
     env, algorithm = _construct(built)
     _check_tasks(env, built)
+    _check_evaluation(env, built)
     trainer = Trainer(
         algorithm,
         env,
@@ -181,16 +198,29 @@ def build_algorithm(config: dict, trust: Trust | None = None) -> tuple[Algorithm
 
 
 def _construct(built: Parts):
-    seed = built.settings.seed
-    torch.manual_seed(stream_seed(seed, "weights"))
-    try:
-        env = built.make_env(
-            num_tasks=_tasks_of_one_process(built.settings.meta_batch_size),
-            seed=stream_seed(seed, "environment", parallel.rank()),
-        )
-        return env, built.make_algorithm(env)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    settings, num_tasks = built.settings, _tasks_of_one_process(built.settings.meta_batch_size)
+    lanes = num_tasks * settings.lanes_per_task
+    torch.manual_seed(stream_seed(settings.seed, "weights"))
+    with fitting(built.sizes, settings.device):
+        free = free_memory()
+        check_lanes(built.sizes, lanes, free)
+        env = built.make_env(num_tasks=num_tasks, seed=stream_seed(settings.seed, "environment", parallel.rank()))
+        check_trial(env, lanes, free)
+        algorithm = built.make_algorithm(env)
+        check_state(algorithm, lanes, free)
+        check_trial(env, built.sizes.get("algorithm.buffer_size", 0), free)
+        return env, algorithm
+
+
+def _check_evaluation(env: MetaEnv, built: Parts) -> None:
+    """Refuse evaluations to come that do not fit into memory."""
+    plan, free = built.evaluation, free_memory()
+    tasks = max(plan.num_tasks, plan.final_num_tasks)
+    known = {f"eval.{name}": getattr(plan, name) for name in ("num_tasks", "final_num_tasks")}
+    with fitting(known, "cpu"):
+        check_bytes(tasks * env.num_episodes * 8, free)  # their returns
+    with fitting(built.sizes | {"eval.tasks_at_once": plan.tasks_at_once}, "cpu"):
+        check_trial(env, min(plan.tasks_at_once, tasks) * built.settings.lanes_per_task, free)
 
 
 def _tasks_of_one_process(meta_batch_size: int) -> int:
@@ -222,4 +252,6 @@ def _check_device(device: str) -> None:
         torch.zeros(1, device=device).item()
     except Exception:  # each kind of device has its own
         found = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        raise ConfigError(f"device={device!r}: this machine has {', '.join(found)}") from None
+        raise ConfigError(
+            f"device={device!r}: this machine has {', '.join(found)}; use device=cpu, or --device cpu to evaluate a run"
+        ) from None

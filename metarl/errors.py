@@ -51,8 +51,13 @@ def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
         message = str(error)
     else:
         return False
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return True
+
+
+def printable(text: str) -> str:
+    """One line without what would steer a terminal: values may come from somebody else's files."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _raised_by_hydra(error: Exception) -> bool:

@@ -233,7 +233,7 @@ def _check_size(value: Any, key: str) -> None:
         for index, part in enumerate(value):
             _check_size(part, f"{key}.{index}")
     elif isinstance(value, int) and not -MOST_INTEGER <= value <= MOST_INTEGER:
-        shown = value if abs(value) < 10**30 else "about 1e" + str(round(math.log10(abs(value))))
+        shown = f"{value:.4g}" if abs(value) < 10**300 else "10^" + str(round(math.log10(abs(value))))
         raise ConfigError(f"{key}={shown}: must be a whole number of at most 9.2e18; choose a smaller one")
     elif isinstance(value, float) and MOST_FLOAT < abs(value) < float("inf"):
         raise ConfigError(f"{key}={value:.4g}: must be a number of at most 3.4e38; choose a smaller one")

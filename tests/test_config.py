@@ -10,8 +10,9 @@ from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_o
 
 from metarl.checkpoint import save
 from metarl.compose import CONF, compose, options, resolved, unknown_key
-from metarl.config import build
-from metarl.errors import MetarlError, report
+from metarl.config import build, build_algorithm
+from metarl.errors import ConfigError, MetarlError, report
+from metarl.trust import TYPED
 
 
 def configuration(overrides: tuple[str, ...]) -> dict:
@@ -23,7 +24,7 @@ def complaint(overrides: tuple[str, ...], run_dir, capsys) -> str:
     """What the user is told, after ``error: ``; exactly one line of it."""
     capsys.readouterr()
     try:
-        build(configuration(overrides), run_dir)
+        build(configuration(overrides), run_dir, TYPED)
     except Exception as error:
         if not report(error, overrides):
             raise
@@ -154,6 +155,45 @@ WRONG = {
     # devices
     "device=cuda:17": ["device='cuda:17'", "cpu"],
     "device=gpu": ["device='gpu'", "cpu"],
+    "device=meta": ["device='meta'", "this machine has cpu", "device=cpu"],
+    # more than numbers and memory can hold
+    "num_threads=1e30": ["num_threads=1", "at most 9.2e18"],
+    "num_threads=1e9": ["num_threads=1000000000", "less than or equal to 1024"],
+    "seed=1e30": ["seed=1", "at most 9.2e18"],
+    "model.timescale=1e30": ["model.timescale=1", "at most 9.2e18"],
+    "training.total_steps=1e30": ["training.total_steps=1", "at most 9.2e18"],
+    "algorithm.learning_rate=1e300": ["algorithm.learning_rate=1e+300", "at most 3.4e38", "smaller"],
+    "env=gaussian_bandit env.reward_std=1e39": ["env.reward_std=1e+39", "at most 3.4e38"],
+    "algorithm=varibad algorithm.decoder_layers=[1e30]": ["algorithm.decoder_layers=[1e+30]", INTEGER],
+    "model.hidden_size=1e9": ["model.hidden_size=1000000000", "GiB of memory", "GiB are free", "lower it"],
+    "model=mlp model.num_layers=1e9": ["model.num_layers=1000000000", "less than or equal to 1000"],
+    "model=gtrxl model.memory_length=1e9": ["model.memory_length=1000000000", "GiB of memory", "lower it"],
+    "meta_batch_size=1e9": ["meta_batch_size=1000000000", "GiB of memory", "lower it"],
+    "env=cheetah_vel meta_batch_size=1e9": ["meta_batch_size=1000000000", "GiB of memory", "lower it"],
+    "lanes_per_task=1e9": ["lanes_per_task=1000000000", "GiB of memory", "lower it"],
+    "env.num_arms=1e9": ["env.num_arms=1000000000", "GiB of memory", "lower it"],
+    "env.num_episodes=1e9": ["env.num_episodes=1000000000", "GiB of memory", "lower it"],
+    "env=tabular_mdp env.num_states=1e9": ["env.num_states=1000000000", "GiB of memory", "lower it"],
+    "env=ml1 env.num_workers=1e6 meta_batch_size=1e6": ["1000000", "GiB of memory", "lower it"],
+    "eval.num_tasks=1e11": ["eval.num_tasks=100000000000", "GiB of memory", "lower it"],
+    "eval.num_tasks=1e10 eval.tasks_at_once=1e10": ["eval.num_tasks=10000000000", "GiB of memory"],
+    "algorithm=varibad algorithm.buffer_size=1e9": ["algorithm.buffer_size=1000000000", "GiB of memory", "lower it"],
+    # what is not what its place takes
+    "outer=trpo": ["outer=trpo", "algorithm=rl2", "outer=none", "algorithm=maml"],
+    "+choices.x=": ["choices.x=", "metarl writes choices itself"],
+    "env=3": ["env=3", "no such option", "metarl list"],
+    "logger=[jsonl,tb]": ["logger=[jsonl,tb]", "jsonl, tensorboard, wandb"],
+    "+logger.x=3": ["logger.x=3", "_target_"],
+    "+logger.x._target_=metarl.logging": ["logger.x._target_=metarl.logging", "is a module"],
+    "+logger.x._target_=metarl.logging.scalars": ["logger.x._target_=metarl.logging.scalars", "start, log, finish"],
+    "env._target_=metarl.envs.bandit": ["env._target_=metarl.envs.bandit", "is a module", "package.module.Class"],
+    "env._target_=torch.nn.GRU": ["env._target_=torch.nn.GRU", "must be a MetaEnv"],
+    "env._target_=metarl.envs.base.MetaEnv": ["env._target_=metarl.envs.base.MetaEnv", "must be a MetaEnv"],
+    "env._target_=3": ["env._target_=3", "name of a class"],
+    "env._partial_=false": ["env._partial_=False", "must be true"],
+    "env._partial_=3": ["env._partial_=3", "must be true"],
+    "model.memory.path=torch.nn.GRU": ["model.memory.path=torch.nn.GRU", "must be a SequenceModel"],
+    "model.memory.path=no_such.Memory": ["model.memory.path=no_such.Memory", "No module named", "PYTHONPATH"],
     # what cannot be read or found
     "env.num_arms=[1": ["[1"],
     "seed": ["'seed'"],
@@ -181,6 +221,33 @@ WRONG = {
     "+model.observation_space=3": ["model.observation_space=3", "hidden_size"],
     "+model.input_dim=3": ["model.input_dim=3", "hidden_size"],
 }
+
+
+@pytest.mark.parametrize("logger", ["wandb", 3, ["wandb"], {"x": "wandb"}, {"x": ["wandb"]}])
+def test_loggers_have_names(logger, tmp_path):
+    with pytest.raises(ConfigError, match=r"^logger(\.x)?="):
+        build(configuration(()) | {"logger": logger}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
+def test_a_run_of_another_machine_names_the_device_to_evaluate_it_on(device):
+    with pytest.raises(ConfigError, match=rf"device='{device}': this machine has cpu; .*--device cpu"):
+        build_algorithm(configuration((f"device={device}",)))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch, tmp_path):
+    """One byte more than is free is too much, and what is free may be used."""
+    monkeypatch.setattr("metarl.config.free_memory", lambda device="cpu": 2**40)
+    monkeypatch.setattr("metarl.capacity.free_memory", lambda device="cpu": 2**21)
+    with pytest.raises(ConfigError, match=r"model.hidden_size=1000: needs .* and 0.0 GiB are free; lower it"):
+        build(configuration((*PLAIN[2:], "meta_batch_size=4", "model.hidden_size=1000")), tmp_path / "run")
+    build(configuration(PLAIN), tmp_path / "run")
+
+
+def test_what_a_message_quotes_does_not_steer_the_terminal(capsys):
+    assert report(MetarlError("env.x=\x1b]0;title\x07: bad\nnext")) and capsys.readouterr().err.count("\n") == 1
+    assert report(MetarlError("\x1b[2J")) and "\x1b" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", WRONG)

@@ -1,11 +1,13 @@
 """The memory contract."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
 Carry = Any  # a pytree of tensors, lanes on axis 0
+Depth = Annotated[int, Field(gt=0, le=1000)]  # a number of layers: each is built by itself, which takes time
 
 
 class SequenceModel(nn.Module, ABC):

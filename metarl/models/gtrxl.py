@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metarl.models.attention import Waves, join_heads, relative_key, relative_query, split_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 from metarl.models.transformer import check_sizes, feed_forward, head_projection
 
 Gating = Literal["residual", "residual_relu", "gru"]
@@ -44,7 +44,7 @@ class GTrXL(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 2,
+        num_layers: Depth = 2,
         num_heads: PositiveInt = 4,
         feedforward_size: PositiveInt = 256,
         memory_length: PositiveInt = 64,

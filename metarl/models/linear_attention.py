@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.attention import join_heads, split_heads
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 from metarl.models.transformer import check_sizes, feed_forward
 
 CHUNK = 64  # steps; attention is quadratic within a chunk and linear over chunks
@@ -39,7 +39,7 @@ class LinearAttention(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 2,
+        num_layers: Depth = 2,
         num_heads: PositiveInt = 4,
         feedforward_size: PositiveInt = 256,
         timescale: PositiveInt | None = None,

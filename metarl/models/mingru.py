@@ -4,7 +4,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 from metarl.models.scan import linear_scan
 
 
@@ -27,7 +27,7 @@ class MinGRU(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 2,
+        num_layers: Depth = 2,
         timescale: PositiveInt | None = None,
         context: PositiveInt | None = None,
     ):

@@ -1,6 +1,8 @@
 """No memory: the ablation that shows what memory brings."""
 
-from pydantic import NonNegativeInt, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.base import SequenceModel
@@ -16,7 +18,9 @@ class MLP(SequenceModel):
         num_layers: layers; none passes the input on.
     """
 
-    def __init__(self, input_dim: int, hidden_size: PositiveInt = 128, num_layers: NonNegativeInt = 2):
+    def __init__(
+        self, input_dim: int, hidden_size: PositiveInt = 128, num_layers: Annotated[int, Field(ge=0, le=1000)] = 2
+    ):
         super().__init__()
         layers: list[nn.Module] = []
         self.output_dim = input_dim

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.attention import softmax
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 from metarl.models.transformer import PositionCode, check_sizes, feed_forward
 from metarl.models.watching import Unit, show, watching
 
@@ -60,7 +60,7 @@ class Reinstatement(SequenceModel):
         input_dim: int,
         embedding_size: PositiveInt = 128,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 1,
+        num_layers: Depth = 1,
         num_heads: PositiveInt = 4,
         feedforward_size: PositiveInt = 256,
         window: PositiveInt = 8,

@@ -22,7 +22,7 @@ from metarl.models.attention import (
     split_rotated_heads,
     waves,
 )
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 
 Connections = Literal["residual", "dense"]
 Norm = Literal["pre", "post", "none"]
@@ -55,7 +55,7 @@ class Transformer(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 2,
+        num_layers: Depth = 2,
         num_heads: PositiveInt = 4,
         feedforward_size: PositiveInt = 256,
         positions: Positions = "rotary",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metarl.models.attention import Waves, fused, join_heads, softmax, split_rotated_heads, waves
 from metarl.models.banded import Ring, empty_ring, slide
-from metarl.models.base import SequenceModel
+from metarl.models.base import Depth, SequenceModel
 from metarl.models.transformer import check_sizes
 from metarl.models.watching import show, watching
 
@@ -62,7 +62,7 @@ class TrMRL(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        num_layers: PositiveInt = 4,
+        num_layers: Depth = 4,
         num_heads: PositiveInt = 16,
         feedforward_size: PositiveInt = 512,
         window: PositiveInt = 5,

@@ -1,0 +1,150 @@
+"""Whether what a configuration asks for fits into memory, decided before anything large is allocated."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from metarl.algorithms.base import Algorithm
+from metarl.envs.base import MetaEnv
+from metarl.errors import ConfigError, MetarlError
+from metarl.trust import cause
+
+GIB = 2**30
+LEAST_STEP = 24  # bytes of one step of one lane: observation, action, log-probability, value, reward and four flags
+WORKER = 30 * 2**20  # bytes of a worker process that has done no more than to import NumPy and Gymnasium
+COUNTS = ("size", "end", "n", "steps")  # arguments of torch's functions that say how much they allocate
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class TooLargeError(Exception):
+    """More memory would be needed than is free."""
+
+
+class Allocations(TorchDispatchMode):
+    """Adds up what is allocated while it is entered, and refuses what does not fit before it is allocated.
+
+    Args:
+        free: bytes.
+    """
+
+    def __init__(self, free: int):
+        super().__init__()
+        self.free, self.used = free, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        schema = function._schema
+        if schema.returns and schema.returns[0].alias_info is None:
+            named = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | (kwargs or {})
+            counts = [named[name] for name in COUNTS if isinstance(named.get(name), int | float | list | tuple)]
+            if counts:
+                dtype = named.get("dtype") or torch.get_default_dtype()
+                self.used += (
+                    math.prod(counts[0] if isinstance(counts[0], list | tuple) else [counts[0]]) * dtype.itemsize
+                )
+                check_bytes(self.used, self.free)
+        return function(*args, **(kwargs or {}))
+
+
+def check_bytes(needed: float, free: int) -> None:
+    """Raise ``TooLargeError`` where more bytes are needed than are free."""
+    if needed > free:
+        raise TooLargeError(f"needs {needed / GIB:,.1f} GiB of memory or more, and {free / GIB:,.1f} GiB are free")
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that can still be allocated."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    try:
+        rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = sum(int(rows[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
+    except (OSError, KeyError, ValueError):
+        return 2**62
+    try:
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(statistics["inactive_file"]))
+    except (OSError, KeyError, ValueError):  # no limit
+        return free
+
+
+def sizes(config: Mapping) -> dict[str, int]:
+    """Whole numbers of a configuration that may decide how much memory is needed, by key."""
+    found: dict[str, int] = {}
+
+    def add(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            for name, part in value.items():
+                add(part, f"{key}.{name}")
+        elif isinstance(value, list):
+            for index, part in enumerate(value):
+                add(part, f"{key}.{index}")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
+            found[key] = int(value)
+
+    for name in ("meta_batch_size", "lanes_per_task", "env", "model", "algorithm"):
+        add(config.get(name), name)
+    return {key: value for key, value in found.items() if not key.endswith("seed")}
+
+
+@contextmanager
+def fitting(known: Mapping[str, int], device: str) -> Iterator[None]:
+    """Construction in here ends with a ``ConfigError`` where something does not fit into memory, or fails.
+
+    Args:
+        known: numbers that decide how much is needed, by key; the largest is named.
+        device: that is allocated on.
+    """
+    try:
+        with Allocations(free_memory(device)):
+            yield
+    except TooLargeError as error:
+        raise ConfigError(f"{_largest(known)}: {error}; lower it") from None
+    except MetarlError:
+        raise
+    except (MemoryError, OverflowError) as error:
+        raise ConfigError(f"{_largest(known)}: is too large ({cause(error)}); lower it") from error
+    except Exception as error:
+        if isinstance(error, TypeError | ValueError) and "=" in str(error):
+            raise ConfigError(str(error)) from error
+        large = f"; perhaps {_largest(known)} is too large" if isinstance(error, RuntimeError) else ""
+        raise ConfigError(f"the configuration cannot be built: {cause(error)}{large}") from error
+
+
+def _largest(known: Mapping[str, int]) -> str:
+    key = max(known, key=lambda name: known[name])
+    return f"{key}={known[key]}"
+
+
+def check_lanes(known: Mapping[str, int], lanes: int, free: int) -> None:
+    """Refuse more lanes than can be stored, before there is an environment that tells what each needs."""
+    steps = known.get("env.horizon", 1) * known.get("env.num_episodes", 1)
+    steps *= known.get("algorithm.num_inner_steps", 0) + 1  # each after a rollout of its own
+    check_bytes(LEAST_STEP * lanes * steps, free)
+    check_bytes(WORKER * min(known.get("env.num_workers", 0), lanes), free)
+
+
+def check_trial(env: MetaEnv, lanes: int, free: int) -> None:
+    """Refuse trials of ``lanes`` lanes that do not fit, with their tasks."""
+    step = LEAST_STEP + _numbers(env.observation_space) * 4 + _numbers(env.action_space) * 4
+    check_bytes(lanes * (env.trial_length * step + env.task_dim * 4), free)
+
+
+def check_state(algorithm: Algorithm, lanes: int, free: int) -> None:
+    """Refuse memories whose state does not fit for ``lanes`` lanes."""
+    policy: Any = algorithm.policy
+    with torch.no_grad():
+        carry = [leaf for leaf in tree_leaves(policy.initial_carry(1)) if isinstance(leaf, torch.Tensor)]
+    check_bytes(lanes * sum(leaf.numel() * leaf.itemsize for leaf in carry), free)
+
+
+def _numbers(space: spaces.Space) -> int:
+    return int(np.prod(space.shape or (1,), dtype=float))
