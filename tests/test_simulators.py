@@ -33,7 +33,7 @@ def runs_far_off(info, action, task, data):
 
 
 def hops(info, action, task, data):
-    return 10 * (-abs(data.qpos[1] - task["height"]) - 0.05 * square(action))
+    return 10 * (-abs(0.7 + data.qpos[1] - task["height"]) - 0.05 * square(action))
 
 
 def hops_or_walks(info, action, task, data):
@@ -42,7 +42,7 @@ def hops_or_walks(info, action, task, data):
 
 def ant_runs(info, action, task, data):
     along = info["x_velocity"] * task["direction"][0] + info["y_velocity"] * task["direction"][1]
-    return along + info["reward_survive"] + info["reward_ctrl"] + info["reward_contact"]
+    return along + 1 + info["reward_ctrl"] + info["reward_contact"]
 
 
 def ant_runs_at_velocity(info, action, task, data):
@@ -54,12 +54,13 @@ def ant_nears(info, action, task, data):
 
 
 def ant_nears_when_near(info, action, task, data):
-    return -min(0.75, np.abs(data.xpos[1, :2] - task["goal"]).sum()) - 0.01 * square(action)
+    distance = np.linalg.norm(data.xpos[1, :2] - task["goal"])
+    return -min(0.75, distance) - 0.01 * square(action) + info["reward_contact"]
 
 
 def humanoid_runs(info, action, task, data):
     along = info["x_velocity"] * task["direction"][0] + info["y_velocity"] * task["direction"][1]
-    return 1.25 * along + info["reward_survive"] + info["reward_ctrl"] + info["reward_contact"]
+    return 1.25 * along + 5 + info["reward_ctrl"] + info["reward_contact"]
 
 
 def swims(info, action, task, data):
@@ -67,7 +68,7 @@ def swims(info, action, task, data):
 
 
 def as_gymnasium(info, action, task, data):
-    return info["reward_forward"] + info["reward_ctrl"] + info.get("reward_survive", 0.0)
+    return info["reward_forward"] + info["reward_ctrl"] + ("reward_survive" in info)
 
 
 NO_CONTACTS = {"include_cfrc_ext_in_observation": False}
@@ -87,8 +88,8 @@ SAME = {
     "swimmer_dir": ("Swimmer-v5", {}, swims),
     "hopper_grid": ("Hopper-v5", {}, as_gymnasium),
     "hopper_params": ("Hopper-v5", {}, as_gymnasium),
-    "walker_grid": ("Walker2d-v5", {}, as_gymnasium),
-    "walker_params": ("Walker2d-v5", {}, as_gymnasium),
+    "walker_grid": ("Walker2d-v5", {"xml_file": "walker2d.xml"}, as_gymnasium),
+    "walker_params": ("Walker2d-v5", {"xml_file": "walker2d.xml"}, as_gymnasium),
 }
 LANES = 4
 
@@ -102,6 +103,7 @@ class Twin:
         self.gym.reset(seed=0)
         task = {name: value[lane].numpy() for name, value in env.tasks.parameters.items()}
         self.task = {name: value.astype(float) for name, value in task.items()}
+        self.gym.model.opt.timestep = env.model.opt.timestep
         self._take_dynamics()
 
     def _take_dynamics(self) -> None:

@@ -1,6 +1,7 @@
 """Ant tasks: run in a direction or at a velocity, reach a goal (Finn et al. 2017; Rothfuss et al. 2018)."""
 
 import math
+from typing import Literal
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -17,8 +18,10 @@ class Ant(SimulatedEnv):
     """The body of Gymnasium's ``Ant-v5``: 20 control steps a second.
 
     Observation: the torso's x and y (2) where ``sees_position``, its height, attitude and joint angles (13),
-    velocities (14), and contact forces clipped to [-1, 1] (78) where ``sees_contacts``. With a direction of 0 radians
-    the rewards of ``AntDirection`` are those of ``Ant-v5``.
+    velocities (14), and contact forces clipped to [-1, 1] (78) where ``sees_contacts``.
+
+    The published codes show the contact forces of the world, too, which are zeros (84 in place of 78), and the torso's
+    x, y and z a second time where goals are sparse. Under the simulator they used, contact forces were near 0.
 
     Args:
         ends_when_unhealthy: an episode ends where the torso leaves 0.2 to 1 metre.
@@ -79,33 +82,66 @@ class Ant(SimulatedEnv):
         return self.physics.observed["cfrc_ext"].clip(-1, 1)
 
 
-class AntDirection(DirectionTasks, Ant):
-    """Run in a direction d as fast as possible: ``d . v - 0.5 |a|² - contacts + 1`` while healthy."""
-
-    def reward(self, action):
-        progress = (self.velocity() * self.task("direction")).sum(axis=1)
-        return progress - self.cost(action) + self.healthy()
-
-
-class AntVelocity(VelocityTasks, Ant):
-    """Run forward at v* metres per second: ``1 - |v_x - v*| - costs + 0.05``."""
-
-    def reward(self, action):
-        return 1.05 - np.abs(self.velocity()[:, 0] - self.task("velocity")) - self.cost(action)
-
-
-class AntGoal(Ant):
-    """Reach a goal, uniform in a disc around the start: minus the L1 distance of the torso, minus costs.
+class PaidAnt(Ant):
+    """An ant that earns a bonus for survival at every step.
 
     Args:
-        radius: of the disc, metres.
-        sparse_distance: the distance counts up to this alone (Beck et al. 2022: 0.75); null counts all of it.
+        bonus_when_unhealthy: the bonus is paid on unhealthy steps, too, such as the one that ends an episode, as in the
+            published codes; Gymnasium's ``v5`` pays it while healthy alone.
         inherited: see ``Ant``.
     """
 
-    def __init__(self, radius: PositiveFloat, sparse_distance: PositiveFloat | None, **inherited):
+    def __init__(self, bonus_when_unhealthy: bool, **inherited):
         super().__init__(**inherited)
-        self.radius, self.sparse_distance = radius, sparse_distance
+        self.bonus_when_unhealthy = bonus_when_unhealthy
+
+    def survived(self) -> Flags:
+        """Who is paid the bonus, ``[B]``."""
+        return self._all if self.bonus_when_unhealthy else self.healthy()
+
+
+class AntDirection(DirectionTasks, PaidAnt):
+    """Run in a direction d as fast as possible: ``d . v - 0.5 |a|² - contacts + 1``.
+
+    With a direction of 0 radians and ``bonus_when_unhealthy=false`` these are the rewards of ``Ant-v5``. Finn et al.
+    2017 pay 0.05 in place of 1 and weigh the action by 0.005.
+    """
+
+    def reward(self, action):
+        progress = (self.velocity() * self.task("direction")).sum(axis=1)
+        return progress - self.cost(action) + self.survived()
+
+
+class AntVelocity(VelocityTasks, PaidAnt):
+    """Run forward at v* metres per second: ``1 - |v_x - v*| - costs + 0.05``, the last a bonus for survival."""
+
+    def reward(self, action):
+        bonus = 1 + 0.05 * self.survived()
+        return bonus - np.abs(self.velocity()[:, 0] - self.task("velocity")) - self.cost(action)
+
+
+class AntGoal(Ant):
+    """Reach a goal, uniform in a disc around the start: minus the distance of the torso, minus costs.
+
+    There is no bonus for survival, and no episode of the published codes ends early.
+
+    Args:
+        radius: of the disc, metres.
+        norm: of the distance, ``l1`` in the dense and ``l2`` in the sparse variant, as published.
+        sparse_distance: the distance counts up to this alone (Beck et al. 2022: 0.75), and being no farther is success;
+            null counts all of it.
+        inherited: see ``Ant``.
+    """
+
+    def __init__(
+        self,
+        radius: PositiveFloat,
+        norm: Literal["l1", "l2"],
+        sparse_distance: PositiveFloat | None,
+        **inherited,
+    ):
+        super().__init__(**inherited)
+        self.radius, self.norm, self.sparse_distance = radius, norm, sparse_distance
         self.task_dim = 2
 
     def draw_tasks(self, num_tasks, task_set):
@@ -113,7 +149,13 @@ class AntGoal(Ant):
         return Tasks({"goal": distance.unsqueeze(1) * on_circle(self.draw(num_tasks, (0, 2 * math.pi)))})
 
     def reward(self, action):
-        distance = np.abs(self.torso() - self.task("goal")).sum(axis=1)
+        distance = self._distance()
         if self.sparse_distance is not None:
             distance = distance.clip(max=self.sparse_distance)
         return -distance - self.cost(action)
+
+    def succeeded(self):
+        return None if self.sparse_distance is None else self._distance() <= self.sparse_distance
+
+    def _distance(self) -> Array:
+        return np.linalg.norm(self.torso() - self.task("goal"), ord=1 if self.norm == "l1" else 2, axis=1)

@@ -1,4 +1,8 @@
-"""Run forward in bodies whose dynamics are the task: mass, inertia, friction and damping differ."""
+"""Run forward in bodies whose dynamics are the task: mass, inertia, friction and damping differ.
+
+Random factors on everything are those of ``rand_param_envs`` (Rothfuss et al. 2018; Zintgraf et al. 2020), the grid of
+mass and damping that of a fork of TrMRL's code with the bodies of D4RL.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +22,7 @@ RATIOS = (0.75, 0.85, 1.0, 1.15, 1.25)
 
 @dataclass(frozen=True)
 class Body:
-    """A runner of Gymnasium: its file and what its ``v5`` environment rewards and ends."""
+    """A runner of Gymnasium: its file and what its environment rewards and ends."""
 
     file: str
     frame_skip: int
@@ -34,27 +38,42 @@ class Body:
 BODIES = {
     "half_cheetah": Body("half_cheetah.xml", 5, 0.1, True),
     "hopper": Body("hopper.xml", 4, 1e-3, False, 1.0, (0.7, np.inf), 0.2, 100.0, 10.0),
-    "walker2d": Body("walker2d_v5.xml", 4, 1e-3, False, 1.0, (0.8, 2.0), 1.0, np.inf, 10.0),
+    "walker2d": Body("walker2d.xml", 4, 1e-3, False, 1.0, (0.8, 2.0), 1.0, np.inf, 10.0),
+    "walker2d_v5": Body("walker2d_v5.xml", 4, 1e-3, False, 1.0, (0.8, 2.0), 1.0, np.inf, 10.0),
 }
-BodyName = Literal["half_cheetah", "hopper", "walker2d"]
+BodyName = Literal["half_cheetah", "hopper", "walker2d", "walker2d_v5"]
 
 
 class Runner(SimulatedEnv):
     """Run forward as fast as possible in a body that differs between tasks.
 
-    Observation and reward are those of Gymnasium's ``HalfCheetah-v5``, ``Hopper-v5`` or ``Walker2d-v5``: forward
-    velocity, minus a cost of control, plus 1 while healthy where the body can fall, which ends an episode. Constants
-    that follow from what a task changes are computed anew.
+    Observation and reward are those of Gymnasium's HalfCheetah, Hopper or Walker2d: forward velocity, minus a cost of
+    control, plus 1 where the body can fall, which ends an episode.
 
     Args:
-        body: which.
+        body: which. The feet of ``walker2d`` have frictions of 0.9 and 1.9, as in all published codes; those of
+            ``walker2d_v5`` both 1.9, as Gymnasium has corrected them.
+        timestep: seconds of a simulation step, of which a control step has 4 (the cheetah 5); null has the body's own,
+            which is 0.002 (the cheetah 0.01).
+        constants: what MuJoCo derives from masses and inertias, such as the weights of contacts, is computed ``anew``
+            for every task; or stays that of the ``nominal`` body, as in ``rand_param_envs``, where that is missing.
+        bonus_when_unhealthy: the 1 for survival is paid on unhealthy steps, too, such as the one that ends an episode,
+            as in the published codes; Gymnasium's ``v5`` pays it while healthy alone.
         inherited: see ``SimulatedEnv``.
     """
 
     models_per_lane = True
 
-    def __init__(self, body: BodyName, **inherited):
-        self.body = BODIES[body]
+    def __init__(
+        self,
+        body: BodyName,
+        timestep: PositiveFloat | None,
+        constants: Literal["anew", "nominal"],
+        bonus_when_unhealthy: bool = True,
+        **inherited,
+    ):
+        self.body, self.timestep = BODIES[body], timestep
+        self.constants, self.bonus_when_unhealthy = constants, bonus_when_unhealthy
         self.file, self.frame_skip = self.body.file, self.body.frame_skip
         self.normal_velocities = self.body.normal_velocities
         self.fixed_length = self.body.healthy_height is None
@@ -68,7 +87,8 @@ class Runner(SimulatedEnv):
             for name in factors:
                 nominal, factor = getattr(self.model, FIELDS[name]), factors[name][lane]
                 getattr(model, FIELDS[name])[:] = nominal * (factor.reshape(nominal.shape) if factor.ndim else factor)
-            mujoco.mj_setConst(model, self._scratch)
+            if self.constants == "anew":
+                mujoco.mj_setConst(model, self._scratch)
         return tasks
 
     def factors(self, name: str) -> Array:
@@ -82,7 +102,8 @@ class Runner(SimulatedEnv):
     def reward(self, action):
         velocity = (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
         cost = self.body.control_cost * np.square(action).sum(axis=1)
-        return velocity + self.body.healthy_bonus * self._healthy() - cost
+        paid = self._all if self.bonus_when_unhealthy else self._healthy()
+        return velocity + self.body.healthy_bonus * paid - cost
 
     def ended(self) -> Flags:
         return ~self._healthy()
@@ -99,7 +120,8 @@ class Runner(SimulatedEnv):
 class DynamicsGrid(Runner):
     """Mass and damping of all parts, each 0.75, 0.85, 1, 1.15 or 1.25 times the body's own: 25 tasks.
 
-    Task i has the mass of row ``i // 5`` and the damping of column ``i % 5``; task 12 is the body itself.
+    Task i has the mass of row ``i // 5`` and the damping of column ``i % 5``; task 12 is the body itself. Published
+    episodes have up to 1,000 steps, one to a trial.
 
     Args:
         held_out: tasks of the grid that training never meets; where empty, both sets have all 25.
@@ -133,7 +155,8 @@ class RandomDynamics(Runner):
     """Every mass, inertia, friction and damping of a body has a factor of its own.
 
     Masses, inertias and frictions are multiplied by ``1.5^u``, dampings by ``1.3^u``, each with its u uniform between
-    plus and minus ``spread`` (Rothfuss et al. 2018: 3). Task parameters are the exponents.
+    plus and minus ``spread`` (Rothfuss et al. 2018: 3). Task parameters are the exponents; VariBAD's code describes a
+    task by the resulting values, in another order.
 
     Args:
         spread: of the exponents.

@@ -17,7 +17,7 @@ TASK_SETS = ("train", "held_out", "out_of_range")
 
 @dataclass(frozen=True)
 class GoalPlan:
-    """How goals are laid out.
+    """How goals are laid out: as in TESP's code, whose supplement names neither ``nearest`` nor ``spacing``.
 
     ``annulus``: goals to train on and held-out ones lie between ``nearest`` and ``border``, those out of range between
     ``border`` and ``farthest``. ``half_plane``: the former lie right of the start, the latter left of it, in

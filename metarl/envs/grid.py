@@ -24,12 +24,14 @@ class CellWorld(MetaEnv):
 
     Observation: the cell's coordinates, each scaled to [-1, 1]. Actions: stay, up, right, down, left. A step onto the
     goal, or one that stays there, earns ``goal_reward``, any other -0.1. Task parameters are the goal's coordinates.
+    The published codes show coordinates as they are, from 0 up.
 
     Args:
         width, height: cells.
         candidates: numbers ``y * width + x`` of the cells that may be the goal, equally likely.
         goal_reward: see above.
-        discovery_bonus: added to the reward of the first visit in a trial of a cell that may be the goal and is not.
+        discovery_bonus: reward of the first visit in a trial of a cell that may be the goal and is not, in place of
+            what the step would earn (hyper's variants: 0.1); 0 has no such reward.
         horizon: steps of an episode.
         num_episodes: of a trial.
         lanes: see ``MetaEnv``.
@@ -55,7 +57,7 @@ class CellWorld(MetaEnv):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
         self.width, self.height = self.shape_of_cells = width, height
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
-        if discovery_bonus + STEP_REWARD >= goal_reward:
+        if discovery_bonus >= goal_reward:
             raise ValueError(
                 f"env.discovery_bonus={discovery_bonus}: as much as the goal earns, {goal_reward}; lower it"
             )
@@ -141,7 +143,7 @@ class CellWorld(MetaEnv):
         at_goal = here == self.goal
         reward = self.plain_reward(at_goal)
         if self.discovery_bonus:
-            reward = reward + self.discovery_bonus * ~self._visited[self._lanes, here]
+            reward = torch.where(self._visited[self._lanes, here], reward, self.discovery_bonus)
             self._visited[self._lanes, here] = True
         final = self.after_step()
         self._elapsed += 1
@@ -203,9 +205,11 @@ class GridNavigation(CellWorld):
 
     Args:
         size: cells a side.
-        start: of episodes: a ``corner``, the ``middle``, or ``random`` cells that are not the goal.
+        start: of episodes: a ``corner``, the ``middle``, or ``random`` cells that are not the goal (hyper's code also
+            starts on the goal).
         goals: ``all`` cells not next to the start (diagonals included; where it is random, all cells), or the ``ring``
-            of cells along the border that are not.
+            of cells along the border that are not (hyper's code leaves out the start alone, which is the same from the
+            middle of 5 cells a side or more).
         dense: steps elsewhere earn minus the distance to the goal in moves over ``size``, in place of -0.1.
         show_goal: a step that ends where the episode started is shown the goal's coordinates instead of its own.
         discovery_bonus: see ``CellWorld``.
@@ -276,10 +280,12 @@ class GridNavigation(CellWorld):
 
 
 class Hall(CellWorld):
-    """A corridor along y = 0 with a room at every cell, behind a door: up enters it, down alone leaves it.
+    """A corridor along y = 0 with rooms beside it, behind doors: up enters a room, down alone leaves it.
 
     Args:
         num_doors: rooms, one of which is the goal.
+        room_at_start: every cell of the corridor has a room; else all but the one where episodes start, as published:
+            15 doors for hyper's hall of 16 cells.
         goal_reward, discovery_bonus: see ``CellWorld``.
         show_unchecked: a third channel of the observation is 1 where the room at hand was not entered in this trial.
         inherited: ``horizon`` and ``num_episodes``.
@@ -288,6 +294,7 @@ class Hall(CellWorld):
     def __init__(
         self,
         num_doors: PositiveInt,
+        room_at_start: bool,
         goal_reward: PositiveFloat,
         discovery_bonus: NonNegativeFloat,
         show_unchecked: bool,
@@ -298,9 +305,11 @@ class Hall(CellWorld):
     ):
         if num_doors < 2:
             raise ValueError(f"env.num_doors={num_doors}: the goal is one of several; use 2 or more")
-        rooms = list(range(num_doors, 2 * num_doors))
+        self.first_room = 0 if room_at_start else 1
+        width = self.first_room + num_doors
+        rooms = list(range(width + self.first_room, 2 * width))
         episodes = {"horizon": horizon, "num_episodes": num_episodes}
-        super().__init__(num_doors, 2, rooms, goal_reward, discovery_bonus, **episodes, **lanes)
+        super().__init__(width, 2, rooms, goal_reward, discovery_bonus, **episodes, **lanes)
         self.show_unchecked = show_unchecked
         if show_unchecked:
             self.observation_space = spaces.Box(-1.0, 1.0, (3,))
@@ -308,6 +317,7 @@ class Hall(CellWorld):
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)
         self._entered = torch.zeros(self.num_lanes, self.width, dtype=torch.bool, device=self.device)
+        self._entered[:, : self.first_room] = True  # where there is none
         return tasks
 
     def trial_state(self):
@@ -318,8 +328,8 @@ class Hall(CellWorld):
         self._entered = state["entered"].clone()
 
     def moved(self, position, action):
-        inside = position[:, 1] == 1
-        stuck = inside & ((action == 2) | (action == 4))
+        column, row = position.unbind(1)
+        stuck = (row == 1) & ((action == 2) | (action == 4)) | (column < self.first_room) & (action == 1)
         return torch.where(stuck.unsqueeze(1), position, super().moved(position, action))
 
     def position_in(self, observation):

@@ -21,6 +21,9 @@ class HalfCheetah(SimulatedEnv):
     and z in metres (3) as the papers have it. Episodes start from the body's rest with noise uniform on positions and
     normal on velocities.
 
+    The published codes read the torso from MuJoCo's body positions, one simulation step (10 ms) late; here it is where
+    the joints are after the step.
+
     Args:
         control_cost: weight of the squared action.
         torso_position: whether it is seen.
@@ -56,7 +59,8 @@ class HalfCheetah(SimulatedEnv):
 class CheetahVelocity(VelocityTasks, HalfCheetah):
     """Run at a velocity v*: ``-|v - v*| - 0.05 |a|²``.
 
-    Standing still costs about 300 in 200 steps where v* is between 0 and 3, running at the mean velocity about 150.
+    v* lies between 0 and 3 in the codes of ProMP, VariBAD and TrMRL, between 0 and 2 in Finn et al. 2017. Standing
+    still costs about 300 in 200 steps where v* is between 0 and 3, running at the mean velocity about 150.
     """
 
     def reward(self, action):
@@ -65,6 +69,8 @@ class CheetahVelocity(VelocityTasks, HalfCheetah):
 
 class CheetahDirection(HalfCheetah):
     """Run forward or backward as fast as possible: ``d v - 0.05 |a|²``, d = 1 or -1.
+
+    VariBAD's and hyper's codes play one episode of 200 steps (the sparse variant: 400), TrMRL's two.
 
     Args:
         sparse_distance: metres from the start before which the velocity earns nothing (Beck et al. 2022: 10); 0 earns
@@ -86,10 +92,12 @@ class CheetahDirection(HalfCheetah):
 
 
 class CheetahHop(HalfCheetah):
-    """Lift the torso to a height z*, uniform between two bounds in metres above rest: ``10 (-|z - z*| - 0.05 |a|²)``.
+    """Lift the torso to a height z* above the ground: ``10 (-|z - z*| - 0.05 |a|²)``.
+
+    At rest the torso is 0.7 metres high, so that the published range, 0.3 to 2, is 0.4 below to 1.3 above rest.
 
     Args:
-        min_height, max_height: of z*.
+        min_height, max_height: of z*, uniform between them, in metres above the ground.
         inherited: see ``HalfCheetah``.
     """
 
@@ -103,16 +111,19 @@ class CheetahHop(HalfCheetah):
         return Tasks({"height": self.draw(num_tasks, self.bounds_of_height)})
 
     def reward(self, action):
-        return 10 * (-np.abs(self.physics.qpos[:, 1] - self.task("height")) - self.cost(action))
+        height = TORSO_HEIGHT + self.physics.qpos[:, 1]
+        return 10 * (-np.abs(height - self.task("height")) - self.cost(action))
 
 
 class CheetahHopWalk(CheetahHop):
     """Either run in a direction or hop to a height, evenly: the rewards of ``CheetahDirection`` and ``CheetahHop``.
 
-    Task parameters: 1 to hop, the direction, the height; those that do not count are 0.
+    Task parameters: 1 to hop, the direction, the height; those that do not count are 0. The published code has two: 1
+    to hop, and the direction or the height.
 
     Args:
-        parametric: directions and heights vary; else it is forward and the greatest height.
+        parametric: directions and heights vary; else it is forward and the greatest height, as in the published
+            variant without parameters.
         inherited: see ``CheetahHop``.
     """
 

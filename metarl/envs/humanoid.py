@@ -13,14 +13,18 @@ PROGRESS, HEALTHY_BONUS, CONTACT_COST, MOST_CONTACT_COST = 1.25, 5.0, 5e-7, 10.0
 class HumanoidDirection(DirectionTasks):
     """Run in a direction d as fast as possible, in the body of Gymnasium's ``Humanoid-v5``.
 
-    Reward: ``1.25 d . v - 0.1 |a|² - min(5e-7 |contacts|², 10) + 5`` while healthy, v the velocity of the centre of
-    mass in the plane. Along the x axis that is the reward of ``Humanoid-v5``. An episode ends where the torso leaves 1
-    to 2 metres above the ground.
+    Reward: ``1.25 d . v - 0.1 |a|² - min(5e-7 |contacts|², 10) + 5``, v the velocity of the centre of mass in the
+    plane. Along the x axis and with ``bonus_when_unhealthy=false`` that is the reward of ``Humanoid-v5``. An episode
+    ends where the torso leaves 1 to 2 metres above the ground.
 
     Observation (348): positions but x and y, velocities, inertias and velocities of the body's parts about its centre,
-    forces of the joints, and contact forces.
+    forces of the joints, and contact forces. The published codes show 376 numbers: also the world's own inertia,
+    velocity and contacts and the forces of the free joint, all zeros. Actions reach from -0.4 to 0.4; VariBAD's code
+    scales them to [-1, 1].
 
     Args:
+        bonus_when_unhealthy: the 5 for survival is paid on unhealthy steps, too, such as the one that ends an episode,
+            as in the published codes; Gymnasium's ``v5`` pays it while healthy alone.
         control_cost: weight of the squared action.
         inherited: see ``DirectionTasks`` and ``SimulatedEnv``.
     """
@@ -30,9 +34,9 @@ class HumanoidDirection(DirectionTasks):
     file, frame_skip = "humanoid.xml", 5
     observed = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
-    def __init__(self, control_cost: NonNegativeFloat, **inherited):
+    def __init__(self, bonus_when_unhealthy: bool, control_cost: NonNegativeFloat, **inherited):
         super().__init__(**inherited)
-        self.control_cost = control_cost
+        self.bonus_when_unhealthy, self.control_cost = bonus_when_unhealthy, control_cost
         self._share = self.model.body_mass / self.model.body_mass.sum()
 
     def observe(self) -> Array:
@@ -49,7 +53,8 @@ class HumanoidDirection(DirectionTasks):
         progress = (moved * self.task("direction")).sum(axis=1) / self.physics.control_interval
         contact = CONTACT_COST * np.square(self.physics.observed["cfrc_ext"]).sum(axis=(1, 2))
         cost = self.control_cost * np.square(action).sum(axis=1) + contact.clip(max=MOST_CONTACT_COST)
-        return PROGRESS * progress + HEALTHY_BONUS * self._healthy() - cost
+        paid = self._all if self.bonus_when_unhealthy else self._healthy()
+        return PROGRESS * progress + HEALTHY_BONUS * paid - cost
 
     def ended(self) -> Flags:
         return ~self._healthy()

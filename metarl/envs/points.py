@@ -83,7 +83,8 @@ class PlanarEnv(MetaEnv):
 class PointNavigation(PlanarEnv):
     """Move to a goal, uniform in a square: minus the distance at every step (Finn et al. 2017, section 5.1).
 
-    Observation: x and y. Actions of 1 move a coordinate by ``max_step``.
+    Observation: x and y. Actions of 1 move a coordinate by ``max_step``; in the published codes actions are the moves
+    themselves, clipped.
 
     Args:
         half_width: of the square of goals around the start.
@@ -120,11 +121,13 @@ class PointNavigation(PlanarEnv):
 class SparsePoint(PlanarEnv):
     """Move to a goal on the upper half of the unit circle; near it, ``1 - distance``, elsewhere nothing.
 
-    The sparse point robot of Rakelly et al. 2019 (section 6.3), as VariBAD's code has it. Observation: x and y.
+    The sparse point robot of Rakelly et al. 2019 (section 6.3), as VariBAD's code has it, which plays episodes of 100
+    steps where PEARL's has 20. Observation: x and y.
 
     Args:
         radius: of the goal.
-        max_step: an action of 1 moves a coordinate by this.
+        max_step: an action of 1 moves a coordinate by this: 0.1 in the codes of PEARL and VariBAD. Hyper's has bounds
+            of 0.05 that it does not hold actions to.
         inherited: see ``PlanarEnv``.
     """
 
@@ -154,14 +157,17 @@ class SparsePoint(PlanarEnv):
 class Semicircle(PlanarEnv):
     """Drive to a goal on a half circle, as often as an episode allows; only arriving earns, 1 each time.
 
-    Observation: x, y and the heading in radians. An action is a speed and a turn, in [-1, 1]; it is carried out in ten
-    parts. Who arrives is put back to the start, with a random heading as at the start of an episode.
+    The task of Humplik et al. 2019, as hyper's code has it, which plays one episode of 10 steps. Observation: x, y and
+    the heading in radians (there modulo a full turn). An action is a speed and a turn, in [-1, 1] (there the moves of
+    each part, not clipped); it is carried out in ten parts. Who arrives is put back to the start, with a random heading
+    as at the start of an episode. Task parameters are the goal's x and y (there also its angle).
 
     Args:
         circle: radius of the half circle.
         radius: of the goal.
         max_speed: distance of one action.
-        max_turn: radians of one action.
+        max_turn: radians of one action: a tenth of a full turn as published.
+        walls: x, then y, are held inside the circle, as published.
         inherited: see ``PlanarEnv``.
     """
 
@@ -173,10 +179,12 @@ class Semicircle(PlanarEnv):
         radius: PositiveFloat,
         max_speed: PositiveFloat,
         max_turn: PositiveFloat,
+        walls: bool,
         **inherited,
     ):
         super().__init__(**inherited)
         self.circle, self.radius, self.max_speed, self.max_turn = circle, radius, max_speed, max_turn
+        self.walls = walls
         self._arrived = self._false
 
     def draw_tasks(self, num_tasks, task_set):
@@ -194,6 +202,10 @@ class Semicircle(PlanarEnv):
         for _ in range(PARTS):
             heading = heading + self.max_turn * turn
             x, y = x + self.max_speed * speed * heading.cos(), y + self.max_speed * speed * heading.sin()
+            if self.walls:
+                x = x.clamp(-self.circle, self.circle)
+                most = (self.circle**2 - x.square()).clamp(min=0).sqrt()
+                y = y.clamp(-most, most)
             arrived = arrived | (torch.hypot(x - goal_x, y - goal_y) < self.radius)
         self._arrived = arrived
         return torch.where(arrived.unsqueeze(1), self.start(), torch.stack([x, y, heading], dim=1))
@@ -208,7 +220,7 @@ class Semicircle(PlanarEnv):
 class PointGoal(GoalTasks, PlanarEnv):
     """Move to a goal of TESP's fixed sets (Lan et al. 2019): minus the distance; an episode ends at the goal.
 
-    Observation: x and y, clipped to [-5, 5]. Actions of 1 move a coordinate by ``max_step``.
+    Observation: x and y, held in [-5, 5]. Actions of 1 move a coordinate by ``max_step``.
 
     Args:
         max_step: see above.

@@ -51,6 +51,7 @@ class SimulatedEnv(MetaEnv):
 
     file: str  # of the body
     frame_skip: int  # simulation steps per control step
+    timestep: float | None = None  # seconds of a simulation step; None: as the file has it
     observed: tuple[str, ...] = ()  # fields of mujoco.MjData that observation or reward need beside the state
     models_per_lane = False  # lanes differ in their bodies
     view, goal_height = 4.0, 0.1  # metres, of the camera from the body and of a goal's mark above the ground
@@ -67,6 +68,7 @@ class SimulatedEnv(MetaEnv):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
         self.reset_noise = reset_noise
         self.model = model = load_model(self.file)
+        model.opt.timestep = self.timestep or model.opt.timestep
         models = [copy(model) for _ in range(self.num_lanes)] if self.models_per_lane else [model]
         kind = partial(ObservedPhysics, observed=self.observed) if self.observed else BatchedPhysics
         self.physics = kind(models, self.num_lanes, self.frame_skip, num_threads)

@@ -10,6 +10,8 @@ from metarl.envs.simulation import DirectionTasks
 class SwimmerDirection(DirectionTasks):
     """Swim in a direction d as fast as possible, in the body of Gymnasium's ``Swimmer-v5``: ``d . v - 1e-4 |a|²``.
 
+    The task is from no paper. (ProMP's code has a swimmer with target velocities, whose reward has the wrong sign.)
+
     Observation (8): angles (3) and velocities (5).
 
     Args:

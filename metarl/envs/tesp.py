@@ -24,6 +24,7 @@ class GoalReaching(GoalTasks, SimulatedEnv):
     """A body, 20 control steps a second, that starts each episode from the same state and ends it at its goal.
 
     Reward: minus the distance to the goal, minus ``control_cost / 2`` times the squared action, clipped to [-1, 1].
+    That is the published code's; the supplement leaves out the half. The code counts time limits as terminations.
     Actions of 1 are the strongest of the velocity servos that move the joints. Reaching the goal is success.
 
     Args:

@@ -27,8 +27,8 @@ class TMaze(MetaEnv):
         indicators: positions of one or two indicators, each -1 or 1 with equal odds; none if ``biased_bits`` is given.
         biased_bits: no indicators; the bits are 1 with this probability where up is right, and 1 or -1 with equal odds
             elsewhere. Null has indicators and noise.
-        show_position: ``none``; ``raw`` adds the step of the episode over the most there can be; ``wave`` a sine and a
-            cosine of that, with one period.
+        show_position: ``none``; ``raw`` adds the step of the episode over the most there can be (hyper's code: the step
+            itself); ``wave`` a sine and a cosine of that, with one period.
         num_episodes: of a trial.
         lanes: see ``MetaEnv``.
 
