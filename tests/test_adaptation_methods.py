@@ -200,11 +200,17 @@ def test_the_baseline_tells_states_without_order_apart():
 # ---------------------------------------------------------------- options
 
 CHANGES = {
-    "meta_sgd": {"step_bound": "0.051"},
+    "meta_sgd": {"step_bound": "0.051", "step_bounding": "clip"},
     "promp": {"inner_kl_coefficient": "100.0", "inner_kl_target": "1e-12"},
     "e_maml": {"exploration_coefficient": "0.0"},
-    "maesn": {"latent_size": "3", "kl_coefficient": "100.0", "adapt_policy": "false", "step_bound": "0.051"},
-    "adapt_sv": {"latent_size": "3", "latent_coefficient": "100.0", "step_bound": "0.051"},
+    "maesn": {
+        "latent_size": "3",
+        "kl_coefficient": "100.0",
+        "adapt_policy": "false",
+        "step_bound": "0.051",
+        "step_bounding": "clip",
+    },
+    "adapt_sv": {"latent_size": "3", "latent_coefficient": "100.0", "step_bound": "0.051", "step_bounding": "clip"},
 }
 OF_TRUST_REGIONS = {
     "max_kl": "0.001",

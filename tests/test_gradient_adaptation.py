@@ -98,7 +98,8 @@ def test_meta_gradients_agree_with_finite_differences(method, overrides, env_nam
 
 def test_first_order_gradients_have_their_closed_form():
     """At the adapted parameters by theta; minus that times the sum of inner gradients by the step sizes."""
-    agent, env = learner("meta_sgd", "algorithm.first_order=true", "algorithm.num_inner_steps=2", tasks=1)
+    free = "algorithm.step_bound=null"
+    agent, env = learner("meta_sgd", "algorithm.first_order=true", "algorithm.num_inner_steps=2", free, tasks=1)
     stages = double_stages(agent, env)
     start = agent.inner_parameters()
     path = agent.path(stages, second_order=False)
@@ -116,8 +117,57 @@ def test_first_order_gradients_have_their_closed_form():
         torch.testing.assert_close(by_sizes[place], -at_end[name].squeeze(0) * inner_sum, atol=1e-9, rtol=1e-7)
 
 
-def test_step_sizes_beyond_their_bound_count_as_on_it_and_learn_nothing():
-    agent, env = learner("meta_sgd", "algorithm.step_bound=0.2", tasks=2)
+@pytest.mark.parametrize("method", ["meta_sgd", "maesn", "adapt_sv", "tesp"])
+def test_step_sizes_start_where_asked_and_can_grow_far_beyond(method):
+    agent, _ = learner(method)
+    start, most = agent.inner_learning_rate, agent.step_bound
+    assert most >= 5 * start
+    for name in agent.inner_parameters():
+        torch.testing.assert_close(agent.step_size(name), torch.full_like(agent.step_size(name), start))
+    learned = torch.tensor([0.0, 1e-3, 0.05, 0.3, 2.0, 1e4], requires_grad=True)
+    sizes = agent.bounded(learned)
+    assert (sizes.diff() > 0).all() and sizes[-1] <= most and sizes[-2] > 0.9 * most
+    torch.testing.assert_close(agent.bounded(-learned), -sizes)
+    (slope,) = torch.autograd.grad(sizes.sum(), learned)
+    assert (slope > 0).all() and slope[0] == 1
+    # x / sqrt(1 + (x / b)²) at x = b: b / sqrt(2), with a slope of 2 to the power of -3/2
+    at_bound = torch.tensor(most, requires_grad=True)
+    assert agent.bounded(at_bound).item() == pytest.approx(most * 0.70710678)
+    assert torch.autograd.grad(agent.bounded(at_bound), at_bound)[0].item() == pytest.approx(0.35355339)
+
+
+def test_step_sizes_of_meta_sgd_learn_to_exceed_mamls_rate_and_come_back():
+    """The outer optimiser alone, on a loss that asks for steps of 0.3, then of 0.01 from far beyond the bound."""
+    agent, _ = learner("meta_sgd")
+    assert agent.step_bound > 3 * learner("maml")[0].inner_learning_rate == pytest.approx(0.3)
+    for start, wanted in ((None, 0.3), (1.5, 0.01)):
+        if start is not None:
+            torch.nn.init.constant_(agent.step_sizes[0], start)
+        optimizer = torch.optim.Adam(agent.step_sizes, lr=0.02)
+        for _ in range(400):
+            loss = (agent.bounded(agent.step_sizes[0]) - wanted).square().sum()
+            (agent.step_sizes[0].grad,) = torch.autograd.grad(loss, agent.step_sizes[0])
+            optimizer.step()
+        torch.testing.assert_close(
+            agent.bounded(agent.step_sizes[0]), torch.full_like(agent.step_sizes[0], wanted), atol=0.02, rtol=0
+        )
+
+
+@pytest.mark.parametrize("learned", [0.5, 0.7, 5.0])
+def test_outer_gradients_reach_step_sizes_at_their_bound_and_beyond(learned):
+    agent, env = learner("meta_sgd", tasks=2)
+    stages = double_stages(agent, env)
+    with torch.no_grad():
+        for sizes in agent.step_sizes:
+            sizes.fill_(learned)
+    gradients = torch.autograd.grad(mean_loss(agent, stages), list(agent.step_sizes), allow_unused=True)
+    assert all(gradient.abs().max() > 0 for gradient in gradients if gradient is not None)
+    assert sum(gradient is not None for gradient in gradients) >= len(gradients) - 2
+
+
+def test_clipped_step_sizes_beyond_their_bound_count_as_on_it_and_learn_nothing():
+    clip = "algorithm.step_bounding=clip"
+    agent, env = learner("meta_sgd", "algorithm.step_bound=0.2", clip, tasks=2)
     stages = double_stages(agent, env)
     with torch.no_grad():
         for sizes in agent.step_sizes:

@@ -59,6 +59,25 @@ def test_the_encoder_is_a_loop_over_ragged_episodes(gates):
     assert found[1].abs().max() == 0
 
 
+def test_recurrent_weights_start_orthogonal_over_all_three_products_as_published():
+    """Rows of the kernel [u, 3u] have length 1: squares of each block add up to u / 3 about, not to u."""
+    units = 64
+
+    def blocks(kernel):
+        torch.manual_seed(0)
+        return EpisodeEncoder(3, units, 2, "keras", kernel).recurrent_weight.detach().split(units)
+
+    joint, each = blocks("joint"), blocks("each")
+    torch.testing.assert_close(sum(block.T @ block for block in joint), torch.eye(units), atol=1e-5, rtol=0)
+    assert [block.square().sum().item() / units for block in joint] == pytest.approx([1 / 3] * 3, abs=0.03)
+    for block in each:
+        torch.testing.assert_close(block @ block.T, torch.eye(units), atol=1e-5, rtol=0)
+    default = make_algorithm("algorithm=tesp", "algorithm.encoder_size=64", "env=point_goal")[
+        0
+    ].encoder.recurrent_weight
+    assert default.square().sum().item() == pytest.approx(64, rel=1e-4)
+
+
 def test_the_torch_form_is_torchs_gru():
     torch.manual_seed(0)
     encoder, gru = EpisodeEncoder(3, 5, 5, "torch"), torch.nn.GRU(3, 5)
@@ -216,6 +235,8 @@ CHANGES = {
     "memory_size": "2",
     "adapt_policy": "true",
     "step_bound": "2e-3",
+    "step_bounding": "clip",
+    "recurrent_kernel": "each",
 }
 
 
@@ -228,7 +249,7 @@ def learned(*overrides: str):
 
 @pytest.mark.parametrize("option", CHANGES)
 def test_every_option_changes_what_is_learnt(option):
-    given = ("algorithm.inner_learning_rate=1.9e-3",) if option == "step_bound" else ()
+    given = ("algorithm.inner_learning_rate=1.9e-3",) if option.startswith("step_bound") else ()
     assert same(learned(*given), learned(*given))
     assert not same(learned(*given), learned(*given, *f"algorithm.{option}={CHANGES[option]}".split()))
 

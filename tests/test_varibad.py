@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from gymnasium import spaces
 from helpers import (
     collected,
     config_of,
@@ -20,6 +21,7 @@ from helpers import (
 from metarl.algorithms.elbo import Belief, as_belief, choose_terms, divergences, reconstruction
 from metarl.algorithms.trial_buffer import TrialBuffer, trials_of
 from metarl.errors import ConfigError
+from metarl.models.decoders import TransitionDecoder
 from metarl.rollout import collect_trial
 
 RAGGED = "env=tmaze_copying"
@@ -89,7 +91,7 @@ def test_squared_errors_are_of_what_really_followed():
     with torch.no_grad():
         predicted_0 = decoder.errors(latent, *step, none, rollout.reward)
         predicted_1 = decoder.errors(latent, *step, none + 1, rollout.reward)
-    # (p - 1)^2 - p^2 = 1 - 2 p, summed over two coordinates.
+    # (p - 1)^2 - p^2 = 1 - 2 p, mean over two coordinates.
     assert (predicted_1 - predicted_0).shape == (1, *rollout.reward.shape)
     done = rollout.terminated | rollout.truncated
     following = rollout.timestep.observation[1:][~done[:-1]]
@@ -309,3 +311,34 @@ def test_the_belief_learns_which_cell_is_rewarding():
     found = (rollout.reward[:-1] > 0).any(0)
     right = shown[torch.arange(200), env.goal]
     assert found.sum() > 20 and right[found].mean() > 0.8 and right[~found].mean() < 0.6
+
+
+def test_an_observation_weighs_as_much_as_a_reward_whatever_its_dimensions():
+    """Mean over dimensions, as in VariBAD's code: 17 errors of 2, and one, are a squared error of 4."""
+    spaces_of = spaces.Box(-1, 1, (17,)), spaces.Box(-1, 1, (6,))
+    for predicts, size in (("observation", 17), ("reward", 1)):
+        decoder = TransitionDecoder(5, *spaces_of, predicts, [8])
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter.zero_()
+            assert decoder.layers[-1].bias.fill_(2.0).shape == (size,)
+        zeros = [torch.zeros(3, 4, width) for width in (17, 6, 17)]
+        errors = decoder.errors(torch.zeros(2, 4, 5), *zeros, torch.zeros(3, 4))
+        torch.testing.assert_close(errors, torch.full((2, 3, 4), 4.0))
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        # KL 0.01 and summed over the 25 trials of a batch
+        ("grid", {"kl_coefficient": 0.25, "entropy_coefficient": 0.01, "total_steps": 20_000_000}),
+        ("grid_hyper", {"kl_coefficient": 25, "entropy_coefficient": 0.1, "total_steps": 15_000_000}),
+        # KL 0.1, summed over 10 trials, against 50 of 200 transitions
+        ("cheetah", {"kl_coefficient": 4, "entropy_coefficient": 0.01, "total_steps": 100_000_000}),
+    ],
+)
+def test_presets_have_the_weights_of_the_code_they_name(preset, expected):
+    config = config_of(f"experiment=hyper/published/{preset}")
+    found = config["algorithm"] | {"total_steps": config["training"]["total_steps"]}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert found["final_entropy_coefficient"] == found["entropy_coefficient"]

@@ -1,8 +1,10 @@
 """Meta-SGD: a learned step size for every parameter (Li et al. 2017, arXiv 1707.09835)."""
 
+from typing import Literal
+
 import torch
 from pydantic import PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
@@ -10,29 +12,51 @@ from metarl.algorithms.gradient_adaptation import GradientAdaptation
 class MetaSGD(GradientAdaptation):
     """All parameters of the policy adapt; size and sign of each one's steps are learned along with it.
 
+    Li et al. do not bound sizes. The code of Lan et al. 2019 clips them to 0.1 either way, where they get no gradient
+    any more and stay.
+
     Args:
-        step_bound: the sizes that count lie between plus and minus this; null leaves them free.
+        step_bound: sizes lie between plus and minus this, and can grow to several times the size they start with; null
+            leaves them free.
+        step_bounding: ``smooth`` gives what is learned, x, the size ``x / sqrt(1 + (x / step_bound)²)``, which has a
+            gradient everywhere; ``clip`` cuts x off, as published. Without a bound sizes are what is learned.
         inherited: see ``GradientAdaptation``; ``inner_learning_rate`` is what all sizes start as.
 
     Raises:
         ValueError: sizes start beyond their bound.
     """
 
-    def __init__(self, *world, step_bound: PositiveFloat | None = 0.1, inner_learning_rate: PositiveFloat, **inherited):
+    def __init__(
+        self,
+        *world,
+        step_bound: PositiveFloat | None = 0.5,
+        step_bounding: Literal["smooth", "clip"] = "smooth",
+        inner_learning_rate: PositiveFloat,
+        **inherited,
+    ):
         if step_bound is not None and inner_learning_rate >= step_bound:
             raise ValueError(
                 f"algorithm.inner_learning_rate={inner_learning_rate}: step sizes at their bound "
                 f"algorithm.step_bound={step_bound} cannot be learned; start below it"
             )
-        self.step_bound = step_bound
+        self.step_bound, self.step_bounding = step_bound, step_bounding
         super().__init__(*world, inner_learning_rate=inner_learning_rate, **inherited)
 
     def build_others(self, env):
         named = self.inner_parameters()
         self._places = {name: place for place, name in enumerate(named)}
-        sizes = [torch.full_like(value, self.inner_learning_rate) for value in named.values()]
-        self.step_sizes = nn.ParameterList(sizes)
+        start = self.inner_learning_rate
+        if self.step_bound is not None and self.step_bounding == "smooth":
+            start /= (1 - (start / self.step_bound) ** 2) ** 0.5
+        self.step_sizes = nn.ParameterList([torch.full_like(value, start) for value in named.values()])
 
     def step_size(self, name):
-        size = self.step_sizes[self._places[name]]
-        return size if self.step_bound is None else size.clamp(-self.step_bound, self.step_bound)
+        return self.bounded(self.step_sizes[self._places[name]])
+
+    def bounded(self, learned: Tensor) -> Tensor:
+        """The step sizes that what was learned stands for."""
+        if self.step_bound is None:
+            return learned
+        if self.step_bounding == "clip":
+            return learned.clamp(-self.step_bound, self.step_bound)
+        return learned * (1 + (learned / self.step_bound).square()).rsqrt()

@@ -7,7 +7,7 @@ the best episodes seen.
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.func import functional_call
 
@@ -15,7 +15,7 @@ from metarl.algorithms.gradient_adaptation import AdaptedState
 from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
-from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, best_episodes, no_episodes
+from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, Kernel, best_episodes, no_episodes
 from metarl.rollout import Rollout, Timestep
 
 ENCODER = "encoder."
@@ -33,10 +33,11 @@ class TESP(MetaSGD):
     """The encoder takes gradient steps, with learned sizes, after a warm-up rollout with an embedding of zeros.
 
     Args:
+        step_bound: see ``MetaSGD``; published, 0.1 is 100 times what sizes start as.
         latent_size: of the embedding.
         latent_coefficient: weight of the mean square of the adapted embedding, in the outer loss.
         encoder_size: units of the encoder.
-        gates: see ``EpisodeEncoder``.
+        gates, recurrent_kernel: see ``EpisodeEncoder``.
         memory: episodes that are embedded: the ``best`` so far, the ``latest`` rollout's, or ``all``.
         memory_size: how many of the best.
         adapt_policy: the policy's weights take gradient steps, too.
@@ -49,10 +50,12 @@ class TESP(MetaSGD):
     def __init__(
         self,
         *world,
+        step_bound: PositiveFloat | None = 0.1,
         latent_size: PositiveInt = 8,
         latent_coefficient: NonNegativeFloat = 0.01,
         encoder_size: PositiveInt = 256,
         gates: Gates = "keras",
+        recurrent_kernel: Kernel = "joint",
         memory: Literal["best", "latest", "all"] = "best",
         memory_size: PositiveInt | None = 16,
         adapt_policy: bool = False,
@@ -61,9 +64,9 @@ class TESP(MetaSGD):
         if (memory == "best") != (memory_size is not None):
             raise ValueError(f"algorithm.memory_size={memory_size}: a number with memory=best, and null otherwise")
         self.latent_size, self.latent_coefficient = latent_size, latent_coefficient
-        self.encoder_size, self.gates = encoder_size, gates
+        self.encoder_size, self.gates, self.recurrent_kernel = encoder_size, gates, recurrent_kernel
         self.memory, self.memory_size, self.adapt_policy = memory, memory_size, adapt_policy
-        super().__init__(*world, **inherited)
+        super().__init__(*world, step_bound=step_bound, **inherited)
         self.rollouts = (self.rollouts[0], *self.rollouts)  # the warm-up
 
     def build_policy(self, env, model):
@@ -73,7 +76,7 @@ class TESP(MetaSGD):
         self.horizon = env.horizon
         width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
         self.feature_dim = width
-        self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates)
+        self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates, self.recurrent_kernel)
         super().build_others(env)
 
     def inner_parameters(self):

@@ -17,7 +17,8 @@ RewardDecoder = Literal["squared", "per_cell"]
 class TransitionDecoder(nn.Module):
     """Rectified layers from a latent and a transition to what it predicts of it.
 
-    Squared errors are summed over what is predicted: a Gaussian of variance one half, as published.
+    The error is the mean square over the dimensions of what is predicted, as in VariBAD's code. (Its paper's bound, of
+    a Gaussian of variance one half, has the sum: an observation weighs as many times more as it has dimensions.)
 
     Args:
         latent_dim: size of the latent.
@@ -57,7 +58,7 @@ class TransitionDecoder(nn.Module):
         target = reward.unsqueeze(-1) if self.predicts_reward else following
         transition = self.of_transition(torch.cat(parts, dim=-1))
         predicted = self.layers(F.relu(self.of_latent(latent).unsqueeze(1) + transition))
-        return (predicted - target).square().sum(-1)
+        return (predicted - target).square().mean(-1)
 
 
 class CellDecoder(nn.Module):

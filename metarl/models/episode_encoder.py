@@ -1,6 +1,5 @@
 """From the episodes of a task to an embedding of it, with encoder weights of its own for every task."""
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from metarl.models.conditional_layers import initializer
 
 Gates = Literal["keras", "torch"]
+Kernel = Literal["joint", "each"]
 SMALL = 0.01  # norm of the projection's rows at first
 
 
@@ -31,9 +31,12 @@ class EpisodeEncoder(nn.Module):
         output_dim: of the embedding.
         gates: ``keras`` has hard sigmoids and resets the state before its product, as published; ``torch`` is
             ``nn.GRU``'s form.
+        kernel: how recurrent weights start: orthogonal over both gates and the candidate, ``joint``, as published, so
+            that all three add up to the identity; or ``each`` of the three an orthogonal matrix, three times as large
+            in squares.
     """
 
-    def __init__(self, input_dim: int, hidden_size: int, output_dim: int, gates: Gates):
+    def __init__(self, input_dim: int, hidden_size: int, output_dim: int, gates: Gates, kernel: Kernel = "joint"):
         super().__init__()
         self.gates = gates
         self.input_weight = nn.Parameter(torch.empty(3 * hidden_size, input_dim))
@@ -41,8 +44,8 @@ class EpisodeEncoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3 * hidden_size))
         self.projection = nn.Parameter(torch.empty(output_dim, hidden_size))
         self.offset = nn.Parameter(torch.zeros(output_dim))
-        nn.init.xavier_uniform_(self.input_weight, gain=math.sqrt(1.0))
-        for rows in self.recurrent_weight.data.split(hidden_size):
+        nn.init.xavier_uniform_(self.input_weight)
+        for rows in self.recurrent_weight.data.split(3 * hidden_size if kernel == "joint" else hidden_size):
             nn.init.orthogonal_(rows)
         initializer("normc", SMALL)(self.projection)
 
