@@ -14,6 +14,9 @@ class PlanningGame(MetaEnv):
     Observation: one-hot labels of the agent's cell and of the goal's, side by side. A task is which label belongs to
     which cell. Actions: up, down, left, right, collect.
 
+    Hyper's code shuffles labels at every reset, which is the same in its trials of one episode, and describes a task by
+    the present goal.
+
     Args:
         size: cells a side.
         show_labels: else the observation is one number, 1 on the goal and 0 elsewhere.

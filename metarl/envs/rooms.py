@@ -30,6 +30,10 @@ class Rooms(MetaEnv):
     side: turning there goes on and earns 0.1, the other side goes on for nothing. At the junction the right turn earns
     4 and the other -3. Whatever else is done wastes a step.
 
+    Rewards and lengths are those of hyper's code. Its moves differ: right past indicators; in a room one step forward,
+    a turn to the side that its picture shows, two forward, a turn back and one forward; at the junction right for up
+    and left for down. It has pictures flattened, and counts ``order`` tasks by the turn alone.
+
     Args:
         indicator: ``colour`` is green where up is right, else red; ``order`` shows two colours in turn, and up is right
             after green and red, in this order, alone; ``hidden`` shows nothing, and the first episode has to find out.
