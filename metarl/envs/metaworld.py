@@ -2,16 +2,15 @@
 
 import difflib
 import importlib.metadata
-import os
 import pickle
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from metarl.envs.base import Tasks
+from metarl.envs.goal_cache import Goals, remembered
 from metarl.envs.gymnasium_lanes import LaneEnv
 from metarl.envs.sawyer import ACTION, GOAL_DIM, HORIZON, OBSERVATION, Sawyer
 
@@ -128,38 +127,31 @@ def full_name(benchmark: Benchmark, task: str | None) -> str | None:
     raise ValueError(f"env.task={task}: no such task of Meta-World; it has {len(names)}, such as {', '.join(close)}")
 
 
-Goals = dict[str, dict[str, np.ndarray]]  # of each set, the vectors [50, size] of each class
-
-
 def known_goals(benchmark: Benchmark, task: str | None, seed: int) -> Goals:
     """The goals the library draws, which takes up to half a minute and is therefore remembered in a file.
 
     The file lies in ``~/.cache/metarl``, or where ``XDG_CACHE_HOME`` says.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metarl"
     version = importlib.metadata.version("metaworld")
-    path = folder / f"metaworld-{version}-{task or benchmark}-{seed}.npz"
-    if path.exists():
-        with np.load(path) as held:
-            return _unflatten(dict(held))
-    goals = _drawn_goals(benchmark, task, seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.npz")
-        flat: Any = {f"{name}/{kind}": rows for name, found in goals.items() for kind, rows in found.items()}
-        np.savez(partial, **flat)
-        partial.replace(path)
-    except OSError:
-        pass  # a home that cannot be written to is asked again next time
-    return goals
+    name = f"metaworld-{version}-{task or benchmark}-{seed}.npz"
+    return remembered(name, lambda: _drawn_goals(benchmark, task, seed), lambda goals: _fits(goals, benchmark, task))
 
 
-def _unflatten(arrays: dict[str, np.ndarray]) -> Goals:
-    goals: Goals = {"train": {}, "held_out": {}}
-    for key, rows in arrays.items():
-        name, _, kind = key.partition("/")
-        goals[name][kind] = rows
-    return goals
+def _fits(goals: Goals, benchmark: Benchmark, task: str | None) -> bool:
+    """Whether goals have the shape of those of a benchmark."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    names = {task} if task else set(ALL_V3_ENVIRONMENTS)
+    right = all(found and set(found) <= names for found in goals.values())
+    arrays = [rows for found in goals.values() for rows in found.values()]
+    return right and all(
+        rows.ndim == 2
+        and len(rows) == NUM_GOALS
+        and 0 < rows.shape[1] <= GOAL_DIM
+        and rows.dtype.kind == "f"
+        and np.isfinite(rows).all()
+        for rows in arrays
+    )
 
 
 def _drawn_goals(benchmark: Benchmark, task: str | None, seed: int) -> Goals:
