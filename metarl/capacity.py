@@ -1,6 +1,7 @@
 """Whether what a configuration asks for fits into memory, decided before anything large is allocated."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ GIB = 2**30
 LEAST_STEP = 24  # bytes of one step of one lane: observation, action, log-probability, value, reward and four flags
 WORKER = 30 * 2**20  # bytes of a worker process that has done no more than to import NumPy and Gymnasium
 COUNTS = ("size", "end", "n", "steps")  # arguments of torch's functions that say how much they allocate
+KEY = re.compile(r"[a-z]\w*=\S")  # of a message that names the key that is wrong
+LARGE = 10**8  # as a size
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -110,13 +113,12 @@ def fitting(known: Mapping[str, int], device: str) -> Iterator[None]:
         raise ConfigError(f"{_largest(known)}: {error}; lower it") from None
     except MetarlError:
         raise
-    except (MemoryError, OverflowError) as error:
-        raise ConfigError(f"{_largest(known)}: is too large ({cause(error)}); lower it") from error
     except Exception as error:
-        if isinstance(error, TypeError | ValueError) and "=" in str(error):
+        if isinstance(error, TypeError | ValueError) and KEY.search(str(error)):
             raise ConfigError(str(error)) from error
-        large = f"; perhaps {_largest(known)} is too large" if isinstance(error, RuntimeError) else ""
-        raise ConfigError(f"the configuration cannot be built: {cause(error)}{large}") from error
+        if isinstance(error, MemoryError | OverflowError) or max(known.values()) >= LARGE:
+            raise ConfigError(f"{_largest(known)}: is too large ({cause(error)}); lower it") from error
+        raise ConfigError(f"the configuration cannot be built: {cause(error)}; correct what is there") from error
 
 
 def _largest(known: Mapping[str, int]) -> str:
@@ -129,6 +131,7 @@ def check_lanes(known: Mapping[str, int], lanes: int, free: int) -> None:
     steps = known.get("env.horizon", 1) * known.get("env.num_episodes", 1)
     steps *= known.get("algorithm.num_inner_steps", 0) + 1  # each after a rollout of its own
     check_bytes(LEAST_STEP * lanes * steps, free)
+    check_bytes(known.get("env.size", 0) ** 2 * lanes, free)  # of a square of cells, which were visited
     check_bytes(WORKER * min(known.get("env.num_workers", 0), lanes), free)
 
 

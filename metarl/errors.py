@@ -9,7 +9,10 @@ from typing import ClassVar
 
 
 class MetarlError(Exception):
-    """A mistake outside the code: its message names what is wrong, and the remedy."""
+    """A mistake outside the code: its message, one line, names what is wrong, and the remedy."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(MetarlError):

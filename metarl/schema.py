@@ -170,10 +170,9 @@ class Schema:
         return named.target if isinstance(named, Node) else named
 
     def _value(self, annotation: Any, value: Any, key: str) -> Any:
-        if isinstance(value, Mapping) and "_target_" in value:
-            return self.target(value, key, _kind(annotation), BUILT)
-        if isinstance(value, Mapping | list):
-            value = self._nested(value, key)
+        kind = _kind(annotation)
+        if kind is not None and isinstance(value, Mapping) and "_target_" in value:
+            return self.target(value, key, kind, BUILT)
         _check_size(value, key)
         strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
         try:
@@ -189,7 +188,7 @@ class Schema:
             raise ConfigError(f"{key}={value!r}: must be {wanted}") from None
         if any(isinstance(mark, NamesCode) for mark in getattr(annotation, "__metadata__", ())):
             check_gym_name(checked, key, self.trust)
-        return checked
+        return self._nested(checked, key)
 
     def _nested(self, value: Any, key: str) -> Any:
         """Lists and mappings with the nodes inside them checked, of which nothing says what they should be."""
@@ -221,6 +220,8 @@ def _kind(annotation: Any) -> Kind | None:
         return Kind(parts[-1])
     if origin is type and inspect.isclass(parts[0]):
         return Kind(parts[0], partial=False)
+    if inspect.isclass(annotation) and annotation.__module__ not in ("builtins", "typing", "types"):
+        return Kind(annotation, partial=False)  # an object of that class
     return None
 
 

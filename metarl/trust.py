@@ -21,6 +21,7 @@ from metarl.errors import ConfigError
 
 VARIABLE = "METARL_TRUST"
 CLASS_BY_PATH = "hydra.utils.get_class"  # a target that stands for the class at its ``path``, and is not called
+MOST_TEXT = 200  # characters of what a library says
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
@@ -177,6 +178,7 @@ def _member(owner: Any, part: str, path: str, given: str, trust: Trust) -> Any:
 def cause(error: BaseException) -> str:
     """What went wrong and where: the last line of the user's own files, or of any file where none of theirs is."""
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    text = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
     what = f"{type(error).__name__}: {text}".removesuffix(": ")
     if isinstance(error, SyntaxError) and error.filename:
         return f"{what} ({error.filename}, line {error.lineno})"

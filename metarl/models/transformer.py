@@ -118,7 +118,7 @@ def check_sizes(hidden_size: int, num_heads: int, unpaired: str | None = None) -
         ValueError: naming what fits.
     """
     if hidden_size % num_heads:
-        fitting = [heads for heads in range(1, hidden_size + 1) if hidden_size % heads == 0]
+        fitting = [heads for heads in range(1, min(hidden_size, 1024) + 1) if hidden_size % heads == 0]
         raise ValueError(
             f"model.num_heads={num_heads} does not divide model.hidden_size={hidden_size}; one of {fitting} does"
         )
