@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metarl.compose import resolved
 from metarl.errors import ConfigError, MetarlError, report
-from metarl.launching.sweep import is_sweep, occupant, sweep_name
+from metarl.launching.job import FROZEN, run_frozen, train
+from metarl.launching.sweep import is_sweep, sweep_name
+from metarl.trust import TYPED
 
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
@@ -22,34 +25,24 @@ def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
     sweep = run_dir.parent.name if is_sweep(run_dir.parent) else None
-
-    from metarl import parallel  # torch only once there is something to train
-    from metarl.config import build
-    from metarl.experiment import run
-    from metarl.run_directory import RunDirectory
-    from metarl.trust import TYPED
-
     try:
-        cluster = job.runtime.choices["cluster"]
-        if job.mode == RunMode.RUN and sweep is None and cluster != "local":
-            raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
-        if job.mode == RunMode.RUN and sweep is None and (job.sweeper.get("params") or "space" in job.sweeper):
-            experiment = job.runtime.choices["experiment"]
-            raise ConfigError(f"experiment={experiment}: has many runs; say python run.py -m experiment={experiment}")
-        config = resolved(cfg, job.runtime.choices)
-        parallel.join(config["device"])
-        run_dir = parallel.from_main(run_dir)  # whose name may be a time
-        run(build(config, run_dir, TYPED), config, sweep)
-    except Exception as error:
-        if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
-            RunDirectory(run_dir).write_error(error)
-        if not isinstance(error, MetarlError):
-            raise
-        remove_if_empty(Path(job.runtime.output_dir))
+        if job.mode == RunMode.RUN and sweep is None:
+            check_single(job)
+        train(resolved(cfg, job.runtime.choices), run_dir, sweep, TYPED)
+    except MetarlError as error:
+        remove_if_empty(run_dir)
         fail(error)
     finally:
-        parallel.leave()
-        remove_if_empty(Path(job.runtime.output_dir))  # Hydra made it before anything was checked
+        remove_if_empty(run_dir)  # Hydra made it before anything was checked
+
+
+def check_single(job: HydraConf) -> None:
+    """Refuse what is for sweeps alone."""
+    cluster, experiment = job.runtime.choices["cluster"], job.runtime.choices["experiment"]
+    if cluster != "local":
+        raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
+    if job.sweeper.get("params") or "space" in job.sweeper:
+        raise ConfigError(f"experiment={experiment}: has many runs; say python run.py -m experiment={experiment}")
 
 
 def fail(error: Exception) -> None:
@@ -74,6 +67,9 @@ if __name__ == "__main__":
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to fail()
     try:
-        main()
+        if sys.argv[1:2] == [FROZEN]:
+            run_frozen(*sys.argv[2:4])
+        else:
+            main()
     except Exception as error:
         fail(error)

@@ -10,11 +10,11 @@ from timing import Row
 
 from metarl.launching.commands import status_rows
 from metarl.launching.pool import Pool, cpu_slots
-from metarl.launching.sweep import Sweep
+from metarl.launching.sweep import Job, Sweep
 
 FAKE = """
 import json, pathlib, sys
-run = pathlib.Path(sys.argv[-1].split("'")[1])
+run = pathlib.Path(sys.argv[1])
 run.mkdir()
 (run / "config.yaml").write_text("training: {total_steps: 1}")
 (run / "summary.json").write_text(json.dumps({"env_steps": 1, "evaluation": {"sampled": {"return_mean": 0.0}}}))
@@ -45,8 +45,12 @@ def cost(folder: Path, size: int) -> tuple[float, float, float]:
     script.write_text(FAKE)
     started = time.process_time()
     jobs = [[f"seed={number}"] for number in range(size)]
-    sweep = Sweep.launched(folder / "sweep", [str(script)], jobs, 0)
-    Pool(sweep, cpu_slots(None)).run(sweep.jobs, lambda line: None)
+    sweep = Sweep.launched(folder / "sweep", {}, jobs, 0)
+
+    def command(sweep: Sweep, job: Job) -> list[str]:
+        return [sys.executable, str(script), str(job.directory)]
+
+    Pool(sweep, cpu_slots(None), command=command).run(sweep.jobs, lambda line: None)
     launched = time.process_time()
     found, _ = status_rows(Sweep(sweep.path))
     told = time.process_time()

@@ -371,9 +371,7 @@ def resume(options: argparse.Namespace) -> None:
     from metarl.trust import extend_environment
 
     extend_environment(options.trust)  # for the runs
-    code = commands.resume(Sweep(options.sweep), options.overrides)
-    if code:
-        sys.exit(code)
+    commands.resume(Sweep(options.sweep), options.overrides)
 
 
 def write_report(options: argparse.Namespace) -> None:

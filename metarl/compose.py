@@ -12,8 +12,12 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 MANY = 20  # options that still fit a message
 
 
-def compose(overrides: Sequence[str]) -> Any:
+def compose(overrides: Sequence[str], hydra_node: bool = False) -> Any:
     """The configuration ``run.py`` would use with these overrides.
+
+    Args:
+        overrides: as on the command line.
+        hydra_node: whether Hydra's own settings are wanted, under ``hydra``.
 
     Raises:
         ConfigError: an override fits nothing.
@@ -24,7 +28,7 @@ def compose(overrides: Sequence[str]) -> Any:
 
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("config", list(overrides))
+            return hydra.compose("config", list(overrides), return_hydra_config=hydra_node)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error, overrides)) from None
 

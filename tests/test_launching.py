@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,25 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import outcome, read_rows, run_py, timeless
+import yaml
+from helpers import REPOSITORY, config_of, outcome, read_rows, run_py, timeless
 from run_directories import write_run
 
 from metarl.cli import main
-from metarl.errors import ConfigError, RunDirectoryError
-from metarl.launching import pool
+from metarl.errors import ConfigError, MetarlError, RunDirectoryError
+from metarl.launching import frozen, origin, pool
 from metarl.launching.commands import resume, status_rows
 from metarl.launching.pool import Pool, Slot, cpu_slots, gpu_slots
-from metarl.launching.sweep import Sweep, finished_summary, launching, occupant, quoted, run_directories, sweep_name
+from metarl.launching.sweep import (
+    Job,
+    Sweep,
+    finished_summary,
+    launching,
+    occupant,
+    quoted,
+    run_directories,
+    sweep_name,
+)
 
 TINY = (
     "training.total_steps=3000",
@@ -72,10 +83,18 @@ def nvidia_smi(tmp_path, monkeypatch):
     return pretend
 
 
-def fake_sweep(path: Path, *jobs: str) -> Sweep:
-    script = path / "fake.py"
-    script.write_text(FAKE)
-    return Sweep.launched(path / "sweep", [str(script)], [job.split() for job in jobs], 0)
+def fake_sweep(path: Path, *jobs: str, script: str = FAKE) -> Sweep:
+    (path / "fake.py").write_text(script)
+    return Sweep.launched(path / "sweep", {"cluster": "local_pool"}, [job.split() for job in jobs], 0)
+
+
+def fake_command(sweep: Sweep, job: Job) -> list[str]:
+    script = sweep.path.parent / "fake.py"
+    return [sys.executable, str(script), *job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
+
+
+def pool_of(sweep: Sweep, slots: list[Slot], **options) -> Pool:
+    return Pool(sweep, slots, command=fake_command, **options)
 
 
 def notes(sweep: Sweep) -> list[dict]:
@@ -96,7 +115,7 @@ def test_twelve_jobs_on_four_cards_two_on_each(tmp_path, nvidia_smi):
     slots = gpu_slots(None, 2)
     assert [slot.gpu for slot in slots] == [0, 1, 2, 3, 0, 1, 2, 3]
     said = []
-    Pool(sweep, slots, threads=3).run(sweep.jobs, said.append)
+    pool_of(sweep, slots, threads=3).run(sweep.jobs, said.append)
     rows = notes(sweep)
     assert sorted(row["run"] for row in rows) == list(range(12))
     for gpu in "0123":
@@ -112,11 +131,10 @@ def test_twelve_jobs_on_four_cards_two_on_each(tmp_path, nvidia_smi):
 
 def test_runs_of_an_earlier_launcher_keep_their_slots_and_are_not_started_again(tmp_path):
     sweep = fake_sweep(tmp_path, *[f"seconds=1 number={i}" for i in range(3)])
-    arguments = [sys.executable, sweep.command[0], *sweep.arguments(sweep.jobs[1])]
-    orphan = subprocess.Popen(arguments, env=os.environ | {"CUDA_VISIBLE_DEVICES": "5"})
+    orphan = subprocess.Popen(fake_command(sweep, sweep.jobs[1]), env=os.environ | {"CUDA_VISIBLE_DEVICES": "5"})
     while occupant(sweep.jobs[1].directory) is None:
         time.sleep(0.01)
-    Pool(sweep, [Slot(5), Slot(6)]).run(sweep.jobs, lambda line: None)
+    pool_of(sweep, [Slot(5), Slot(6)]).run(sweep.jobs, lambda line: None)
     assert orphan.wait() == 0
     rows = notes(sweep)
     assert sorted(row["run"] for row in rows) == [0, 1, 2]
@@ -127,13 +145,35 @@ def test_a_card_without_room_gets_no_run(tmp_path, nvidia_smi, monkeypatch):
     nvidia_smi("0, 1024", "1, 9000")
     monkeypatch.setattr(pool, "MEMORY_INTERVAL", 0.05)
     sweep = fake_sweep(tmp_path, "seconds=0 a=1", "seconds=0 a=2")
-    Pool(sweep, [Slot(0), Slot(1)], min_free_memory=4).run(sweep.jobs, lambda line: None)
+    pool_of(sweep, [Slot(0), Slot(1)], min_free_memory=4).run(sweep.jobs, lambda line: None)
     assert [row["CUDA_VISIBLE_DEVICES"] for row in notes(sweep)] == ["1", "1"]
+
+
+DEATHS = {
+    "killed": ("import os; print('so far', flush=True); os.kill(os.getpid(), 9)", "killed by SIGKILL", "so far"),
+    "a crash of a library": ("import os; print('so far', flush=True); os.abort()", "killed by SIGABRT", "so far"),
+    "an error before the run began": ("raise ValueError('too early')", "exit code 1", "ValueError: too early"),
+    "an end without a word": ("import os; os._exit(0)", "exit code 0, without a result; it said nothing in", ""),
+}
+
+
+@pytest.mark.parametrize("case", DEATHS)
+def test_a_run_whose_process_dies_has_failed_with_the_end_of_its_log(tmp_path, case):
+    script, ending, said = DEATHS[case]
+    sweep = fake_sweep(tmp_path, "seed=0", script=script)
+    lines = []
+    pool_of(sweep, cpu_slots(1)).run(sweep.jobs, lines.append)
+    status = sweep.status(sweep.jobs[0])
+    assert status.state == "failed" and status.error.startswith(f"ProcessDied: {ending}"), status
+    assert status.error.endswith(said) and lines[-1] == f"0: failed ({status.error})"
+    tail = (sweep.jobs[0].directory / "error.txt").read_text().splitlines()[:-1]
+    assert (tail == []) if said == "" else tail[-1] == said
+    assert pool.died(status) == ("killed" in ending)
 
 
 def test_a_pool_that_is_asked_to_stop_asks_its_runs_and_starts_no_more(tmp_path):
     sweep = fake_sweep(tmp_path, *[f"seconds=30 number={i}" for i in range(3)])
-    held = Pool(sweep, cpu_slots(1))
+    held = pool_of(sweep, cpu_slots(1))
 
     def tell(line: str) -> None:
         if "started" in line:
@@ -158,6 +198,7 @@ def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path)
     assert code == 0, said
     dice = random.Random(0)
     launcher = run_py(*sweep_line("killed"), directory=tmp_path)
+    wait_until(lambda: (tmp_path / "killed" / "sweep.json").exists(), launcher)  # before, nothing is launched
     for _ in range(3):
         time.sleep(dice.uniform(2, 7))
         for process in (*workers(tmp_path / "killed"), launcher.pid):
@@ -169,11 +210,21 @@ def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path)
         line = [sys.executable, "-m", "metarl", "resume", "killed"]
         launcher = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while launcher.wait() or unfinished(tmp_path / "killed"):
-        assert resume(Sweep(tmp_path / "killed")) == 0
+        with contextlib.suppress(RunDirectoryError):  # which names runs that were killed
+            resume(Sweep(tmp_path / "killed"))
     for number in range(3):
         whole, killed = (read_rows(tmp_path / name / str(number) / "metrics.jsonl") for name in ("whole", "killed"))
         assert [row["iteration"] for row in killed] == list(range(1, 61))
         assert [timeless(row) for row in killed] == [timeless(row) for row in whole]
+
+
+def wait_until(condition, launcher: subprocess.Popen, seconds: float = 120) -> None:
+    """Until the launcher has come so far."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert launcher.poll() is None, f"ended early: {launcher.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def workers(sweep: Path) -> list[int]:
@@ -223,6 +274,118 @@ def test_a_sweep_is_named_by_what_it_is_about_and_its_runs_know_it(tmp_path):
     assert code == 0 and "2 of 2 runs" in out and "started" not in out
 
 
+# ---------------------------------------------------------------- what was launched is what runs
+
+
+SMALL_SWEEP = ("-m", "seed=0,1", *TINY, "training.total_steps=1000", "cluster=local_pool", "hydra.sweep.dir=sweep")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the program, whose configurations can be edited."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("metarl", "conf", "launch"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    shutil.copy(REPOSITORY / "run.py", folder)
+    return folder
+
+
+def run_copy(checkout: Path, *line: str, directory: Path) -> tuple[int, str, str]:
+    paths = os.pathsep.join([str(checkout), str(checkout / "launch")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, *line], cwd=directory, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_edited_yaml_changes_nothing_of_a_sweep_that_waits(checkout, tmp_path):
+    run = str(checkout / "run.py")
+    code, _, err = run_copy(checkout, run, *SMALL_SWEEP, "hydra.launcher.slots=1", directory=tmp_path)
+    assert code == 0, err
+    sweep = Sweep(tmp_path / "sweep")
+    before = [(sweep.path / "configs" / f"{number}.yaml").read_text() for number in range(2)]
+    for number in ("0", "1"):
+        shutil.rmtree(sweep.path / number)
+    default = checkout / "conf" / "algorithm" / "rl2.yaml"
+    text = default.read_text()
+    try:
+        default.write_text(text + "\nclip: 0.31\n")
+        code, _, err = run_copy(checkout, "-m", "metarl", "resume", "sweep", directory=tmp_path)
+        assert code == 0, err
+        shutil.rmtree(sweep.path / "1")
+        code, out, err = run_copy(checkout, run, *SMALL_SWEEP, directory=tmp_path)
+        assert code == 0 and "note: run 0 goes on as it was launched, with algorithm.clip=0.2" in out, err
+    finally:
+        default.write_text(text)
+    for number, frozen_text in enumerate(before):
+        assert (sweep.path / "configs" / f"{number}.yaml").read_text() == frozen_text
+        ran = yaml.safe_load((sweep.path / str(number) / "config.yaml").read_text())
+        assert ran["algorithm"]["clip"] == 0.2 and ran == yaml.safe_load(frozen_text)
+
+
+def test_the_commit_of_a_launch_is_recorded(tmp_path, monkeypatch):
+    git = tmp_path / "git"
+    git.mkdir()
+    monkeypatch.setattr(frozen, "CONF", git / "conf")
+    assert frozen.commit() == {"commit": None, "dirty": None}
+    for line in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m first"):
+        subprocess.run(["git", *line.split()], cwd=git, check=True)
+    (git / "conf").mkdir()
+    found = frozen.commit()
+    assert found["dirty"] is False and len(found["commit"]) >= 7
+    (git / "file").touch()
+    subprocess.run(["git", "add", "file"], cwd=git, check=True)
+    assert frozen.commit() == found | {"dirty": True}
+    row = fake_sweep(tmp_path, "a=1").record["jobs"]["0"]
+    assert row == found | {"dirty": True, "overrides": ["a=1"]}
+
+
+def test_a_job_without_a_frozen_configuration_is_refused_and_says_so_to_its_sweep(tmp_path):
+    sweep = fake_sweep(tmp_path, "seed=0")
+    with pytest.raises(RunDirectoryError, match="runs 0 of 1 failed"):
+        resume(Sweep(sweep.path), ["cluster=local_pool"])
+    assert "run 0 has no frozen configuration; launch the sweep again" in sweep.status(sweep.jobs[0]).error
+
+
+def test_the_record_of_a_sweep_is_never_executed(tmp_path):
+    trap, evil = tmp_path / "trap", tmp_path / "evil.py"
+    evil.write_text(f"open({str(trap)!r}, 'w')")
+    sweep = fake_sweep(tmp_path, "seed=0")
+    record = json.loads((sweep.path / "sweep.json").read_text())
+    commands = {"command": [str(evil)], "directory": str(tmp_path), "launcher": "pool", "options": {"slots": 1}}
+    hostile = [
+        {"command": [str(evil), "-m"]},
+        {"launcher": "../../evil"},
+        {"cluster": "local_pool,hydra.launcher._target_=os.system"},
+        {"options": {"python": str(evil)}},
+        {"options": {"setup": [f"touch {trap}"]}},
+        {"options": {"partition": f"a\n touch {trap}"}},
+        {"options": {"_target_": "os.system"}},
+        {"options": ["os.system"]},
+    ]
+    for change in hostile:
+        (sweep.path / "sweep.json").write_text(json.dumps(record | commands | change))
+        with pytest.raises(MetarlError) as raised:
+            resume(Sweep(sweep.path))
+        assert "\n" not in str(raised.value) and not trap.exists(), change
+    said = r"was launched with hydra.launcher.setup=.* not repeated from a file: add 'hydra.launcher.setup=...'"
+    (sweep.path / "sweep.json").write_text(json.dumps(record | commands | hostile[4]))
+    with pytest.raises(ConfigError, match=said):
+        resume(Sweep(sweep.path))
+
+
+def test_a_sweep_goes_on_with_the_options_it_was_launched_with(tmp_path):
+    launch = {"cluster": "local_pool", "launcher": "pool", "directory": str(tmp_path)}
+    launch["options"] = {"slots": 3, "first": ["seed=0"], "threads": 2, "shuffle": True, "gpus": None}
+    sweep = Sweep.launched(tmp_path / "sweep", launch, [["seed=0"]], 0, {0: config_of("seed=0")})
+    found, launch = origin.launcher(sweep, [])
+    assert (found.slots, found.first, found.threads, found.shuffle, found.gpus) == (3, ["seed=0"], 2, True, None)
+    assert launch["options"]["slots"] == 3 and launch["cluster"] == "local_pool"
+    assert origin.launcher(sweep, ["hydra.launcher.slots=1"])[0].slots == 1
+    assert type(origin.launcher(sweep, ["cluster=local"])[0]).__name__ == "ProcessLauncher"
+    with pytest.raises(ConfigError, match=r"its runs have device=cuda, those of .* were launched with device=cpu"):
+        origin.launcher(sweep, ["cluster=gpus"])
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -259,7 +422,7 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_written(case, tmp
 def test_a_directory_holds_one_sweep_and_one_launcher(tmp_path):
     sweep = fake_sweep(tmp_path, "a=1", "a=2")
     with pytest.raises(RunDirectoryError, match="its job 1 is a=2, not a=3; choose another"):
-        Sweep.launched(sweep.path, ["run.py"], [["a=1"], ["a=3"]], 0)
+        Sweep.launched(sweep.path, {}, [["a=1"], ["a=3"]], 0)
     again = launching(sweep.path)
     with launching(sweep.path), pytest.raises(RunDirectoryError, match="is being launched already"), again:
         pass

@@ -7,14 +7,19 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from metarl.launching.sweep import Job, JobStatus, Sweep
 
 
 class SweepLauncher(Launcher):
@@ -29,28 +34,60 @@ class SweepLauncher(Launcher):
         self.shuffle, self.first = shuffle, list(first)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.config, self.loader = config, hydra_context.config_loader
+        _compose_once(self.loader)
+        choices, options = config.hydra.runtime.choices, OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        self.sweep_dir = Path(str(config.hydra.sweep.dir))
+        self.origin = {
+            "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
+            "directory": os.getcwd(),
+            "cluster": choices["cluster"],
+            "launcher": choices["hydra/launcher"],
+            "options": {name: value for name, value in options.items() if name != "_target_"},
+        }
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarl.launching import sweep as sweeps
-
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        directory = str(self.config.hydra.sweep.dir)
         self.prepare()
-        command = [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]]
-        with sweeps.launching(directory):
-            sweep = sweeps.Sweep.launched(directory, command, job_overrides, initial_job_idx)
-            jobs = sweep.jobs[initial_job_idx : initial_job_idx + len(job_overrides)]
-            waiting = self.order([job for job in jobs if sweeps.finished_summary(job.directory) is None])
-            if len(waiting) < len(jobs):
-                print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs in {sweep.path} are finished already")
-            if waiting:
-                self.start(sweep, waiting)
-        active = self.active(sweep)
-        statuses = [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
-        self.tell_failures(sweep, statuses)
+        configs = {number: self.compose(given, number) for number, given in enumerate(job_overrides, initial_job_idx)}
+        trust_typed(configs.values())
+        statuses = self.launch_resolved(job_overrides, initial_job_idx, configs)
+        if self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):  # other sweepers judge that themselves
+            refuse_failures(self.sweep_dir, statuses)
         return [self.result(status) for status in statuses]
+
+    def compose(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+        """The resolved configuration of a job."""
+        from metarl.launching.frozen import resolved_job
+
+        composed = self.loader.load_sweep_config(self.config, list(overrides))
+        return resolved_job(composed, number, self.sweep_dir / str(number))
+
+    def launch_resolved(
+        self, overrides: Sequence[Sequence[str]], first: int, configs: Mapping[int, Mapping[str, Any]]
+    ) -> list["JobStatus"]:
+        """Freeze the configurations of jobs that are new, and run what is not finished."""
+        from metarl.launching import frozen
+        from metarl.launching import sweep as sweeps
+
+        with sweeps.launching(str(self.sweep_dir)):
+            sweep = sweeps.Sweep.launched(self.sweep_dir, self.origin, overrides, first, configs)
+            if (changed := frozen.changes(sweep.path, configs)) is not None:
+                print(f"note: {changed}")
+            return self.go_on(sweep, [job for job in sweep.jobs if job.number in configs])
+
+    def go_on(self, sweep: "Sweep", jobs: list["Job"]) -> list["JobStatus"]:
+        """Run those that are not finished, as they were frozen; what has become of all."""
+        from metarl.launching.sweep import finished_summary
+
+        waiting = self.order([job for job in jobs if finished_summary(job.directory) is None])
+        if len(waiting) < len(jobs):
+            print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs in {sweep.path} are finished already")
+        if waiting:
+            self.start(sweep, waiting)
+        active = self.active(sweep)
+        return [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
 
     def prepare(self) -> None:
         """Refuse what cannot be launched, and leave nothing behind."""
@@ -64,20 +101,12 @@ class SweepLauncher(Launcher):
                 )
             self.check()
         except Exception:
-            leave_nothing(Path(str(self.config.hydra.sweep.dir)))
+            leave_nothing(self.sweep_dir)
             raise
 
     def active(self, sweep) -> dict[str, str]:
         """Runs that a cluster has not ended: an error of theirs is of an earlier attempt."""
         return {}
-
-    def tell_failures(self, sweep, statuses: list) -> None:
-        """End with an error where runs failed; other sweepers than Hydra's own judge that themselves."""
-        from metarl.errors import RunDirectoryError
-
-        failed = [str(status.job.number) for status in statuses if status.state == "failed"]
-        if failed and self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            raise RunDirectoryError(f"runs {', '.join(failed)} of {len(statuses)} failed; metarl status {sweep.path}")
 
     def order(self, jobs: list) -> list:
         """The jobs in the order in which they start."""
@@ -101,6 +130,22 @@ class SweepLauncher(Launcher):
         return result
 
 
+def trust_typed(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Have the runs trust the packages that configurations name which the user composed just now."""
+    from metarl.trust import extend_environment, packages_of
+
+    extend_environment({name for config in configs for name in packages_of(config)})
+
+
+def refuse_failures(path: Path, statuses: Sequence["JobStatus"]) -> None:
+    """End with an error where runs failed."""
+    from metarl.errors import RunDirectoryError
+
+    failed = [str(status.job.number) for status in statuses if status.state == "failed"]
+    if failed:
+        raise RunDirectoryError(f"runs {', '.join(failed)} of {len(statuses)} failed; metarl status {path}")
+
+
 def leave_nothing(sweep_dir: Path) -> None:
     """Take back what Hydra's sweeper wrote before anything was checked, where there is no sweep."""
     if not (sweep_dir / "sweep.json").exists():
@@ -112,30 +157,36 @@ def leave_nothing(sweep_dir: Path) -> None:
                 return
 
 
+def _compose_once(loader: ConfigLoader) -> None:
+    """Remember what was composed: Hydra's own sweeper composes every job before it launches them, only to check."""
+    compose, found = loader.load_sweep_config, {}
+
+    def remembered(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        key = tuple(sweep_overrides)
+        if key not in found:
+            found[key] = compose(master_config, sweep_overrides)
+        return found[key]
+
+    loader.load_sweep_config = remembered
+
+
 class ProcessLauncher(SweepLauncher):
     """One run after the other, in this process."""
 
-    def start(self, sweep, jobs: list) -> None:
+    def start(self, sweep: "Sweep", jobs: list["Job"]) -> None:
+        from metarl.errors import report
+        from metarl.launching.job import run_frozen
+
         for job in jobs:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, sweep.overrides(job))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = job.number
-                config.hydra.sweep.dir = str(sweep.path)  # whatever its name was made of
             print(f"{job.number}: {' '.join(job.overrides)}")
             try:
-                done = run_job(
-                    hydra_context=self.hydra_context,
-                    task_function=self.task_function,
-                    config=config,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-                if done.status == JobStatus.FAILED:
-                    traceback.print_exception(done._return_value)
+                run_frozen(sweep.path, job.number)
             except SystemExit as end:
                 if end.code in (0, None):  # it was asked to stop, and so is the sweep
                     raise
-            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+            except Exception as error:
+                if not report(error):
+                    traceback.print_exception(error)
 
 
 class PoolLauncher(SweepLauncher):
@@ -216,7 +267,7 @@ class SlurmLauncher(SweepLauncher):
         from metarl.launching import slurm
 
         for name in self.required:
-            if self.config.hydra.launcher[name] is None:
+            if self.options.get(f"slurm_{name}" if name in self.SHORT else name) is None:
                 raise ConfigError(f"hydra.launcher.{name}: has to be said here")
         slurm.check(self.options.get("slurm_partition"))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -45,29 +44,28 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from metarl.launching.search import Search, checked_space
-        from metarl.preemption import StopRequest
+        from hydra_plugins.metarl_launcher import trust_typed
+
+        from metarl.launching.proposals import Proposals
+        from metarl.launching.search import Search, checked_space, go_on
 
         self.launcher.prepare()  # refuses what it refuses before the search writes anything
         fixed, found = self._read(arguments)
         given = {override.lstrip("+~").partition("=")[0] for override in fixed}
         default = OmegaConf.to_container(OmegaConf.create(self.space), resolve=True)
-        space = checked_space({key: values for key, values in default.items() if key not in given} | found)
-        self._check_keys([*fixed, *(f"{name}={domain.example}" for name, domain in space.items())])
+        wanted = {key: values for key, values in default.items() if key not in given} | found
+        space = checked_space(wanted)
+        self._compose(
+            [*fixed, *(f"{name}={domain.example}" for name, domain in space.items())]
+        )  # a key that is not there is said before anything runs
+        settings = {name: getattr(self, name) for name in ("num_trials", "at_once", "sampler", "seed")}
         directory = Path(self.config.hydra.sweep.dir)
-        search = Search(directory, space, self.num_trials, self.at_once, self.sampler, self.seed)
-        with StopRequest() as stop:
-            while not stop and (numbers := search.next_round()):
-                jobs = [[*fixed, *search.overrides(number)] for number in numbers]
-                returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
-                for number, result in zip(numbers, returns, strict=True):
-                    if result.status == JobStatus.FAILED:
-                        search.tell(number, None)
-                    elif result.return_value is not None:
-                        search.tell(number, result.return_value)
-                    elif not stop:
-                        search.vanished(number)
-        print(search.conclusion() + ("; stopped, the same command goes on" if stop else ""))
+        search = Search(directory, space, **settings)
+        proposals = Proposals.composed(settings | {"space": wanted}, fixed, self._compose)
+        trust_typed(base["config"] for base in proposals.bases)
+        if (changed := proposals.freeze(directory)) is not None:
+            print(f"note: {changed}")
+        print(go_on(search, self.launcher, Proposals.of(directory)))
         return search.best
 
     def _read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -88,6 +86,5 @@ class SearchSweeper(Sweeper):
                 found[override.get_key_element()] = list(override.sweep_iterator())
         return fixed, found
 
-    def _check_keys(self, overrides: list[str]) -> None:
-        """Compose once, so that a key that is not there is said before anything runs."""
-        self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

@@ -1,15 +1,14 @@
 """``metarl status`` and ``metarl resume``: what became of a sweep, and going on with it."""
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from metarl.analysis.tables import duration
 from metarl.errors import ConfigError
-from metarl.launching import slurm
-from metarl.launching.sweep import JobStatus, Sweep, quoted
+from metarl.launching import origin, slurm
+from metarl.launching.proposals import is_search
+from metarl.launching.sweep import JobStatus, Sweep, launching
 
 UNENDED = ("running", "queued")
 
@@ -43,25 +42,32 @@ def _row(status: JobStatus, common: set[str]) -> dict[str, Any]:
     }
 
 
-def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> int:
-    """Launch the sweep again as it was launched; what is finished or runs is left alone. The exit code of the launcher.
+def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
+    """Go on with what is not finished, with the configurations that were frozen; what runs is left alone.
 
     Args:
         sweep: to go on with.
         overrides: of where it runs: ``cluster=...`` and ``hydra.launcher.*``.
 
     Raises:
-        ConfigError: other overrides, which would make it another sweep.
+        ConfigError: other overrides, which would make it another sweep; or it cannot run there.
+        RunDirectoryError: runs failed.
     """
+    from hydra_plugins.metarl_launcher import refuse_failures
+
     foreign = [text for text in overrides if not text.lstrip("+~").startswith(("cluster=", "hydra.launcher."))]
     if foreign:
         raise ConfigError(
             f"{' '.join(foreign)}: a sweep goes on as it is; only cluster=... and hydra.launcher.* may change"
         )
-    script, *arguments = sweep.command
-    replaced = {text.lstrip("+~").partition("=")[0] for text in overrides} | {"hydra.sweep.dir"}
-    if "cluster" in replaced:  # the options of one launcher mean nothing to another
-        arguments = [text for text in arguments if not text.startswith("hydra.launcher.")]
-    kept = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in replaced]
-    line = [sys.executable, script, *kept, *overrides, f"hydra.sweep.dir={quoted(sweep.path)}"]
-    return subprocess.run(line, cwd=sweep.record["directory"]).returncode
+    launcher, launch = origin.launcher(sweep, overrides)
+    launcher.check()
+    if is_search(sweep.path):
+        from metarl.launching.search import resume as resume_search
+
+        print(resume_search(sweep.path, launcher))
+        return
+    with launching(sweep.path):
+        sweep.relaunch(launch)
+        statuses = launcher.go_on(sweep, sweep.jobs)
+    refuse_failures(sweep.path, statuses)

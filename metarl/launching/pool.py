@@ -4,19 +4,25 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from metarl.cores import available_cores
 from metarl.errors import ConfigError
-from metarl.launching.sweep import Job, Sweep, finished_summary, occupant
+from metarl.launching.job import command
+from metarl.launching.sweep import Job, JobStatus, Sweep, finished_summary, occupant
 from metarl.preemption import StopRequest
+from metarl.run_files import ERROR, replace_file
 
 INTERVAL = 0.02  # seconds between looks at what runs
 MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
+TAIL_LINES, TAIL_BYTES = 20, 16 * 1024  # of its log, for a run whose process died
+DIED = "ProcessDied"
+STOPPED = "stopped by signal"  # as a run says that saved, and goes on when it is started again
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,36 @@ def _nvidia(query: str) -> list[str]:
     return answer.stdout.split("\n")[:-1]
 
 
+def died(status: JobStatus) -> bool:
+    """Whether the process of a failed run died, which says nothing against its configuration."""
+    return status.state == "failed" and (status.error or "").startswith(f"{DIED}: killed by")
+
+
+def write_death(directory: Path, text: str) -> None:
+    """Let whoever looks at a run know how its process died."""
+    with suppress(OSError):  # a full disk may be why it died
+        replace_file(directory / ERROR, text + "\n")
+
+
+def _signal(code: int) -> str:
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, as for want of memory" if -code == signal.SIGKILL else name
+
+
+def _tail(log: Path, beginning: int) -> str:
+    """The end of what was written to a log from some place on."""
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(beginning, size - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 @dataclass
 class Pool:
     """Runs the jobs of a sweep in slots.
@@ -75,15 +111,18 @@ class Pool:
         slots: where.
         threads: of each run's numerical libraries.
         min_free_memory: GiB a card must have free before a run starts there.
+        command: what runs a job.
     """
 
     sweep: Sweep
     slots: list[Slot]
     threads: int = 1
     min_free_memory: float | None = None
+    command: Callable[[Sweep, Job], list[str]] = command
 
     def __post_init__(self) -> None:
-        self.running: dict[int, tuple[subprocess.Popen, Slot]] = {}  # by number of the job
+        self.running: dict[int, tuple[subprocess.Popen, Slot, Job]] = {}  # by number of the job
+        self.beginnings: dict[int, int] = {}  # of what a process says, in the log of its job
         self.elsewhere: list[Job] = []  # that go on from an earlier launcher
         self.stopping = False
 
@@ -106,18 +145,31 @@ class Pool:
     def stop(self) -> None:
         """Start nothing more, and ask all runs to stop."""
         self.stopping = True
-        for process, _ in self.running.values():
+        for process, *_ in self.running.values():
             process.send_signal(signal.SIGTERM)
 
     def _collect(self, tell: Callable[[str], None]) -> None:
         """Notice whose process has ended."""
-        for number, (process, _) in list(self.running.items()):
+        for number, (process, _, job) in list(self.running.items()):
             if process.poll() is not None:
                 del self.running[number]
-                status = self.sweep.status(self.sweep.jobs[number])
+                status = self.sweep.status(job)
+                if status.state in ("stopped", "pending") and (death := self._death(job, process.returncode)):
+                    write_death(job.directory, death)
+                    status = self.sweep.status(job)
                 tell(f"{number}: {status.state}" + (f" ({status.error})" if status.error else ""))
                 if status.state == "running":  # by an earlier launcher's process, which was there first
                     self.elsewhere.append(status.job)
+
+    def _death(self, job: Job, code: int) -> str | None:
+        """Why a run whose process has ended is neither finished nor stopped: last what it said, then how it ended."""
+        said = _tail(self.sweep.log(job), self.beginnings[job.number])
+        if code == 0 and (self.stopping or STOPPED in said):
+            return None
+        lines = said.strip().splitlines()[-TAIL_LINES:]
+        ending = f"exit code {code}, without a result" if code >= 0 else f"killed by {_signal(code)}"
+        last = f"; its log ends: {lines[-1]}" if lines else f"; it said nothing in {self.sweep.log(job)}"
+        return "\n".join([*lines, f"{DIED}: {ending}{last}"])
 
     def _take_over(self, waiting: deque[Job]) -> None:
         """Runs of an earlier launcher that have ended, unfinished, come next."""
@@ -128,7 +180,7 @@ class Pool:
     def _free(self) -> list[Slot]:
         """Slots that nobody uses, and whose card has room."""
         free = list(self.slots)
-        for _, slot in self.running.values():
+        for _, slot, _ in self.running.values():
             free.remove(slot)
         for job in self.elsewhere:
             gpus = (occupant(job.directory) or {}).get("gpus")
@@ -146,15 +198,15 @@ class Pool:
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
         with open(self.sweep.log(job), "ab") as log:
+            self.beginnings[job.number] = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(
-                [sys.executable, self.sweep.command[0], *self.sweep.arguments(job)],
-                cwd=self.sweep.record["directory"],
+                self.command(self.sweep, job),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # so that Ctrl-C reaches it through us alone, once
             )
-        self.running[job.number] = process, slot
+        self.running[job.number] = process, slot, job
         where = "" if slot.gpu is None else f" on GPU {slot.gpu}"
         tell(f"{job.number}: started{where}: {' '.join(job.overrides)}")

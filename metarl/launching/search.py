@@ -16,8 +16,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, RunDirectoryError
+from metarl.launching.frozen import path_of
+from metarl.launching.pool import died
+from metarl.launching.proposals import SEARCH, Proposals
 from metarl.launching.sweep import finished_summary
+from metarl.preemption import StopRequest
 
 JOURNAL = "search.journal"
 NAME = "search"
@@ -194,6 +198,41 @@ class Search:
             return f"{counts}; none was finished"
         best = self.study.best_trial
         return f"{counts}; the best is {best.number} (return {best.value:.4g}): {' '.join(self.overrides(best.number))}"
+
+
+def go_on(search: Search, launcher: Any, proposals: Proposals) -> str:
+    """Run what the search proposes, round by round, until it ends or is asked to stop; what was found, in words."""
+    with StopRequest() as stop:
+        while not stop and (numbers := search.next_round()):
+            proposed = [search.overrides(number) for number in numbers]
+            configs = {n: proposals.config(given) for n, given in zip(numbers, proposed, strict=True)}
+            overrides = [[*proposals.fixed, *given] for given in proposed]
+            for status in launcher.launch_resolved(overrides, numbers[0], configs):
+                number = status.job.number
+                if status.state == "failed" and not died(status):
+                    search.tell(number, None)
+                elif status.final_return is not None:
+                    search.tell(number, status.final_return)
+                elif not stop:
+                    search.vanished(number)
+    return search.conclusion() + ("; stopped, the same command goes on" if stop else "")
+
+
+def resume(sweep: Path, launcher: Any) -> str:
+    """Go on with a search from what is in its directory alone; what was found, in words.
+
+    Raises:
+        RunDirectoryError: the directory holds no search, or a damaged one.
+        ConfigError: settings of the search that are not allowed.
+    """
+    proposals = Proposals.of(sweep)
+    if hasattr(launcher, "wait"):
+        launcher.wait = True  # what is proposed next depends on how these end
+    try:
+        search = Search(sweep, **proposals.settings | {"space": checked_space(proposals.settings["space"])})
+    except TypeError:
+        raise RunDirectoryError(f"{path_of(sweep, SEARCH)} is damaged; start the search again elsewhere") from None
+    return go_on(search, launcher, proposals)
 
 
 class SearchLogger:

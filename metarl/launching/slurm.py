@@ -4,7 +4,6 @@ A job that is preempted, or near its time limit, finishes its iteration, saves, 
 """
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,33 +12,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import ConfigError
+from metarl.compose import CONF
+from metarl.errors import ConfigError, MetarlError, report
+from metarl.launching.job import run_frozen
 from metarl.launching.sweep import Job, Sweep
 from metarl.preemption import StopRequest
+from metarl.trust import extend_environment, trusted
 
 
 class Run:
-    """What a node executes: ``run.py`` in the process that submitit started, which hands on the cluster's signals.
+    """What a node executes: a job in the process that submitit started, which hands on the cluster's signals.
 
     Args:
-        script: path of ``run.py``.
-        directory: to run it in.
-        arguments: its overrides.
+        sweep: path of its directory.
+        number: of the job.
+        packages: beside metarl whose code it may run.
     """
 
-    def __init__(self, script: str, directory: str, arguments: Sequence[str]):
-        self.script, self.directory, self.arguments = script, directory, list(arguments)
+    def __init__(self, sweep: str, number: int, packages: Sequence[str] = ()):
+        self.sweep, self.number, self.packages = sweep, number, list(packages)
 
     def __call__(self) -> None:
-        os.chdir(self.directory)
+        extend_environment(self.packages)
         _introduce_processes()
-        sys.argv = [self.script, *self.arguments]
-        sys.path.insert(0, str(Path(self.script).parent))
+        sys.path.insert(0, str(CONF.parent))  # as where run.py is started
         try:
-            runpy.run_path(self.script, run_name="__main__")
-        except SystemExit as end:
-            if end.code not in (0, None):
-                raise RuntimeError(f"the run failed; see error.txt in {self.arguments[-1]}") from None
+            run_frozen(self.sweep, self.number)
+        except MetarlError as error:
+            report(error)
+            raise RuntimeError(f"the run failed; see error.txt in {self.sweep}/{self.number}") from None
 
     def checkpoint(self) -> Any:
         """Called once the run has saved: the same again."""
@@ -76,13 +77,14 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
         options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     of_executor = {"slurm_max_num_timeout": options.pop("max_num_timeout")}
     if (python := options.pop("python", None)) is not None:
-        of_executor["slurm_python"] = str(Path(python).absolute())
+        ours = CONF.parent / python  # as conf/cluster names it, wherever one is
+        of_executor["slurm_python"] = str(Path(python).absolute() if Path(python).exists() else ours)
     executor = submitit.AutoExecutor(sweep.path / "logs", cluster="slurm", **of_executor)
     executor.update_parameters(name=sweep.path.name, **options)
-    script, directory = sweep.command[0], sweep.record["directory"]
+    packages = sorted(trusted().packages)
     try:
         with executor.batch():
-            submitted = [executor.submit(Run(script, directory, sweep.arguments(job))) for job in jobs]
+            submitted = [executor.submit(Run(str(sweep.path), job.number, packages)) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"cluster=slurm: {str(error).strip().splitlines()[-1]}") from None
     ids = {job.number: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}

@@ -1,6 +1,7 @@
 """A sweep is a directory: the jobs it was launched with, a run directory for each, and what became of them.
 
-sweep.json    the command that launched it, and the overrides of every job
+sweep.json    how it was launched, and the overrides of every job; data, of which nothing is executed
+configs/      what each job runs, see ``metarl.launching.frozen``
 0/ 1/ ...     run directories, see ``metarl.run_directory``
 logs/         what each job said on the console
 
@@ -12,13 +13,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from metarl.errors import RunDirectoryError
+from metarl.launching import frozen
 from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY, replace_file, to_json
 
 State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
@@ -89,42 +91,61 @@ class Sweep:
             raise RunDirectoryError(f"{self.path / RECORD} is damaged; delete it and launch the sweep again") from None
 
     @classmethod
-    def launched(cls, path: str | Path, command: Sequence[str], jobs: Sequence[Sequence[str]], first: int) -> "Sweep":
+    def launched(
+        cls,
+        path: str | Path,
+        launch: Mapping[str, Any],
+        jobs: Sequence[Sequence[str]],
+        first: int,
+        configs: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> "Sweep":
         """The sweep at ``path``, which from now on has these jobs too, numbered from ``first``.
 
         Where they run is no part of what they are: ``cluster=...`` is that of the last launch.
+
+        Args:
+            path: of its directory.
+            launch: how it was launched, see ``launch``.
+            jobs: overrides of each.
+            first: number of the first of them.
+            configs: resolved configurations by number; those of jobs that the sweep has already stay as they are.
 
         Raises:
             RunDirectoryError: the directory cannot be written, or holds a sweep of other jobs.
         """
         path = Path(path).absolute()
-        clusters = [text for overrides in jobs for text in overrides if text.startswith(CLUSTER)]
-        record: dict[str, Any] = {
-            "command": list(command),
-            "directory": os.getcwd(),
-            "cluster": clusters[:1],
-            "jobs": {},
-        }
-        if (path / RECORD).exists():
-            record["jobs"] = cls(path).record["jobs"]
-        for number, given in enumerate(jobs, first):
-            overrides = [text for text in given if not text.startswith(CLUSTER)]
-            known = record["jobs"].setdefault(str(number), {"overrides": overrides})["overrides"]
-            if known != overrides:
+        known = cls(path).record["jobs"] if (path / RECORD).exists() else {}
+        given = {str(n): [o for o in job if not o.startswith(CLUSTER)] for n, job in enumerate(jobs, first)}
+        for number, overrides in given.items():
+            before = known.get(number, {}).get("overrides", overrides)
+            if before != overrides:
                 raise RunDirectoryError(
-                    f"{path} holds another sweep: its job {number} is {' '.join(known)}, not {' '.join(overrides)}; "
+                    f"{path} holds another sweep: its job {number} is {' '.join(before)}, not {' '.join(overrides)}; "
                     "choose another hydra.sweep.dir"
                 )
-        _write(path, record)
+        new = {n: job for n, job in given.items() if n not in known or not frozen.path_of(path, n).exists()}
+        for number in {int(name) for name in new} & set(configs or ()):
+            frozen.freeze(path, number, configs[number])  # type: ignore[index]
+        made_by = frozen.commit() if new else {}
+        _write(
+            path,
+            {**launch, "jobs": known | {n: known.get(n, {}) | {"overrides": job} | made_by for n, job in new.items()}},
+        )
         return cls(path)
+
+    def relaunch(self, launch: Mapping[str, Any]) -> None:
+        """Note how the sweep is launched again."""
+        self.record = {**self.record, **launch}
+        _write(self.path, self.record)
 
     def _job(self, number: int, row: dict[str, Any]) -> Job:
         return Job(number, tuple(row["overrides"]), self.path / str(number))
 
     @property
-    def command(self) -> list[str]:
-        """What launched it: the script and its arguments."""
-        return self.record["command"]
+    def directory(self) -> Path:
+        """Where it was launched, against which its configurations may name files; here, where that is gone."""
+        there = Path(str(self.record.get("directory", "")))
+        return there if there.is_absolute() and there.is_dir() else Path.cwd()
 
     def note_cluster_ids(self, ids: dict[int, str]) -> None:
         """Remember what a cluster calls the jobs."""
@@ -147,14 +168,6 @@ class Sweep:
             in_cluster: what a cluster knows of the jobs that it has not ended, see ``slurm.states``.
         """
         return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
-
-    def overrides(self, job: Job) -> list[str]:
-        """Of the job, where the sweep was last launched."""
-        return [*job.overrides, *self.record["cluster"]]
-
-    def arguments(self, job: Job) -> list[str]:
-        """What ``run.py`` is told to run the job, or to go on with it."""
-        return [*self.overrides(job), f"hydra.run.dir={quoted(job.directory)}"]
 
     def status(self, job: Job, in_cluster: str | None = None) -> JobStatus:
         """Of one job."""

@@ -1,0 +1,135 @@
+"""Configurations of the jobs of a sweep, resolved and written down when it is launched: a job runs what stands here.
+
+configs/0.yaml ...    the configuration of each job
+configs/search.yaml   of a search: its settings, and the configurations that its proposals change
+
+Whatever happens to the files of ``conf/`` afterwards changes no job that waits.
+"""
+
+import copy
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarl.compose import CONF
+from metarl.errors import RunDirectoryError
+from metarl.run_files import replace_file
+
+CONFIGS = "configs"
+
+
+def path_of(sweep: Path, name: int | str) -> Path:
+    """File of the frozen configuration of a job, or of ``search``."""
+    return sweep / CONFIGS / f"{name}.yaml"
+
+
+def freeze(sweep: Path, name: int | str, config: Mapping[str, Any]) -> None:
+    """Write a configuration, whole or not at all.
+
+    Raises:
+        RunDirectoryError: the directory cannot be written.
+    """
+    try:
+        replace_file(path_of(sweep, name), yaml.safe_dump(dict(config), sort_keys=False))
+    except OSError as error:
+        raise RunDirectoryError(f"hydra.sweep.dir={sweep}: cannot be written ({error.strerror})") from None
+
+
+def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
+    """The configuration that a job was launched with.
+
+    Raises:
+        RunDirectoryError: there is none, or its file is damaged.
+    """
+    path = path_of(sweep, name)
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"{path} is missing: run {name} has no frozen configuration; launch the sweep again with its own command, "
+            "python run.py -m ..., which writes it"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict):
+        raise RunDirectoryError(
+            f"{path} is damaged; delete it and launch the sweep again with its own command, python run.py -m ..."
+        )
+    return config
+
+
+def resolved_job(config: Any, number: int, directory: Path) -> dict[str, Any]:
+    """The plain configuration of a job that Hydra composed, with the names of its choices.
+
+    Args:
+        config: with its ``hydra`` node, whose values the rest may refer to.
+        number: of the job.
+        directory: of its run.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    from metarl.compose import resolved
+
+    config = copy.deepcopy(config)
+    with read_write(config), open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.runtime.output_dir = str(directory)
+        HydraConfig.instance().set_config(config)
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        del config["hydra"]
+    return resolved(config, choices)  # type: ignore[arg-type]
+
+
+def commit() -> dict[str, Any]:
+    """The commit of this metarl, and whether files differ from it; None where nothing tells."""
+    revision, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": revision or None, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=CONF.parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first key at which two configurations differ, with both values; None where they are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*old, *new}, key=str):
+            if old.get(name) != new.get(name):
+                return first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return None
+    return None if old == new else (key, old, new)
+
+
+def changes(sweep: Path, configs: Mapping[int, Mapping[str, Any]]) -> str | None:
+    """How configurations as composed now differ from those that were frozen, in a line; None where they do not."""
+    for number, config in configs.items():
+        before = frozen(sweep, number)
+        found = first_difference(_compared(before), _compared(config))
+        if found is not None:
+            key, old, new = found
+            return (
+                f"run {number} goes on as it was launched, with {key}={old}; conf/ now says {new}, which takes another "
+                "hydra.sweep.dir"
+            )
+    return None
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the names of choices: where a job runs is no part of what it is."""
+    return {key: value for key, value in config.items() if key != "choices"}
+
+
+def parsed_overrides(overrides: Sequence[str]) -> list[tuple[str, Any, bool]]:
+    """Key, value and whether it may be new, of overrides of single values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    found = OverridesParser.create().parse_overrides(list(overrides))
+    return [(override.key_or_group, override.value(), override.is_add()) for override in found]

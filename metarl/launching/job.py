@@ -1,0 +1,114 @@
+"""One run in this process: of a configuration that was composed just now, or was frozen when its sweep was launched.
+
+How a job of a sweep is run is decided here, not by what its record says. Imports torch only once there is something to
+train.
+"""
+
+import logging.config
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from metarl.compose import CONF
+from metarl.errors import MetarlError, RunDirectoryError
+from metarl.launching.frozen import commit, frozen
+from metarl.launching.sweep import Job, Sweep, occupant, quoted
+from metarl.trust import Trust
+
+FROZEN = "--frozen"  # python run.py --frozen SWEEP NUMBER
+CONSOLE = {  # as Hydra's job_logging=stdout
+    "version": 1,
+    "formatters": {"simple": {"format": "%(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}},
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "disable_existing_loggers": False,
+}
+
+log = logging.getLogger(__name__)
+
+
+def train(config: dict[str, Any], run_dir: Path, sweep: str | None = None, trust: Trust | None = None) -> None:
+    """Build what a resolved configuration describes, and run it to its end.
+
+    Args:
+        config: resolved.
+        run_dir: of the run.
+        sweep: name of the sweep this run belongs to, whose reader finds an error in the run directory.
+        trust: in the code that the configuration names; None trusts metarl and what ``METARL_TRUST`` lists.
+    """
+    from metarl import parallel
+    from metarl.config import build
+    from metarl.experiment import run
+    from metarl.run_directory import RunDirectory
+
+    try:
+        parallel.join(config["device"])
+        run_dir = parallel.from_main(run_dir)  # whose name may be a time
+        run(build(config, run_dir, trust), config, sweep)
+    except Exception as error:
+        if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
+            RunDirectory(run_dir).write_error(error)
+        raise
+    finally:
+        parallel.leave()
+
+
+def run_frozen(path: str | Path, number: str | int) -> None:
+    """Run a job of a sweep with the configuration it was launched with, or go on with it.
+
+    A frozen configuration is data: code outside metarl runs only where ``METARL_TRUST`` lists its package.
+
+    Raises:
+        RunDirectoryError: there is no such sweep, job or configuration.
+    """
+    sweep = Sweep(path)
+    job = next((job for job in sweep.jobs if str(job.number) == str(number)), None)
+    if job is None:
+        raise RunDirectoryError(f"{path} has no run {number}; metarl status {path} lists its runs")
+    logging.config.dictConfig(CONSOLE)
+    try:
+        config = frozen(sweep.path, job.number)
+    except MetarlError as error:
+        _note(error, job)
+        raise
+    _compare_commits(sweep, job)
+    arguments = [*job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
+    with _arguments(arguments), chdir(sweep.directory):
+        train(config, job.directory, sweep.path.name)
+
+
+def command(sweep: Sweep, job: Job) -> list[str]:
+    """What runs a job in a process of its own."""
+    return [sys.executable, str(CONF.parent / "run.py"), FROZEN, str(sweep.path), str(job.number)]
+
+
+def _note(error: Exception, job: Job) -> None:
+    from metarl.run_directory import RunDirectory
+
+    if occupant(job.directory) is None:
+        RunDirectory(job.directory).write_error(error)
+
+
+def _compare_commits(sweep: Sweep, job: Job) -> None:
+    """The configuration is that of the launch; the code is that of today, which a user should know."""
+    launched = {name: sweep.record["jobs"][str(job.number)].get(name) for name in ("commit", "dirty")}
+    now = commit()
+    if launched["commit"] and now["commit"] and launched != now:
+        log.warning("launched with %s of metarl, and runs with %s", _version(launched), _version(now))
+
+
+def _version(found: dict[str, Any]) -> str:
+    return f"commit {found['commit']}" + (" and changes to it" if found["dirty"] else "")
+
+
+@contextmanager
+def _arguments(arguments: list[str]) -> Iterator[None]:
+    """Let the summary of the run tell the command that would make it alone."""
+    before = sys.argv
+    sys.argv = [str(CONF.parent / "run.py"), *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
