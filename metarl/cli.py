@@ -79,7 +79,7 @@ def _comparing_commands(commands: Any) -> None:
     publishing = _command(commands, "dashboard", dashboard, "a sweep in Weights & Biases", formats=False)
     publishing.add_argument("sweep", type=Path, help="sweep directory")
     _selecting_options(publishing)
-    publishing.add_argument("--mode", choices=("offline", "online"), default="offline")
+    publishing.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else offline")
     publishing.add_argument("--project", help="default: that of the runs, else metarl")
     publishing.add_argument("--entity", help="account or team; default: that of the runs, else of the account")
     publishing.add_argument("--workspace", action="store_true", help="online: make a view of the sweep's runs, too")

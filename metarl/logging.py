@@ -3,12 +3,21 @@
 A logger must never hurt the run: ``Loggers`` turns a failing one off with a warning.
 """
 
-import hashlib
 import io
+import json
 import logging
+import os
+import re
+import secrets
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from metarl.run_files import METRICS, replace_file
+
+WANDB_ID = "wandb_id"  # file of a run directory
+FINISH_TIMEOUT = 60.0  # seconds at the end of a run, for what W&B has not taken yet
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +41,13 @@ class TensorboardLogger:
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
+        # What was shown after the iteration that a resumed run goes on from is shown again, and once.
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=_last_step(run_dir) + 1)
 
     def log(self, row: dict[str, Any]) -> None:
         for name, value in scalars(row).items():
             self.writer.add_scalar(name, value, row["env_steps"])
+        self.writer.flush()  # whatever is killed has been shown
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
         for name, figure in figures.items():
@@ -47,10 +58,11 @@ class TensorboardLogger:
 class WandbLogger:
     """Weights & Biases; offline unless told otherwise.
 
-    The run's id comes from the run directory, so a resumed run continues the same W&B run.
+    The run's id is kept in the run directory, so a resumed run continues the same W&B run.
 
     Args:
-        mode: ``offline`` keeps everything in ``<run>/wandb``, ``online`` sends it, ``disabled`` does nothing.
+        mode: ``offline`` keeps everything in ``<run>/wandb``, ``online`` sends it, ``disabled`` does nothing; null is
+            ``WANDB_MODE`` of the environment, or else offline.
         project, entity: where online runs go; entity null is the account's default.
         group: runs shown together; null is the sweep's name in a multirun.
         tags: labels.
@@ -58,18 +70,19 @@ class WandbLogger:
 
     def __init__(
         self,
-        mode: Literal["offline", "online", "disabled"] = "offline",
+        mode: Literal["offline", "online", "disabled"] | None = None,
         project: str = "metarl",
         entity: str | None = None,
         group: str | None = None,
         tags: list[str] | None = None,
     ):
-        self.mode, self.project, self.entity, self.group, self.tags = mode, project, entity, group, tags or []
+        self.mode = wandb_mode(mode)
+        self.project, self.entity, self.group, self.tags = project, entity, group, tags or []
 
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         import wandb
 
-        options: dict[str, Any] = wandb_identity(run_dir) | {
+        options: dict[str, Any] = {
             "name": run_dir.name,
             "group": self.group or group,
             "job_type": "train",
@@ -78,12 +91,19 @@ class WandbLogger:
             "tags": self.tags,
             "config": config,
         }
+        if self.mode != "disabled":
+            options |= wandb_identity(run_dir)
         try:
             self.run = wandb.init(mode=self.mode, **options)
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            log.warning("wandb.mode=%s failed (%s); continuing offline", self.mode, " ".join(str(error).split()))
             wandb.teardown()
-            self.run = wandb.init(mode="offline", **options)
+            self.run, self.mode = wandb.init(mode="offline", **options), "offline"
+            log.warning(
+                "W&B online failed (%s); continuing offline, to be sent later by: %s",
+                " ".join(str(error).split()),
+                sync_command(Path(self.run.dir).parent),
+            )
+        self.directory = Path(self.run.dir).parent
         self.run.define_metric("env_steps")
         self.run.define_metric("*", step_metric="env_steps")
 
@@ -97,7 +117,41 @@ class WandbLogger:
             if summary is not None:
                 self.run.summary.update(summary)
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        """End the run; what W&B did not take in time is still here, and can be sent later."""
+        try:
             self.run.finish()
+            why = "W&B refused some of it" if self.mode == "online" and _refused(self.directory) else None
+        except TimeoutError:
+            why = f"W&B did not take all of it within {FINISH_TIMEOUT:.0f} s"
+        if why:
+            log.warning("%s; nothing is lost, to send the run again: %s", why, sync_command(self.directory))
+
+
+def wandb_mode(given: str | None) -> str:
+    """The mode that is given, else that of the environment, else offline."""
+    named = given or os.environ.get("WANDB_MODE") or "offline"
+    mode = {"dryrun": "offline", "run": "online"}.get(named, named)  # older names, which W&B takes, too
+    if mode not in ("offline", "online", "disabled"):
+        log.warning("WANDB_MODE=%s: must be offline, online or disabled; continuing offline", named)
+        return "offline"
+    return mode
+
+
+def sync_command(directory: Path) -> str:
+    """The command that sends a run kept in W&B's directory of it; without the option W&B skips one that was online."""
+    return f"wandb sync --no-skip-online {shlex.quote(str(directory))}"
+
+
+def _refused(directory: Path) -> bool:
+    """Whether W&B gave up sending, which it notes in a log of its own and nowhere else."""
+    try:
+        text = (directory / "logs" / "debug-internal.log").read_text(errors="replace")
+    except OSError:
+        return False
+    return "filestream: fatal error" in text
 
 
 def wandb_identity(directory: Path) -> dict[str, Any]:
@@ -105,12 +159,40 @@ def wandb_identity(directory: Path) -> dict[str, Any]:
     import wandb
 
     return {
-        "id": hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16],
+        "id": _wandb_id(directory),
         "resume": "allow",
         "dir": str(directory),
         # No question asked and no endless wait: without a network an online run goes on offline.
-        "settings": wandb.Settings(console="off", init_timeout=20, finish_timeout=300, login_timeout=1),
+        "settings": wandb.Settings(
+            console="off",
+            init_timeout=20,
+            finish_timeout=FINISH_TIMEOUT,
+            finish_timeout_raises=True,
+            login_timeout=1,
+        ),
     }
+
+
+def _wandb_id(directory: Path) -> str:
+    """Drawn once and kept in the directory: that of a moved one stays, that of one made anew is another."""
+    path = directory / WANDB_ID
+    try:
+        found = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        found = ""
+    if not re.fullmatch("[0-9a-f]{16}", found):
+        found = secrets.token_hex(8)
+        replace_file(path, found + "\n")
+    return found
+
+
+def _last_step(run_dir: Path) -> int:
+    """Environment steps of the last row of metrics; -1 where there is none."""
+    try:
+        last = (run_dir / METRICS).read_bytes().splitlines()[-1:]
+        return int(json.loads(last[0])["env_steps"]) if last else -1
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def as_image(figure: Any) -> Any:

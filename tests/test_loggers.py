@@ -1,9 +1,12 @@
 """Loggers: what they show is what ``metrics.jsonl`` holds, and nothing they do can hurt a run."""
 
 import builtins
+import json
 import logging
 import os
+import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,10 +16,11 @@ import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
 from helpers import outcome, read_rows, run_py, small_config, tree
 from wandb_records import by_key, is_closed, records, wandb_files
+from wandb_server import KEY, WandbServer, wait_for
 
-from metarl.config import build
+from metarl.config import build, parts
 from metarl.experiment import run
-from metarl.logging import Loggers, scalars
+from metarl.logging import Loggers, TensorboardLogger, WandbLogger, scalars, wandb_identity
 
 SIZE = ("training.eval_every=2", "eval.num_tasks=8", "eval.final_num_tasks=8", "eval.baselines=false")
 STEPS_OF_AN_ITERATION = 6 * 3  # lanes, pulls
@@ -139,6 +143,27 @@ def test_tensorboard_shows_rows_against_environment_steps_and_figures_also_after
     assert_events_are(live(tmp_path, "logger=tensorboard", iterations=4), tmp_path)
 
 
+@pytest.mark.parametrize("known", [0, 2])
+def test_tensorboard_repeats_nothing_after_a_kill(tmp_path, known):
+    """Rows were shown after the last checkpoint, at a moment when the run was killed."""
+    if known:
+        live(tmp_path, "logger=tensorboard", iterations=known)
+    logger = TensorboardLogger()
+    logger.start(tmp_path, {}, None)
+    for iteration in range(known + 1, known + 4):
+        logger.log({"env_steps": iteration * STEPS_OF_AN_ITERATION, "train/return": -99.0, "iteration": iteration})
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    assert_events_are(live(tmp_path, "logger=tensorboard", iterations=known + 2), tmp_path)
+
+
+def test_tensorboard_holds_every_row_as_soon_as_it_is_logged(tmp_path):
+    logger = TensorboardLogger()
+    logger.start(tmp_path, {}, None)
+    row = {"env_steps": 18, "train/return": 1.5}
+    logger.log(row)  # and nothing more: it is killed
+    assert_events_are([row], tmp_path)
+
+
 # ---------------------------------------------------------------- Weights & Biases
 
 
@@ -246,6 +271,23 @@ def test_a_sweep_that_was_stopped_is_one_wandb_run_per_job_with_one_curve_each(t
     assert len(ids) == 2
 
 
+def wandb_id(run_dir: Path) -> str:
+    return of_kind(wandb_files(run_dir)[-1], "run")[0].run_id
+
+
+def test_a_moved_directory_is_the_same_wandb_run_and_one_made_anew_is_another(tmp_path):
+    live(tmp_path / "run", "logger=wandb", iterations=1)
+    first = wandb_id(tmp_path / "run")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    time.sleep(1.1)  # W&B names files by the second
+    live(moved, "logger=wandb", iterations=2)
+    assert len(wandb_files(moved)) == 2 and wandb_id(moved) == first
+    live(tmp_path / "run", "logger=wandb", iterations=1)
+    assert wandb_id(tmp_path / "run") != first
+    (tmp_path / "run" / "wandb_id").write_text("../../damaged")
+    assert re.fullmatch("[0-9a-f]{16}", wandb_identity(tmp_path / "run")["id"])
+
+
 def test_other_run_directories_are_other_wandb_runs(tmp_path):
     ids = []
     for name in ("one", "two"):
@@ -284,6 +326,152 @@ def test_several_loggers_work_side_by_side(tmp_path, stranger):
     rows = live(tmp_path / "run", "logger=[tensorboard,wandb]", iterations=2)
     assert_events_are(rows, tmp_path / "run")
     assert_history_is(rows, history(wandb_files(tmp_path / "run")[0]))
+
+
+@pytest.mark.parametrize(
+    ("environment", "override", "mode"),
+    [
+        (None, None, "offline"),
+        ("online", None, "online"),
+        ("disabled", None, "disabled"),
+        ("dryrun", None, "offline"),
+        ("run", None, "online"),
+        ("", None, "offline"),
+        ("online", "offline", "offline"),
+        ("disabled", "online", "online"),
+        ("sometimes", None, "offline"),
+    ],
+)
+def test_the_mode_is_what_is_given_or_else_that_of_the_environment(monkeypatch, caplog, environment, override, mode):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    given = [] if override is None else [f"wandb.mode={override}"]
+    logger = parts(small_config("logger=wandb", *given)).loggers.active["wandb"]
+    assert logger.mode == mode
+    assert ("WANDB_MODE=sometimes: must be offline, online or disabled" in caplog.text) == (environment == "sometimes")
+
+
+def test_wandb_disabled_by_the_environment_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    live(tmp_path / "run", "logger=wandb", iterations=1)
+    assert not (tmp_path / "run" / "wandb").exists() and not (tmp_path / "run" / "wandb_id").exists()
+
+
+# ---------------------------------------------------------------- Weights & Biases, online
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    """A service of W&B on this machine, and an account there."""
+    import wandb
+
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+        server.fault = None
+        wandb.teardown()
+
+
+def test_wandb_online_receives_the_run_and_a_resumed_one_as_the_same(tmp_path, service):
+    run_dir, online = tmp_path / "run", ("logger=wandb", "wandb.mode=online", "wandb.tags=[a]")
+    live(run_dir, *online, iterations=2, sweep="a-sweep")
+    (name,) = service.runs
+    about, first = service.runs[name], service.rows(name)
+    assert (about["groupName"], about["jobType"], about["displayName"]) == ("a-sweep", "train", "run")
+    assert (
+        about["project"] == "metarl" and about["tags"] == ["a"] and name == (run_dir / "wandb_id").read_text().strip()
+    )
+    assert json.loads(about["config"])["env"]["value"]["num_arms"] == 3
+    moved = run_dir.rename(tmp_path / "moved")
+    rows = live(moved, *online, iterations=4, sweep="a-sweep")
+    assert list(service.runs) == [name] and service.exit_codes[name] == 0
+    assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+    assert service.rows(name)[: len(first)] == first
+    assert "evaluation" in service.summary[name]
+    sent = service.files[name]
+    assert {"config.yaml", "wandb-summary.json", "wandb-metadata.json", "requirements.txt"} <= sent
+    assert any(path.startswith("media/images/figures/adaptation_curve") for path in sent)
+
+
+class Saboteur:
+    """A logger that breaks the service at one iteration, and mends it at another."""
+
+    def __init__(self, server: WandbServer, fault: int | str, begin: int, end: int = 99):
+        self.server, self.fault, self.begin, self.end = server, fault, begin, end
+
+    def start(self, run_dir, config, group):
+        pass
+
+    def log(self, row):
+        if row["iteration"] == self.begin:
+            assert wait_for(lambda: any("file_stream" in path for path in self.server.requests) or self.begin == 1)
+            self.server.fault = self.fault
+        if row["iteration"] == self.end:
+            time.sleep(0.5)
+            self.server.fault = None
+
+    def finish(self, summary, figures):
+        pass
+
+
+def live_with_a_fault(run_dir: Path, saboteur: Saboteur) -> list[dict]:
+    config = small_config(*SIZE, f"training.total_steps={4 * STEPS_OF_AN_ITERATION}")
+    trainer = build(config, run_dir)
+    trainer.loggers = Loggers({"saboteur": saboteur, "wandb": WandbLogger("online")})
+    run(trainer, config)
+    assert trainer.run_dir.summary() is not None
+    return read_rows(run_dir / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("fault", [401, 500, "hang", "drop"])
+def test_a_service_that_fails_in_mid_run_stops_nothing_and_loses_nothing(tmp_path, service, fault, monkeypatch, caplog):
+    monkeypatch.setattr("metarl.logging.FINISH_TIMEOUT", 2.0)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        rows = live_with_a_fault(tmp_path / "run", Saboteur(service, fault, begin=1))
+    assert time.monotonic() - began < 60 and len(rows) == 4
+    (path,) = wandb_files(tmp_path / "run", "run")
+    assert_history_is(rows, history(path))
+    (said,) = [record.getMessage() for record in caplog.records if "nothing is lost" in record.getMessage()]
+    command = said.partition("to send the run again: ")[2]
+    assert command == f"wandb sync --no-skip-online {path.parent}"
+    if fault == 401:  # what the message says is what helps
+        service.fault = None
+        line = [sys.executable, "-m", *command.split()]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        (name,) = service.runs
+        assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+
+
+def test_a_service_that_comes_back_receives_every_row(tmp_path, service, caplog):
+    with caplog.at_level(logging.WARNING):
+        rows = live_with_a_fault(tmp_path / "run", Saboteur(service, "drop", begin=1, end=3))
+    (name,) = service.runs
+    assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+    assert "nothing is lost" not in caplog.text
+
+
+@pytest.mark.parametrize("fault", [401, 500, "hang", "drop"])
+def test_a_service_that_fails_at_the_start_leaves_an_offline_run(tmp_path, service, fault, monkeypatch, caplog):
+    import wandb
+
+    settings = wandb.Settings
+    monkeypatch.setattr(wandb, "Settings", lambda **keys: settings(**keys | {"init_timeout": 2}))  # not 20 s
+    service.fault = fault
+    with caplog.at_level(logging.WARNING):
+        rows = live(tmp_path / "run", "logger=wandb", "wandb.mode=online", iterations=2)
+    (path,) = wandb_files(tmp_path / "run", "offline-run")
+    assert f"continuing offline, to be sent later by: wandb sync --no-skip-online {path.parent}" in caplog.text
+    assert_history_is(rows, history(path))
 
 
 # ---------------------------------------------------------------- failing ones

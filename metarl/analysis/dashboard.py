@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -14,14 +14,12 @@ from metarl.analysis.selection import Criterion, Selection, selected
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.launching.sweep import run_directories
-from metarl.logging import as_image, wandb_identity
-
-Mode = Literal["offline", "online"]
+from metarl.logging import as_image, sync_command, wandb_identity, wandb_mode
 
 
 def show(
     sweep: Path,
-    mode: Mode,
+    mode: str | None,
     project: str | None = None,
     entity: str | None = None,
     best: str | None = None,
@@ -30,6 +28,8 @@ def show(
 ) -> list[str]:
     """``publish`` a sweep, by default where its runs are, and make its ``workspace`` if a ``view`` is wanted.
 
+    The mode is the given one, or else that of ``WANDB_MODE``.
+
     Returns:
         Where they are.
 
@@ -37,6 +37,9 @@ def show(
         ConfigError: a view without an entity, or offline; or W&B cannot be reached.
         RunDirectoryError: no run is finished, or has begun.
     """
+    mode = wandb_mode(mode)
+    if mode == "disabled":
+        raise ConfigError("WANDB_MODE=disabled: a dashboard is kept or sent; say --mode offline or --mode online")
     runs = load_runs(run_directories([sweep], finished=False))
     of_runs = runs[0].config.get("wandb") or {}
     project, entity = project or of_runs.get("project") or "metarl", entity or of_runs.get("entity")
@@ -48,7 +51,7 @@ def show(
 
 
 def publish(
-    runs: Sequence[Run], sweep: Path, project: str, entity: str | None, mode: Mode, selection: Selection | None
+    runs: Sequence[Run], sweep: Path, project: str, entity: str | None, mode: str, selection: Selection | None
 ) -> Path:
     """Write tables (runs, methods, settings) and figures (with intervals) of a sweep as a run of its group.
 
@@ -90,7 +93,10 @@ def publish(
     run.log(content | {f"figures/{key}": as_image(figure) for key, figure in figures.items()})
     run.summary.update({f"best/{row['environment']}": row["method"] for row in _best(comparison.rows)})
     directory = Path(run.dir).parent
-    run.finish()
+    try:
+        run.finish()
+    except TimeoutError:
+        raise ConfigError(f"W&B did not take all in time; to send it again: {sync_command(directory)}") from None
     return directory
 
 
