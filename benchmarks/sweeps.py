@@ -8,8 +8,9 @@ from pathlib import Path
 
 from timing import Row
 
+from metarl.launching.cards import cpu_slots
 from metarl.launching.commands import status_rows
-from metarl.launching.pool import Pool, cpu_slots
+from metarl.launching.pool import Pool
 from metarl.launching.sweep import Job, Sweep
 
 FAKE = """

@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 
 from metarl.run_files import METRICS, replace_file
 
+Mode = Literal["offline", "online", "disabled"]
+
 WANDB_ID = "wandb_id"  # file of a run directory
 FINISH_TIMEOUT = 60.0  # seconds at the end of a run, for what W&B has not taken yet
 
@@ -70,7 +72,7 @@ class WandbLogger:
 
     def __init__(
         self,
-        mode: Literal["offline", "online", "disabled"] | None = None,
+        mode: Mode | None = None,
         project: str = "metarl",
         entity: str | None = None,
         group: str | None = None,
@@ -130,14 +132,14 @@ class WandbLogger:
             log.warning("%s; nothing is lost, to send the run again: %s", why, sync_command(self.directory))
 
 
-def wandb_mode(given: str | None) -> str:
+def wandb_mode(given: str | None) -> Mode:
     """The mode that is given, else that of the environment, else offline."""
     named = given or os.environ.get("WANDB_MODE") or "offline"
     mode = {"dryrun": "offline", "run": "online"}.get(named, named)  # older names, which W&B takes, too
     if mode not in ("offline", "online", "disabled"):
         log.warning("WANDB_MODE=%s: must be offline, online or disabled; continuing offline", named)
         return "offline"
-    return mode
+    return mode  # type: ignore[return-value]
 
 
 def sync_command(directory: Path) -> str:

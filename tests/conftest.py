@@ -1,5 +1,6 @@
 """Options of ``conf/`` as fixtures: a new YAML meets every law without a change here."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,20 @@ def sweep(tmp_path) -> list[Path]:
                 settings = dict(env=env, model=model, seed=seed, final=final, baselines=base, bounds=bounds)
                 paths.append(write_run(path, **settings))
     return paths
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Cards that are not there: call it with the free memory in MiB of each; each has 10,000."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def pretend(*free: int | str) -> None:
+        rows = "\n".join(f"{i}, GPU-{i}f00aaaa-1111, {memory}, 10000" for i, memory in enumerate(free))
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{rows}'\n")
+        tool.chmod(0o755)
+
+    return pretend

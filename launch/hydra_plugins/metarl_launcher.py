@@ -194,7 +194,8 @@ class PoolLauncher(SweepLauncher):
 
     Args:
         slots: runs at a time, without graphics cards; null: one for each core.
-        gpus: numbers of the graphics cards to use, or ``all``; null: none.
+        gpus: numbers or UUIDs of the graphics cards to use, or ``all`` that this process was given
+            (``CUDA_VISIBLE_DEVICES``); null: none.
         jobs_per_gpu: runs at a time on each of them.
         min_free_memory: GiB a card must have free before a run starts there; null: any.
         threads: of each run's numerical libraries.
@@ -216,18 +217,19 @@ class PoolLauncher(SweepLauncher):
 
     def check(self) -> None:
         from metarl.errors import ConfigError
-        from metarl.launching import pool
+        from metarl.launching import cards
 
         counts = {"slots": self.slots, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
         for name, value in counts.items():
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"hydra.launcher.{name}={value}: a whole number above 0")
-        if isinstance(self.gpus, str) and self.gpus != "all":
-            raise ConfigError(f"hydra.launcher.gpus={self.gpus}: all, or a list of numbers as [0,1]")
+        if isinstance(self.gpus, bool | int | float) or (isinstance(self.gpus, str) and self.gpus != "all"):
+            raise ConfigError(f"hydra.launcher.gpus={self.gpus}: all, or a list of numbers or UUIDs as [0,1]")
         if self.gpus is None:
-            self.places = pool.cpu_slots(self.slots)
+            self.places = cards.cpu_slots(self.slots)
         else:
-            self.places = pool.gpu_slots(None if self.gpus == "all" else self.gpus, self.jobs_per_gpu)
+            self.places = cards.gpu_slots(None if self.gpus == "all" else self.gpus, self.jobs_per_gpu)
+        cards.check_memory(self.min_free_memory, self.places)
 
     def start(self, sweep, jobs: list) -> None:
         from metarl.launching.pool import Pool

@@ -65,7 +65,7 @@ class SearchSweeper(Sweeper):
         trust_typed(base["config"] for base in proposals.bases)
         if (changed := proposals.freeze(directory)) is not None:
             print(f"note: {changed}")
-        print(go_on(search, self.launcher, Proposals.of(directory)))
+        print(go_on(search, self.launcher, Proposals.of(directory, typed=True)))
         return search.best
 
     def _read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

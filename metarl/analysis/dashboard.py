@@ -14,7 +14,7 @@ from metarl.analysis.selection import Criterion, Selection, selected
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.launching.sweep import run_directories
-from metarl.logging import as_image, sync_command, wandb_identity, wandb_mode
+from metarl.logging import Mode, as_image, sync_command, wandb_identity, wandb_mode
 
 
 def show(
@@ -37,21 +37,21 @@ def show(
         ConfigError: a view without an entity, or offline; or W&B cannot be reached.
         RunDirectoryError: no run is finished, or has begun.
     """
-    mode = wandb_mode(mode)
-    if mode == "disabled":
+    chosen = wandb_mode(mode)
+    if chosen == "disabled":
         raise ConfigError("WANDB_MODE=disabled: a dashboard is kept or sent; say --mode offline or --mode online")
     runs = load_runs(run_directories([sweep], finished=False))
     of_runs = runs[0].config.get("wandb") or {}
     project, entity = project or of_runs.get("project") or "metarl", entity or of_runs.get("entity")
-    if view and (mode != "online" or entity is None):
+    if view and (chosen != "online" or entity is None):
         raise ConfigError("--workspace: is made in W&B itself; say --mode online and --entity")
     selection = selected([run for run in runs if run.finished], best, by)
-    found = [str(publish(runs, sweep, project, entity, mode, selection))]
+    found = [str(publish(runs, sweep, project, entity, chosen, selection))]
     return [*found, workspace(sweep.name, project, entity).save().url] if view and entity else found
 
 
 def publish(
-    runs: Sequence[Run], sweep: Path, project: str, entity: str | None, mode: str, selection: Selection | None
+    runs: Sequence[Run], sweep: Path, project: str, entity: str | None, mode: Mode, selection: Selection | None
 ) -> Path:
     """Write tables (runs, methods, settings) and figures (with intervals) of a sweep as a run of its group.
 

@@ -62,7 +62,7 @@ def _known(key: str, record: Mapping[str, Any]) -> str:
     """A cluster or launcher of the record that is one of ours."""
     name, known = record.get(key), options({"launcher": "hydra/launcher"}.get(key, key))
     if name not in known:
-        raise ConfigError(f"the sweep was launched with {key}={name}; say cluster=..., one of {', '.join(known)}")
+        raise ConfigError(f"the sweep was launched with {key}={name!r}; say cluster=..., one of {', '.join(known)}")
     return str(name)
 
 
@@ -78,8 +78,8 @@ def _options(sweep: Sweep, where: Sequence[str], typed: Sequence[str]) -> list[s
     for name, value in changed.items():
         if name not in PLAIN or not _is_plain(value):
             raise ConfigError(
-                f"{sweep.path} was launched with hydra.launcher.{name}={value}; that is not repeated from a file: add "
-                f"'hydra.launcher.{name}=...' to metarl resume"
+                f"{sweep.path} was launched with hydra.launcher.{name}={json.dumps(value)}; that is not repeated "
+                f"from a file: add 'hydra.launcher.{name}=...' to metarl resume"
             )
     return [f"++hydra.launcher.{name}={_said(value)}" for name, value in changed.items()]
 

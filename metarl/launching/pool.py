@@ -1,7 +1,6 @@
 """Many runs on one machine: a process each, so many at a time, the next where one ends."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -11,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from metarl.cores import available_cores
 from metarl.errors import ConfigError
+from metarl.launching.cards import Slot, card_of, cards
 from metarl.launching.job import command
 from metarl.launching.sweep import Job, JobStatus, Sweep, finished_summary, occupant
 from metarl.preemption import StopRequest
@@ -23,50 +22,6 @@ MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
 TAIL_LINES, TAIL_BYTES = 20, 16 * 1024  # of its log, for a run whose process died
 DIED = "ProcessDied"
 STOPPED = "stopped by signal"  # as a run says that saved, and goes on when it is started again
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Room for one run: on a graphics card, or on the processor where ``gpu`` is None."""
-
-    gpu: int | None = None
-
-
-def cpu_slots(count: int | None) -> list[Slot]:
-    """Room for ``count`` runs; None takes one for each core."""
-    return [Slot()] * (count or available_cores())
-
-
-def gpu_slots(gpus: Sequence[int] | None, jobs_per_gpu: int) -> list[Slot]:
-    """Room for so many runs on each card, the first of every card before the second; None takes all cards.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    found = list(gpus) if gpus is not None else [int(row) for row in _nvidia("index")]
-    if not found:
-        raise ConfigError("cluster=gpus: this machine has no graphics card; use cluster=local_pool")
-    return [Slot(gpu) for _ in range(jobs_per_gpu) for gpu in found]
-
-
-def free_memory() -> dict[int, float]:
-    """Free memory of every card, GiB."""
-    rows = (row.split(",") for row in _nvidia("index,memory.free"))
-    return {int(index): float(free) / 1024 for index, free in rows}
-
-
-def _nvidia(query: str) -> list[str]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        raise ConfigError(
-            "cluster=gpus: nvidia-smi, which tells the cards, is not there; use cluster=local_pool, or name the cards "
-            "with hydra.launcher.gpus=[0,1]"
-        )
-    asked = [tool, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    if answer.returncode:
-        raise ConfigError(f"cluster=gpus: nvidia-smi: {answer.stderr.strip() or answer.stdout.strip()}")
-    return answer.stdout.split("\n")[:-1]
 
 
 def died(status: JobStatus) -> bool:
@@ -184,19 +139,22 @@ class Pool:
             free.remove(slot)
         for job in self.elsewhere:
             gpus = (occupant(job.directory) or {}).get("gpus")
-            taken = next((slot for slot in free if slot.gpu is None or str(slot.gpu) == gpus), None)
+            taken = next((slot for slot in free if slot.gpu is None or slot.gpu == gpus), None)
             if taken is not None:
                 free.remove(taken)
         if self.min_free_memory is None or not free:
             return free
-        room = free_memory()
-        return [slot for slot in free if slot.gpu is None or room.get(slot.gpu, 0.0) >= self.min_free_memory]
+        try:
+            found = cards()
+        except ConfigError:  # nvidia-smi does not answer now
+            return []
+        return [slot for slot in free if (card := card_of(slot, found)) and card.free >= self.min_free_memory]
 
     def _start(self, job: Job, slot: Slot, tell: Callable[[str], None]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         environment.pop("HYDRA_FULL_ERROR", None)  # run.py sets it for itself
         if slot.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
+            environment |= {"CUDA_VISIBLE_DEVICES": slot.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
         with open(self.sweep.log(job), "ab") as log:
             self.beginnings[job.number] = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(

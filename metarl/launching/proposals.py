@@ -4,16 +4,20 @@ A proposal that names another option of a group, as ``model=lstm``, has a config
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from metarl.compose import CONF, resolved, unknown_key
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.launching.frozen import first_difference, freeze, frozen, path_of
 
 SEARCH = "search"
+RESOLVER = re.compile(r"\$\{\s*[^${}]*:")  # as ${oc.env:
 
 
 def is_search(sweep: Path) -> bool:
@@ -49,13 +53,23 @@ class Proposals:
         return cls(settings, list(fixed), bases)
 
     @classmethod
-    def of(cls, sweep: Path) -> "Proposals":
+    def of(cls, sweep: Path, typed: bool = False) -> "Proposals":
         """As they were frozen.
+
+        Args:
+            sweep: directory of the search.
+            typed: whether the user of this command composed them; else they may refer to their own keys alone, not
+                to the environment of this process.
 
         Raises:
             RunDirectoryError: there are none, or the file is damaged.
         """
         content = frozen(sweep, SEARCH)
+        if not typed and (named := RESOLVER.search(yaml.safe_dump(content))):
+            raise RunDirectoryError(
+                f"{path_of(sweep, SEARCH)} refers to {named[0]}...}}, which a search can only where it is launched "
+                "by its own command, python run.py -m ..."
+            )
         try:
             found = cls(content["settings"], content["fixed"], content["bases"])
             _check(found)
@@ -68,7 +82,7 @@ class Proposals:
         if not is_search(sweep):
             freeze(sweep, SEARCH, vars(self))
             return None
-        before = Proposals.of(sweep)
+        before = Proposals.of(sweep, typed=True)
         freeze(sweep, SEARCH, vars(before) | {"settings": self.settings})
         for old, new in zip(before.bases, self.bases, strict=False):
             found = first_difference(old["config"], new["config"])

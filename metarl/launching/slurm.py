@@ -93,19 +93,25 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
 
 
 def check(partition: str | None) -> None:
-    """That there is a SLURM, and that partition.
+    """That there is a SLURM, and those partitions, of which ``partition`` may name several, as ``short,long``.
 
     Raises:
         ConfigError: there is not.
     """
-    if shutil.which("sbatch") is None:
+    for tool in ("sbatch", "srun"):
+        if shutil.which(tool) is None:
+            raise ConfigError(
+                f"cluster=slurm: {tool} is not there; launch on a login node of the cluster, or use cluster=local_pool"
+            )
+    if partition is None or shutil.which("sinfo") is None:
+        return
+    known = sorted(set(_ask("sinfo", "-a", "-h", "-o", "%R").split()))  # with those that are hidden
+    unknown = [name for name in str(partition).split(",") if name not in known]
+    if unknown:
+        which = "" if unknown == [partition] else f" as {unknown[0]}"
         raise ConfigError(
-            "cluster=slurm: sbatch is not there; launch on a login node of the cluster, or use cluster=local_pool"
+            f"hydra.launcher.partition={partition}: no such partition{which}; there are {', '.join(known)}"
         )
-    answer = _ask("sinfo", "-h", "-o", "%R")
-    known = sorted(set(answer.split()))
-    if partition is not None and partition not in known:
-        raise ConfigError(f"hydra.launcher.partition={partition}: no such partition; there are {', '.join(known)}")
 
 
 def states(sweep: Sweep, quiet: bool = True) -> dict[str, str]:
@@ -137,7 +143,12 @@ def wait(sweep: Sweep, interval: float = 5.0) -> None:
 
 
 def _ask(*command: str, quiet: bool = False) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        if quiet:
+            return ""
+        raise ConfigError(f"cluster=slurm: {command[0]} does not answer ({error})") from None
     if answer.returncode and not quiet and "Invalid job id" not in answer.stderr:  # which a job is that is long gone
         raise ConfigError(f"cluster=slurm: {command[0]}: {answer.stderr.strip()}")
     return answer.stdout

@@ -124,8 +124,8 @@ class Sweep:
                     "choose another hydra.sweep.dir"
                 )
         new = {n: job for n, job in given.items() if n not in known or not frozen.path_of(path, n).exists()}
-        for number in {int(name) for name in new} & set(configs or ()):
-            frozen.freeze(path, number, configs[number])  # type: ignore[index]
+        for name in {int(name) for name in new} & set(configs or ()):
+            frozen.freeze(path, name, configs[name])  # type: ignore[index]
         made_by = frozen.commit() if new else {}
         _write(
             path,
