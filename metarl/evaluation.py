@@ -1,7 +1,6 @@
 """Held-out evaluation: the adaptation curve of any agent, seeded and apart from all training randomness."""
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NotRequired, Protocol, TypedDict, Unpack
@@ -9,6 +8,7 @@ from typing import NotRequired, Protocol, TypedDict, Unpack
 import torch
 
 from metarl.envs.base import MetaEnv, Tasks
+from metarl.held_out import ErrorOver, TaskSource, error_over, standard_error, task_source
 from metarl.rollout import Agent, Rollout, collect, collect_trial, episode_returns, live_trial
 from metarl.seeding import make_generator, split_seed
 
@@ -36,7 +36,7 @@ class Evaluation:
     """Returns of one agent over held-out tasks.
 
     Attributes:
-        return_mean, return_se: return of a trial, mean and standard error over tasks.
+        return_mean, return_se: return of a trial, mean and standard error.
         adaptation_curve, adaptation_se: the same for each episode of the trial, in the order they were met.
         episodes_met: what each of these could know: how many episodes on the same task came before. Lanes of a task
             learn together where an agent adapts between rollouts, so all that they played there counts.
@@ -46,6 +46,10 @@ class Evaluation:
             instead of episodes, so that short episodes count more often. It is how TESP (Lan et al. 2019) was scored;
             not for anything else. Both are None where the environment knows no success or no episode ends early.
         num_tasks: how many different tasks, where a finite set was played as a whole, or how many were drawn.
+        trials_per_task: how often each was played.
+        task_source: where they come from, see ``metarl.held_out``.
+        error_over: what the standard errors are over: ``tasks``, or the ``trials`` of each task where all tasks there
+            are were played.
     """
 
     return_mean: float
@@ -57,6 +61,9 @@ class Evaluation:
     fall_rate: float | None
     pooled_return: float | None
     num_tasks: int
+    trials_per_task: int
+    task_source: TaskSource
+    error_over: ErrorOver
 
     def as_dict(self) -> dict:
         """Plain numbers, ready for JSON; no entry for what the environment does not know."""
@@ -67,28 +74,29 @@ def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: 
     """Play one trial on each of ``num_tasks`` tasks.
 
     ``greedy`` takes the most likely actions: those of an agent that adapts between rollouts in its last one alone.
-    Trials on the same task are averaged first, so that the standard error is over tasks: those of lanes that share one,
-    and those of a task set that has no more than ``num_tasks``, which is played as a whole as often as that many trials
-    allow.
+    Trials on the same task are averaged first: those of lanes that share one, and those of a task set that has no more
+    than ``num_tasks``, which is played as a whole as often as that many trials allow. The standard error is over tasks;
+    where all tasks there are were played several times, over the trials of each.
     """
     return summarise(play_tasks(agent, make_env, greedy=greedy, **which))
 
 
 @dataclass(frozen=True)
 class PlayedTasks:
-    """What one agent earned on each of N tasks, averaged over the trials on it.
+    """What one agent earned on each of N tasks, in R trials on it.
 
     Attributes:
-        returns: of each episode of the trial, float64 ``[E, N]``.
+        trials: return of each episode of each trial, float64 ``[E, R, N]``.
         episodes_met: see ``Evaluation``.
         successes: share of trials whose last episode had a success, ``[N]``; None where the environment knows none.
         falls: share of trials whose last episode ended early without one.
         last_returns, last_lengths: of an episode of the last rollout, and its steps, ``[N]``.
         tasks: N rows.
         fixed_length: no episode ends early.
+        source: where the tasks come from, see ``metarl.held_out``.
     """
 
-    returns: torch.Tensor
+    trials: torch.Tensor
     episodes_met: list[int]
     successes: torch.Tensor | None
     falls: torch.Tensor
@@ -96,6 +104,17 @@ class PlayedTasks:
     last_lengths: torch.Tensor
     tasks: Tasks
     fixed_length: bool
+    source: TaskSource
+
+    @property
+    def returns(self) -> torch.Tensor:
+        """Return of each episode of a trial, averaged over the trials on a task, ``[E, N]``."""
+        return self.trials.mean(1)
+
+    @property
+    def error_over(self) -> ErrorOver:
+        """What the error of their mean is over."""
+        return error_over(self.source, self.trials.shape[1])
 
 
 def play_tasks(
@@ -124,35 +143,42 @@ def play_tasks(
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
         parts = [torch.cat(per_episode), *_last_episodes(trial[-1], agent.rollouts[-1])]
         batches.append([_mean_over_lanes(part, env.lanes_per_task) for part in parts])
-    columns = (_mean_over_rounds(part, rounds, count).double().cpu() for part in zip(*batches, strict=True))
-    returns, lengths, successes, falls = columns
+    columns = (_by_round(part, rounds, count).double().cpu() for part in zip(*batches, strict=True))
+    trials, *others = columns
+    lengths, successes, falls = (part.mean(1) for part in others)
+    tasks = _one_row_per_task(met, env.lanes_per_task, count)
     return PlayedTasks(
-        returns=returns,
+        trials=trials,
         episodes_met=_episodes_met(agent.rollouts, env.lanes_per_task),
         successes=successes[0] if trial[-1].success is not None else None,
         falls=falls[0],
-        last_returns=returns[-agent.rollouts[-1] :].mean(0),
+        last_returns=trials.mean(1)[-agent.rollouts[-1] :].mean(0),
         last_lengths=lengths[0],
-        tasks=_one_row_per_task(met, env.lanes_per_task, count),
+        tasks=tasks,
         fixed_length=env.fixed_length,
+        source=task_source(env, task_set, tasks),
     )
 
 
 def summarise(played: PlayedTasks) -> Evaluation:
-    """Means and standard errors over tasks."""
-    total = played.returns.sum(0)
+    """Means and standard errors."""
+    returns, over = played.returns, played.error_over
+    total = returns.sum(0)
     weights = 1 / played.last_lengths
     reaches = played.successes is not None and not played.fixed_length
     return Evaluation(
         return_mean=total.mean().item(),
-        return_se=_standard_error(total).item(),
-        adaptation_curve=played.returns.mean(1).tolist(),
-        adaptation_se=_standard_error(played.returns).tolist(),
+        return_se=standard_error(played.trials.sum(0), over).item(),
+        adaptation_curve=returns.mean(1).tolist(),
+        adaptation_se=standard_error(played.trials, over).tolist(),
         episodes_met=played.episodes_met,
         success_rate=None if played.successes is None else played.successes.mean().item(),
         fall_rate=played.falls.mean().item() if reaches else None,
         pooled_return=((weights * played.last_returns).sum() / weights.sum()).item() if reaches else None,
         num_tasks=total.shape[0],
+        trials_per_task=played.trials.shape[1],
+        task_source=played.source,
+        error_over=over,
     )
 
 
@@ -263,12 +289,6 @@ def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:
     return values.unflatten(1, (-1, lanes_per_task)).mean(2)
 
 
-def _mean_over_rounds(columns: tuple[torch.Tensor, ...], rounds: int, count: int) -> torch.Tensor:
-    """``[E, tasks]`` from batches of trials that went ``rounds`` times over ``count`` tasks."""
-    return torch.cat(columns, 1)[:, : rounds * count].unflatten(1, (rounds, count)).mean(1)
-
-
-def _standard_error(values: torch.Tensor) -> torch.Tensor:
-    """Of the mean over the last axis; 0 where a single value tells nothing."""
-    count = values.shape[-1]
-    return values.std(-1, correction=1 if count > 1 else 0) / math.sqrt(count)
+def _by_round(columns: tuple[torch.Tensor, ...], rounds: int, count: int) -> torch.Tensor:
+    """``[E, rounds, tasks]`` from batches of trials that went ``rounds`` times over ``count`` tasks."""
+    return torch.cat(columns, 1)[:, : rounds * count].unflatten(1, (rounds, count))

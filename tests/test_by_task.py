@@ -18,7 +18,7 @@ def played(returns, lengths, successes=None, falls=None, fixed_length=False, **p
     returns = torch.tensor(returns, dtype=torch.float64)
     nothing = torch.zeros(len(returns), dtype=torch.float64)
     return PlayedTasks(
-        returns=returns[None],
+        trials=returns[None, None],
         episodes_met=[0],
         successes=None if successes is None else torch.tensor(successes, dtype=torch.float64),
         falls=nothing if falls is None else torch.tensor(falls, dtype=torch.float64),
@@ -26,6 +26,7 @@ def played(returns, lengths, successes=None, falls=None, fixed_length=False, **p
         last_lengths=torch.tensor(lengths, dtype=torch.float64),
         tasks=Tasks({name: torch.tensor(values) for name, values in parameters.items()} or {"none": nothing}),
         fixed_length=fixed_length,
+        source="fresh",
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError
 from metarl.evaluation import PlayedTasks
+from metarl.held_out import standard_error
 
 FEW = 4  # different values of a parameter that each get a row; more are split into halves
 MOST = 8  # numbers that describe a task
@@ -17,7 +18,8 @@ def task_table(played: PlayedTasks) -> list[Row]:
 
     Returns:
         Rows of tasks (which), count, return of the first_episode and the last_episode of the trial, standard_error of
-        the latter over tasks and, where the environment knows it, success_rate.
+        the latter, what it is over (error_over), the trials_of_each task where there were several and, where the
+        environment knows it, success_rate.
 
     Raises:
         ConfigError: tasks have too many parameters for a table.
@@ -51,15 +53,18 @@ def _groups(name: str, column: torch.Tensor) -> Iterator[tuple[str, torch.Tensor
 
 
 def _row(played: PlayedTasks, label: str, chosen: torch.Tensor) -> Row:
-    returns = played.returns[:, chosen]
-    count = returns.shape[1]
+    trials = played.trials[..., chosen]
+    _, repeats, count = trials.shape
     row: Row = {
         "tasks": label,
         "count": count,
-        "first_episode": float(returns[0].mean()),
-        "last_episode": float(returns[-1].mean()),
-        "standard_error": float(returns[-1].std() / count**0.5) if count > 1 else 0.0,
+        "first_episode": float(trials[0].mean()),
+        "last_episode": float(trials[-1].mean()),
+        "standard_error": float(standard_error(trials[-1], played.error_over)),
+        "error_over": played.error_over,
     }
+    if repeats > 1:
+        row["trials_of_each"] = repeats
     if played.successes is not None:
         row["success_rate"] = float(played.successes[chosen].mean())
     return row

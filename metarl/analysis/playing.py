@@ -17,7 +17,10 @@ from metarl.seeding import stream_seed
 
 
 def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
-    """What to play of every set that the command line asks for; no more tasks than it has.
+    """What to play of every set that the command line asks for.
+
+    The tasks of a fixed set are played once each at most. All tasks there are, as the two directions of a runner, are
+    played as often as the number asked for allows: their error is over trials.
 
     Raises:
         ConfigError: there is no such set.
@@ -28,8 +31,10 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
             raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
         most, finite, num_tasks = env.most_tasks(task_set), env.every_task(task_set), options.num_tasks
         if finite is not None and num_tasks > len(finite):
-            print(f"there are {len(finite)} {task_set} tasks; each is played once", file=sys.stderr)
-            num_tasks = len(finite)
+            times = num_tasks // len(finite) if len(finite) == env.num_distinct_tasks else 1
+            how_often = f"{times:,} times" if times > 1 else "once"
+            print(f"there are {len(finite)} {task_set} tasks; each is played {how_often}", file=sys.stderr)
+            num_tasks = times * len(finite)
         at_once = options.tasks_at_once if most is None else min(options.tasks_at_once, most)
         seed = stream_seed(options.seed, "command_line")
         chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
@@ -80,5 +85,7 @@ def flat(result: dict[str, Any]) -> Row:
     curve, errors = result["adaptation_curve"], result["adaptation_se"]
     columns = {"return": result["return_mean"], "standard error": result["return_se"]}
     columns |= {"first episode": curve[0], "last episode": curve[-1], "its standard error": errors[-1]}
+    columns["error over"] = result["error_over"]
     rates = ("success_rate", "fall_rate", "pooled_return")
-    return columns | {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}
+    columns |= {name: result[name] for name in rates if name in result} | {"tasks": result["num_tasks"]}
+    return columns | ({"trials of each": result["trials_per_task"]} if result["trials_per_task"] > 1 else {})

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -74,7 +75,6 @@ class MetaEnv(ABC):
     knows_regrets = False  # tasks can be solved exactly, see ``regrets``
     steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
-    num_distinct_tasks: int | None = None  # of all sets together, see ``task_number``; None where there is no end
     goal_reward = 1.0  # what the cell of the goal earns at least, where there are cells
     shape_of_cells: tuple[int, int] | None = None  # width and height, where the world is a grid of cells
     classes: tuple[str, ...] = ()  # names of kinds of tasks, where a task's parameter ``class`` tells which
@@ -145,8 +145,40 @@ class MetaEnv(ABC):
         return None
 
     def every_task(self, task_set: str) -> Tasks | None:
-        """All tasks of a set, in order; None where they are drawn afresh."""
+        """All tasks of a set, in order, each as likely as any other; None where their number has no end.
+
+        The same answer for every set: either all sets are finite, or none is.
+        """
         return None
+
+    @property
+    def num_distinct_tasks(self) -> int | None:
+        """How many different tasks all sets hold together, see ``task_number``; None where there is no end."""
+        return None if self._numbered_tasks is None else len(self._numbered_tasks)
+
+    def task_number(self, tasks: Tasks) -> Tensor:
+        """Number of each of these tasks among all there are, ``[N]``, below ``num_distinct_tasks``.
+
+        Tasks are numbered in the order of ``every_task``, the first set of ``task_sets`` first.
+
+        Raises:
+            NotImplementedError: tasks are drawn afresh.
+        """
+        if self._numbered_tasks is None:
+            raise NotImplementedError(f"{type(self).__name__} does not number its tasks")
+        return (tasks.description.unsqueeze(1) == self._numbered_tasks).all(2).long().argmax(1)
+
+    @cached_property
+    def _numbered_tasks(self) -> Tensor | None:
+        """Descriptions of all different tasks, ``[num_distinct_tasks, task_dim]``."""
+        rows: dict[tuple[float, ...], Tensor] = {}
+        for task_set in self.task_sets:
+            tasks = self.every_task(task_set)
+            if tasks is None:
+                return None
+            for row in tasks.description:
+                rows.setdefault(tuple(row.tolist()), row)
+        return torch.stack(list(rows.values()))
 
     def trial_state(self) -> dict[str, Tensor]:
         """What lives through the episodes of a trial, beside the task."""
@@ -155,10 +187,6 @@ class MetaEnv(ABC):
     def load_trial_state(self, state: dict[str, Tensor]) -> None:
         """Go back to ``trial_state``."""
         assert not state
-
-    def task_number(self, tasks: Tasks) -> Tensor:
-        """Which of all there are each of these tasks is, ``[N]``; see ``num_distinct_tasks``."""
-        raise NotImplementedError(f"{type(self).__name__} does not number its tasks")
 
     def initial_belief(self, batch_size: int) -> Tensor:
         """What a perfect memory knows of a task at first, ``[batch_size, belief_dim]``.
@@ -231,3 +259,9 @@ class MetaEnv(ABC):
         """Continue the random streams of ``state_dict``."""
         self.task_generator.set_state(state["tasks"].cpu())
         self.generator.set_state(state["noise"].cpu())
+
+
+def every_bit_pattern(num_bits: int, device: torch.device) -> Tensor:
+    """All patterns of 0 and 1, ``[2^num_bits, num_bits]``; the first bit counts 1, the next 2 and so on."""
+    number = torch.arange(2**num_bits, device=device).unsqueeze(1)
+    return number // 2 ** torch.arange(num_bits, device=device) % 2

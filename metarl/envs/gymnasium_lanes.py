@@ -97,7 +97,9 @@ class GymnasiumEnv(LaneEnv):
 
     The class has two methods beside Gymnasium's: ``sample_tasks(num_tasks)``, a list of tasks, and ``set_task(task)``,
     which counts from the next reset on. A task is a number, an array, or a dictionary of them. Its own randomness comes
-    from ``self.np_random``: every trial seeds it anew, so that a trial does not depend on those before it.
+    from ``self.np_random``: every trial seeds it anew, so that a trial does not depend on those before it. One that has
+    few tasks may list them all, each as likely as any other, in a method ``every_task()``: evaluations then play every
+    task equally often.
 
     Args:
         make: a Gymnasium id, or ``package.module:Class``.
@@ -134,6 +136,10 @@ class GymnasiumEnv(LaneEnv):
 
     def draw_tasks(self, num_tasks, task_set):
         return _as_tasks(self._draw(num_tasks))
+
+    def every_task(self, task_set):
+        listed = getattr(self._template.unwrapped, "every_task", None)
+        return None if listed is None else _as_tasks(listed())
 
     def as_given(self, tasks):
         return _as_given(tasks)

@@ -86,6 +86,9 @@ class CheetahDirection(HalfCheetah):
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"direction": self.draw_sign(num_tasks)})
 
+    def every_task(self, task_set):
+        return Tasks({"direction": self.signs})
+
     def reward(self, action):
         earned = self.task("direction") * self.forward_velocity()
         return earned * (np.abs(self.physics.qpos[:, 0]) >= self.sparse_distance) - self.cost(action)
@@ -109,6 +112,10 @@ class CheetahHop(HalfCheetah):
 
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"height": self.draw(num_tasks, self.bounds_of_height)})
+
+    def every_task(self, task_set):
+        only = self.only(self.bounds_of_height)
+        return None if only is None else Tasks({"height": only})
 
     def reward(self, action):
         height = TORSO_HEIGHT + self.physics.qpos[:, 1]
@@ -138,6 +145,12 @@ class CheetahHopWalk(CheetahHop):
         height = self.draw(num_tasks, (low if self.parametric else high, high))
         direction = self.draw_sign(num_tasks) if self.parametric else torch.ones_like(height)
         return Tasks({"hop": hop.float(), "direction": direction * ~hop, "height": height * hop})
+
+    def every_task(self, task_set):
+        if self.parametric:
+            return None
+        hop = torch.tensor([0.0, 1.0], device=self.device)
+        return Tasks({"hop": hop, "direction": 1 - hop, "height": self.bounds_of_height[1] * hop})
 
     def reward(self, action):
         run = self.task("direction") * self.forward_velocity() - self.cost(action)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv, Step, Tasks, every_bit_pattern
 from metarl.envs.tmaze import RIGHT_TURN, WRONG_TURN
 
 PIXELS = 10  # a side
@@ -65,7 +65,6 @@ class Rooms(MetaEnv):
         self.indicator, self.num_rooms, self.noise = indicator, num_rooms, noise
         self.num_indicators = INDICATORS[indicator]
         self.task_dim = self.num_indicators
-        self.num_distinct_tasks = 2**self.num_indicators
         self.junction = self.num_indicators + DEPTH * num_rooms  # where it is, in steps forward
         if horizon <= self.junction:
             raise ValueError(f"env.horizon={horizon}: the junction is {self.junction} steps away; raise it")
@@ -77,9 +76,8 @@ class Rooms(MetaEnv):
         drawn = torch.randint(2, (num_tasks, self.task_dim), generator=self.task_generator, device=self.device)
         return Tasks({"colours": drawn.float()})
 
-    def task_number(self, tasks):
-        colours = tasks.parameters["colours"].long()
-        return (colours * 2 ** torch.arange(self.task_dim, device=self.device)).sum(1)
+    def every_task(self, task_set):
+        return Tasks({"colours": every_bit_pattern(self.task_dim, self.device).float()})
 
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)

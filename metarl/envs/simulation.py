@@ -139,6 +139,16 @@ class SimulatedEnv(MetaEnv):
         """For each new task 1 or -1, evenly."""
         return 1 - 2.0 * torch.randint(2, (num_tasks,), generator=self.task_generator, device=self.device)
 
+    @property
+    def signs(self) -> Tensor:
+        """All that ``draw_sign`` can give, ``[2]``."""
+        return torch.tensor([1.0, -1.0], device=self.device)
+
+    def only(self, bounds: tuple[float, float]) -> Tensor | None:
+        """All that ``draw`` can give between bounds that are equal, ``[1]``; None between others."""
+        low, high = bounds
+        return torch.tensor([low], device=self.device) if low == high else None
+
     def uniform(self, *shape: int) -> Array:
         """Draws from [-1, 1] for starting states."""
         unit = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.device)
@@ -259,6 +269,10 @@ class VelocityTasks(SimulatedEnv):
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
 
+    def every_task(self, task_set):
+        only = self.only(self.bounds_of_velocity)
+        return None if only is None else Tasks({"velocity": only})
+
 
 class DirectionTasks(SimulatedEnv):
     """Tasks are directions in the plane.
@@ -276,10 +290,16 @@ class DirectionTasks(SimulatedEnv):
 
     def draw_tasks(self, num_tasks, task_set):
         sign = self.draw_sign(num_tasks)
+        return self._tasks(self.draw(num_tasks, (0, 2 * math.pi)) if self.directions == "any" else sign)
+
+    def every_task(self, task_set):
+        return None if self.directions == "any" else self._tasks(self.signs)
+
+    def _tasks(self, drawn: Tensor) -> Tasks:
+        """Of signs along the x axis, or of angles in radians."""
         if self.directions == "forward_backward":
-            return Tasks({"direction": torch.stack([sign, torch.zeros_like(sign)], dim=1)})
-        angle = sign if self.directions == "legacy_radian" else self.draw(num_tasks, (0, 2 * math.pi))
-        return Tasks({"direction": on_circle(angle)})
+            return Tasks({"direction": torch.stack([drawn, torch.zeros_like(drawn)], dim=1)})
+        return Tasks({"direction": on_circle(drawn)})
 
 
 def on_circle(angle: Tensor) -> Tensor:

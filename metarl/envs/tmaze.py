@@ -8,7 +8,7 @@ from gymnasium import spaces
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv, Step, Tasks, every_bit_pattern
 
 RIGHT_TURN, WRONG_TURN = 4.0, -3.0  # rewards at the junction
 Share = Annotated[float, Field(gt=0.5, le=1)]
@@ -57,7 +57,6 @@ class TMaze(MetaEnv):
             raise ValueError(f"env.indicators={indicators}: different positions before the junction at {length - 1}")
         self.length, self.indicators, self.biased_bits = length, indicators, biased_bits
         self.task_dim = max(len(indicators), 1)
-        self.num_distinct_tasks = 2**self.task_dim
         self.show_position = show_position
         self.observation_space = spaces.Box(-1.0, 1.0, (4 + {"none": 0, "raw": 1, "wave": 2}[show_position],))
         self.position = torch.zeros(self.num_lanes, dtype=torch.long, device=self.device)
@@ -66,9 +65,8 @@ class TMaze(MetaEnv):
         drawn = torch.randint(2, (num_tasks, self.task_dim), generator=self.task_generator, device=self.device)
         return Tasks({"indicators": 2.0 * drawn - 1.0})
 
-    def task_number(self, tasks):
-        bits = (tasks.parameters["indicators"] > 0).long()
-        return (bits * 2 ** torch.arange(self.task_dim, device=self.device)).sum(1)
+    def every_task(self, task_set):
+        return Tasks({"indicators": 2.0 * every_bit_pattern(self.task_dim, self.device) - 1.0})
 
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)
