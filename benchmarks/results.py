@@ -22,6 +22,7 @@ from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.runs import SCORES, Run, Score, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
 from metarl.cli import main as metarl
+from metarl.held_out import sentence
 
 CURVE = ("env_steps", "wall_time", "eval/sampled/return_mean", "eval/sampled/return_se", "eval/greedy/return_mean")
 
@@ -45,9 +46,9 @@ def main() -> None:
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 
 
-_HEAD = """Returns, mean and standard error over held-out tasks that no earlier evaluation met.
-The latest weights, not the best. Minutes are of training alone, on machines shared with other work. Written by
-`benchmarks/results.py`.
+_HEAD = """Returns on held-out tasks: mean ± standard error of a run, over tasks, or over trials where all tasks
+there are were played. Each section says which tasks. The latest weights, not the best. Minutes are of training
+alone, on machines shared with other work. Written by `benchmarks/results.py`.
 """
 
 
@@ -67,9 +68,11 @@ def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> 
         *(references(run) for run in most_complete(runs) if comparison.score == "trial"),
         *evaluations(environment, runs, options),
     ]
+    played = dict.fromkeys(sentence(run.evaluations["sampled"], run.selected_on) for run in runs)
+    tasks = "\n".join(f"Tasks: {text}." for text in played)
     commands = [f"- `python run.py -m experiment={name} seed=...`" for name in sorted(set(map(experiment_of, runs)))]
     images = [f"![{name.replace('_', ' ')}]({options.output.name}/{stem}-{name}.svg)" for name in figures]
-    return "\n\n".join([f"## {environment}", "\n".join(commands), *tables, "\n".join(images)]) + "\n"
+    return "\n\n".join([f"## {environment}", "\n".join(commands), tasks, *tables, "\n".join(images)]) + "\n"
 
 
 def evaluations(environment: str, runs: list[Run], options: argparse.Namespace) -> list[str]:
@@ -103,7 +106,7 @@ def knows(run: Run, task_sets: list[str]) -> bool:
 
 
 def evaluated(run: Run, *options: str) -> str:
-    """The table of ``metarl evaluate``, on tasks that no evaluation of the run met where these have no end."""
+    """The table of ``metarl evaluate``, on other tasks than any evaluation of the run where these have no end."""
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
         metarl(["evaluate", str(run.path), *options, "--format", "markdown"])

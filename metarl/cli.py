@@ -165,7 +165,9 @@ def _command(commands: Any, name: str, function: Any, text: str, formats: bool =
 
 def _evaluation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-tasks", type=_positive, default=20_000, help="held-out tasks (default 20000)")
-    command.add_argument("--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks")
+    command.add_argument(
+        "--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks, where they have no end"
+    )
     command.add_argument("--tasks-at-once", type=_positive, default=2000, help="lanes; memory and speed")
     command.add_argument(
         "--task-set", nargs="+", default=["held_out"], metavar="NAME", help="sets of tasks (default held_out)"
@@ -207,6 +209,8 @@ def evaluate(options: argparse.Namespace) -> None:
         results = {name: playing.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
         print(to_json(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
         return
+    if options.checkpoint == "best":
+        playing.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
     rows = partial(playing.action_rows, agent, parts.make_env)
     if options.test_episodes:
         rows = partial(playing.adapted_rows, agent, parts.make_env, env, options.test_episodes)
@@ -346,7 +350,7 @@ def compare(options: argparse.Namespace) -> None:
     _print(comparison.rows, options.format)
     print(*comparison.notes, sep="\n", file=sys.stderr)
     if selection is not None:
-        print(format_table(selection.rows, "text"), file=sys.stderr)
+        print(format_table(selection.rows, "text"), selection.note, sep="\n", file=sys.stderr)
     if options.figures is not None:
         figures = comparison_figures(runs, comparison)
         for path in save_figures(figures | ({"selection": selection.figure()} if selection else {}), options.figures):

@@ -234,10 +234,13 @@ def _tasks_of_one_process(meta_batch_size: int) -> int:
 def _check_tasks(env: MetaEnv, built: Parts) -> None:
     """No more tasks side by side than there are, in training and in evaluations to come."""
     plan = built.evaluation
+    if plan.task_set not in env.task_sets:
+        raise ConfigError(f"eval.task_set={plan.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
     evaluated = min(plan.tasks_at_once, max(plan.num_tasks, plan.final_num_tasks))
     wanted = {
         ("meta_batch_size", "train"): built.settings.meta_batch_size,
         ("eval.tasks_at_once", "held_out"): evaluated,
+        ("eval.tasks_at_once", plan.task_set): evaluated,
     }
     for (key, task_set), count in wanted.items():
         most = env.most_tasks(task_set)

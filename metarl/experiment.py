@@ -85,7 +85,7 @@ def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest)
 
 
 def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> dict:
-    """Latest weights on ``final_num_tasks`` held-out tasks no evaluation has met before, beside the baselines.
+    """Latest weights on ``final_num_tasks`` held-out tasks, drawn afresh where they have no end, beside the baselines.
 
     Args:
         trainer: which has trained.
@@ -109,6 +109,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
     # Solvers that play as many episodes as the agent, which may play several rollouts.
     length = sum(trainer.algorithm.rollouts)
     references = trainer.make_env(num_tasks=1, seed=seed, num_episodes=length) if plan.baselines else None
+    evaluation = {"sampled": held_out(trainer.algorithm), "greedy": held_out(trainer.algorithm, greedy=True)}
     return {
         "env": config["choices"]["env"],
         "model": config["choices"]["model"],
@@ -117,12 +118,9 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
         **vars(trainer.progress),
         "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
         **made_by,
-        "num_tasks": plan.final_num_tasks,
+        "num_tasks": evaluation["sampled"]["num_tasks"],
         "evaluation_seed": seed,
-        "evaluation": {
-            "sampled": held_out(trainer.algorithm),
-            "greedy": held_out(trainer.algorithm, greedy=True),
-        },
+        "evaluation": evaluation,
         "baselines": {name: held_out(agent) for name, agent in references.baselines().items()} if references else {},
         "bounds": references.bounds() if references else {},
     }
@@ -181,12 +179,14 @@ def _show(run_dir: Path) -> None:
     from metarl.analysis.report import write_report
     from metarl.analysis.runs import load_run, require_finished
     from metarl.analysis.tables import final_table, format_table
+    from metarl.held_out import sentence
 
-    summary = require_finished(load_run(run_dir))
+    run = load_run(run_dir)
+    summary = require_finished(run)
     report = run_dir / "report.html"
     write_report([run_dir], report)
     print(format_table(final_table(summary), "text"))
-    print(f"{summary['num_tasks']} held-out tasks; report: {report}")
+    print(f"{sentence(summary['evaluation']['sampled'], run.selected_on)}; report: {report}")
 
 
 def _log_to(path: Path) -> logging.Handler:

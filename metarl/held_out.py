@@ -53,22 +53,23 @@ def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_
         task_set: the set that was played.
     """
     tasks, trials = evaluation.get("num_tasks", 0), evaluation.get("trials_per_task", 1)
+    kind = task_set.replace("_", "-")
     of_each = f", {trials:,} trials of each" if trials > 1 else ""
     match evaluation.get("task_source"):
         case "fresh":
-            return f"{tasks:,} {task_set} tasks, drawn afresh: no earlier evaluation played them"
+            return f"{tasks:,} {kind} tasks, drawn afresh: no earlier evaluation played them"
         case "fixed" if task_set == selected_on:
             same = "evaluations during training play the same set, so best.pt is selected on it"
-            return f"{tasks:,} {task_set} tasks of a fixed set{of_each}; {same}"
+            return f"{tasks:,} {kind} tasks of a fixed set{of_each}; {same}"
         case "fixed":
-            return f"{tasks:,} {task_set} tasks of a fixed set{of_each}, which evaluations during training do not play"
+            return f"{tasks:,} {kind} tasks of a fixed set{of_each}, which evaluations during training do not play"
         case "all":
             same = "training and its evaluations play them too, so best.pt is selected on them"
             return f"all {tasks:,} tasks there are{of_each}; {same}"
         case "repeating":
             same = "training and its evaluations may play the same, and best.pt be selected on them"
-            return f"{tasks:,} draws of {task_set} tasks, some of them more than once; {same}"
-    return f"{tasks:,} {task_set} tasks"
+            return f"{tasks:,} draws of {kind} tasks, some of them more than once; {same}"
+    return f"{tasks:,} {kind} tasks"
 
 
 def selected_on_the_same(evaluation: Mapping[str, Any], selected_on: str = "held_out") -> bool | None:

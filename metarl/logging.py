@@ -238,7 +238,7 @@ def scalars(row: dict[str, Any]) -> dict[str, float]:
     """The numbers of a row that change; an adaptation curve becomes its first and last episode."""
     flat: dict[str, float] = {}
     for name, value in row.items():
-        if name.endswith("episodes_met"):
+        if name.endswith("episodes_met") or isinstance(value, str):
             continue
         if isinstance(value, list):
             flat |= {f"{name}/first": value[0], f"{name}/last": value[-1]}

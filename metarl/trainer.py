@@ -47,15 +47,18 @@ class EvaluationPlan:
 
     Args:
         num_tasks: held-out tasks of an evaluation while training.
-        final_num_tasks: held-out tasks of the evaluation at the end, which meets other tasks.
+        final_num_tasks: held-out tasks of the evaluation at the end: others, where they are drawn afresh.
         tasks_at_once: lanes of evaluation; a matter of memory and speed.
         baselines: play the environment's classical baselines at the end too.
+        task_set: of the evaluations while training, which select ``best.pt``. Where held-out tasks are a fixed set,
+            ``train`` keeps them out of that choice; the evaluation at the end is always held out.
     """
 
     num_tasks: PositiveInt
     final_num_tasks: PositiveInt
     tasks_at_once: PositiveInt
     baselines: bool
+    task_set: str = "held_out"
 
 
 @dataclass
@@ -197,6 +200,7 @@ class Trainer:
                 seed=self.evaluation_seed,
                 greedy=actions == "greedy",
                 tasks_at_once=self.eval_plan.tasks_at_once,
+                task_set=self.eval_plan.task_set,
             )
             row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
         return row

@@ -133,7 +133,7 @@ def summary(directory: Path) -> dict:
 
 def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_path):
     code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
-    assert code == 0 and out.count("20 held-out tasks; report") == 1, err
+    assert code == 0 and out.count("20 held-out tasks, drawn afresh") == 1, err
     whole = tmp_path / "whole"
     assert [row["env_steps"] for row in rows(whole)] == list(range(800, 16_001, 800))
     process = run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
@@ -149,7 +149,7 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
     assert code == 0, err
     assert rows(tmp_path / "stopped") == rows(whole)
     code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
-    assert code == 0 and "20 held-out tasks; report" in out, err  # a finished run shows its results again
+    assert code == 0 and "20 held-out tasks, drawn afresh" in out, err  # a finished run shows its results again
     for name in ("evaluation", "parameters", "num_tasks"):
         assert summary(tmp_path / "stopped")[name] == summary(whole)[name]
 

@@ -41,7 +41,8 @@ def test_final_table_ranks_agent_baselines_and_bounds(bandit):
 
 def test_final_table_without_a_bound_has_no_columns_for_it(tmp_path):
     rows = final_table(load_run(write_run(tmp_path / "a", baselines={"Random": 5.0})).summary)
-    assert list(rows[0]) == ["name", "kind", "return", "standard_error"]
+    assert list(rows[0]) == ["name", "kind", "return", "standard_error", "error_over"]
+    assert {row["error_over"] for row in rows} == {"tasks"}
 
 
 def test_a_bound_below_zero_has_no_share(tmp_path):
@@ -114,19 +115,43 @@ def test_comparison_per_environment_and_over_all(sweep):
     gru = rows["bandit", "gru/rl2"]
     assert gru["seeds"] == 3 and gru["probability_of_improvement"] is None
     assert gru["return"] == pytest.approx(5 + 0.82 * 1.65999)
-    assert gru["iqm_low"] < gru["iqm"] < gru["iqm_high"]
-    assert rows["bandit", "lstm/rl2"]["probability_of_improvement"] == 0
+    assert gru["error_over_seeds"] is gru["iqm_low"] is gru["iqm_high"] is None  # of three seeds
+    assert gru["task_error"] == pytest.approx(0.0125 / 3**0.5) and gru["lowest"] < gru["iqm"] < gru["highest"]
+    lstm = rows["bandit", "lstm/rl2"]
+    assert lstm["probability_of_improvement"] is None and lstm["difference"] == pytest.approx(-0.1 * 1.65999)
     total = rows[AGGREGATE, "gru/rl2"]
     assert total["seeds"] == 6 and total["return"] == pytest.approx(0.82) and total["iqm"] == pytest.approx(0.82)
-    assert any("fewer than 5 seeds" in note for note in comparison.notes)
+    assert any("fewer than 5 seeds: the task error" in note for note in comparison.notes)
+    assert not any("P(better)" in note for note in comparison.notes)
+    assert "P(better)" not in format_table(comparison.rows) and "task error" in format_table(comparison.rows)
+
+
+def test_five_seeds_have_an_error_over_seeds_and_a_paired_difference(tmp_path):
+    finals = {"gru": [6.1, 6.3, 6.2, 6.6, 6.4], "lstm": [6.0, 6.25, 6.1, 6.45, 6.35]}
+    runs = [
+        load_run(write_run(tmp_path / f"{model}-{seed}", model=model, seed=seed, final=final))
+        for model, those in finals.items()
+        for seed, final in enumerate(those)
+    ]
+    first, second = compare(runs).rows
+    assert first["error_over_seeds"] == pytest.approx(np.std(finals["gru"], ddof=1) / 5**0.5)
+    assert first["task_error"] is first["lowest"] is first["highest"] is None and first["iqm_low"] < first["iqm"]
+    differences = np.subtract(finals["lstm"], finals["gru"])
+    assert second["difference"] == pytest.approx(differences.mean())
+    reach = 2.776445 * differences.std(ddof=1) / 5**0.5  # Student's t of four degrees of freedom
+    assert second["difference_low"] == pytest.approx(differences.mean() - reach, rel=1e-5)
+    assert second["difference_high"] < 0 < second["probability_of_improvement_high"]
+    runs[5].summary["evaluation_seed"] += 1  # other tasks: no pair
+    assert compare(runs).rows[1]["difference"] == pytest.approx(differences[1:].mean())
 
 
 def test_one_seed_has_no_interval_and_says_so(bandit):
     comparison = compare([load_run(bandit)])
     (row,) = comparison.rows
     assert row["return"] == row["iqm"] == 6.5
-    assert row["standard_error"] is row["iqm_low"] is row["iqm_high"] is row["probability_of_improvement"] is None
-    assert any("One seed" in note for note in comparison.notes)
+    assert row["error_over_seeds"] is row["iqm_low"] is row["iqm_high"] is row["probability_of_improvement"] is None
+    assert row["task_error"] == 0.0125 and row["lowest"] is row["highest"] is row["difference"] is None
+    assert any("says nothing of other seeds" in note for note in comparison.notes)
     assert "6.5" in format_table(comparison.rows)
 
 

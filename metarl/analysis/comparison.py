@@ -8,31 +8,33 @@ import numpy as np
 
 from metarl.analysis.runs import Actions, Run, Score, name_runs, require_finished
 from metarl.analysis.statistics import (
+    FEW_SEEDS,
     Estimate,
+    Spread,
     interquartile_mean,
-    mean_and_standard_error,
+    paired_difference,
     probability_of_improvement,
+    spread_over_seeds,
     stratified_bootstrap,
 )
 from metarl.analysis.tables import Row
 from metarl.errors import RunDirectoryError
+from metarl.held_out import sentence
 
 AGGREGATE = "all, normalised"
-FEW_SEEDS = 5
 
 Groups = dict[str, dict[str, list[Run]]]  # runs by environment and method, in order of first appearance
-Scores = dict[str, dict[str, np.ndarray]]  # the same, scores [runs]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Rows for ``format_table``, and what a reader has to know about them.
 
-    Columns: environment, method, seeds (runs), return and standard_error (mean over seeds, null for one), iqm with
-    iqm_low and iqm_high (95 % stratified bootstrap), probability_of_improvement over the first method with _low and
-    _high. Ends of intervals are null where a seed is alone. Returns are of a whole trial or of its last episode, in
-    units of reward, except in the rows of the environment ``AGGREGATE``: there 0 is the random baseline and 1 the
-    reference.
+    Columns: environment, method, seeds (runs), return (mean over seeds); from ``FEW_SEEDS`` seeds on error_over_seeds,
+    else task_error, lowest and highest (seed); iqm, difference to the first method (of runs with the same seed and
+    tasks) and probability_of_improvement over it, each with its ends _low and _high. What fewer seeds do not support is
+    null: intervals of the IQM, and the probability. Returns are of a whole trial or of its last episode, in units of
+    reward, except in the rows of the environment ``AGGREGATE``: there 0 is the random baseline and 1 the reference.
     """
 
     rows: list[Row]
@@ -61,17 +63,12 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
     score = _chosen_score(groups, score)
     groups = group_by_environment(runs, score=score)
     _check_seeds(groups)
-    scores = {
-        environment: {
-            method: np.array([score_of(run.evaluations[actions], score) for run in those])
-            for method, those in methods.items()
-        }
-        for environment, methods in groups.items()
-    }
     reference = next(iter(next(iter(groups.values()))))
-    rows = [row for environment, columns in scores.items() for row in _rows(environment, columns, reference)]
-    aggregate, reasons = _aggregate(groups, scores, reference, score)
-    return Comparison(rows + aggregate, _notes(scores, reference, actions, score) + reasons, score)
+    rows = [
+        row for environment, methods in groups.items() for row in _rows(environment, methods, reference, actions, score)
+    ]
+    aggregate, reasons = _aggregate(groups, reference, actions, score)
+    return Comparison(rows + aggregate, _notes(groups, rows, reference, actions, score) + reasons, score)
 
 
 def group_by_environment(runs: Sequence[Run], ignored: Collection[str] = (), score: Score = "trial") -> Groups:
@@ -101,36 +98,88 @@ def _chosen_score(groups: Groups, score: Score | None) -> Score:
     return score or "trial"
 
 
-def _rows(environment: str, columns: dict[str, np.ndarray], reference: str) -> list[Row]:
+def _rows(environment: str, methods: dict[str, list[Run]], reference: str, actions: Actions, score: Score) -> list[Row]:
+    baseline = methods.get(reference)
     rows = []
-    for method, scores in columns.items():
-        better = None
-        if method != reference and reference in columns:
-            better = probability_of_improvement([scores], [columns[reference]])
-        mean, error = mean_and_standard_error(scores)
-        rows.append(_row(environment, method, len(scores), mean, error, stratified_bootstrap([scores]), better))
+    for method, runs in methods.items():
+        scores = _scores(runs, actions, score)
+        better = difference = None
+        if method != reference and baseline is not None:
+            better = _improvement([scores], [_scores(baseline, actions, score)])
+            difference = _difference(runs, baseline, actions, score)
+        few = len(runs) < FEW_SEEDS
+        error = task_error([run.evaluations[actions] for run in runs], score) if few else None
+        iqm = _interquartile([scores])
+        rows.append(_row(environment, method, len(runs), spread_over_seeds(scores), error, iqm, difference, better))
     return rows
 
 
 def _row(
-    environment: str, method: str, seeds: int, mean: float, error: float | None, iqm: Estimate, better: Estimate | None
+    environment: str,
+    method: str,
+    seeds: int,
+    spread: Spread,
+    task_error: float | None,
+    iqm: Estimate,
+    difference: Estimate | None,
+    better: Estimate | None,
 ) -> Row:
-    return {
-        "environment": environment,
-        "method": method,
-        "seeds": seeds,
-        "return": mean,
-        "standard_error": error,
-        "iqm": iqm.value,
-        "iqm_low": iqm.low,
-        "iqm_high": iqm.high,
-        "probability_of_improvement": better.value if better else None,
-        "probability_of_improvement_low": better.low if better else None,
-        "probability_of_improvement_high": better.high if better else None,
-    }
+    row: Row = {"environment": environment, "method": method, "seeds": seeds, "return": spread.mean}
+    row |= {"error_over_seeds": spread.error, "task_error": task_error}
+    row |= {"lowest": spread.lowest, "highest": spread.highest}
+    for name, estimate in (("iqm", iqm), ("difference", difference), ("probability_of_improvement", better)):
+        value, low, high = estimate or (None, None, None)
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row
 
 
-def _aggregate(groups: Groups, scores: Scores, reference: str, score: Score) -> tuple[list[Row], list[str]]:
+def _scores(runs: Sequence[Run], actions: Actions, score: Score) -> np.ndarray:
+    return np.array([score_of(run.evaluations[actions], score) for run in runs])
+
+
+def _interquartile(strata: Sequence[np.ndarray]) -> Estimate:
+    """With its interval where every environment has seeds enough for one."""
+    estimate = stratified_bootstrap(strata, interquartile_mean)
+    return estimate if _enough(strata) else Estimate(estimate.value)
+
+
+def _improvement(strata: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Estimate | None:
+    """None where a method has too few seeds: three seeds are above three others by chance once in twenty times."""
+    return probability_of_improvement(strata, reference) if _enough([*strata, *reference]) else None
+
+
+def _enough(strata: Sequence[np.ndarray]) -> bool:
+    return min(map(len, strata)) >= FEW_SEEDS
+
+
+def _difference(runs: Sequence[Run], others: Sequence[Run], actions: Actions, score: Score) -> Estimate | None:
+    """Of runs that have the seed and the held-out tasks in common; None where there are no such pairs."""
+    pairs = [(run, other) for run in runs for other in others if _same_tasks(run, other)]
+    if not pairs:
+        return None
+    ours, theirs = zip(*pairs, strict=True)
+    return paired_difference(_scores(ours, actions, score), _scores(theirs, actions, score))
+
+
+def _same_tasks(run: Run, other: Run) -> bool:
+    """Whether the final evaluations of two runs in one environment had one seed and played the same tasks."""
+    ours, theirs = ([(run.summary or {}).get(key) for key in ("evaluation_seed", "num_tasks")] for run in (run, other))
+    at_once = [(run.config.get("eval") or {}).get("tasks_at_once") for run in (run, other)]
+    return run.seed == other.seed and None not in ours and ours == theirs and at_once[0] == at_once[1]
+
+
+def task_error(evaluations: Sequence[dict[str, Any]], score: Score) -> float:
+    """Standard error of the mean over some runs that comes from the tasks they played, or the trials on these.
+
+    Runs of other seeds play other tasks, so errors add up as those of independent means; those on a fixed set do not.
+    """
+    errors = np.array([e["return_se"] if score == "trial" else e["adaptation_se"][-1] for e in evaluations])
+    if all(e.get("task_source") == "fixed" and e.get("error_over") == "tasks" for e in evaluations):
+        return float(errors.mean())
+    return float(np.sqrt(np.square(errors).sum()) / len(errors))
+
+
+def _aggregate(groups: Groups, reference: str, actions: Actions, score: Score) -> tuple[list[Row], list[str]]:
     """Rows over all environments, or why there are none: returns of different environments have no common unit."""
     if len(groups) == 1:
         return [], []
@@ -143,23 +192,33 @@ def _aggregate(groups: Groups, scores: Scores, reference: str, score: Score) -> 
         if scale is None:
             return [], [f"No aggregate over environments: {environment} has no random baseline below a reference."]
         scales[environment] = scale
-    strata = {
-        method: [(scores[e][method] - low) / (high - low) for e, (low, high, _) in scales.items()] for method in methods
-    }
+    strata: dict[str, list[np.ndarray]] = {method: [] for method in methods}
+    errors: dict[str, list[float]] = {method: [] for method in methods}
+    for environment, (low, high, _) in scales.items():
+        for method, runs in groups[environment].items():
+            strata[method].append((_scores(runs, actions, score) - low) / (high - low))
+            errors[method].append(task_error([run.evaluations[actions] for run in runs], score) / (high - low))
     ends = "; ".join(f"{environment} {name} {high:.4g}" for environment, (_, high, name) in scales.items())
     note = f'In "{AGGREGATE}" 0 is the random baseline and 1 the reference of each environment ({ends}).'
-    return [_aggregate_row(method, strata, reference) for method in methods], [note]
+    return [_aggregate_row(method, strata, errors[method], reference) for method in methods], [note]
 
 
-def _aggregate_row(method: str, strata: dict[str, list[np.ndarray]], reference: str) -> Row:
+def _aggregate_row(method: str, strata: dict[str, list[np.ndarray]], task_errors: list[float], reference: str) -> Row:
     """Means and their errors weigh environments alike, whatever their number of seeds."""
     columns = strata[method]
-    better = probability_of_improvement(columns, strata[reference]) if method != reference else None
-    means, errors = zip(*(mean_and_standard_error(column) for column in columns), strict=True)
-    error = None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(errors))
-    iqm = stratified_bootstrap(columns, interquartile_mean)
+    better = _improvement(columns, strata[reference]) if method != reference else None
+    spreads = [spread_over_seeds(column) for column in columns]
+    errors = [spread.error for spread in spreads if spread.error is not None]
+    error = _mean_error(errors) if len(errors) == len(spreads) else None
+    spread = Spread(float(np.mean([spread.mean for spread in spreads])), error, None, None)
     seeds = sum(len(column) for column in columns)
-    return _row(AGGREGATE, method, seeds, float(np.mean(means)), error, iqm, better)
+    own = _mean_error(task_errors) if error is None else None
+    return _row(AGGREGATE, method, seeds, spread, own, _interquartile(columns), None, better)
+
+
+def _mean_error(errors: Sequence[float]) -> float:
+    """Of the mean of independent means."""
+    return float(np.sqrt(np.square(errors).sum()) / len(errors))
 
 
 def _scale(runs: Sequence[Run], score: Score) -> tuple[float, float, str] | None:
@@ -200,16 +259,33 @@ def _check_seeds(groups: Groups) -> None:
                 first[run.seed] = run
 
 
-def _notes(scores: Scores, reference: str, actions: Actions, score: Score) -> list[str]:
-    several = len({method for columns in scores.values() for method in columns}) > 1
+def _notes(groups: Groups, rows: Sequence[Row], reference: str, actions: Actions, score: Score) -> list[str]:
     of = "a trial" if score == "trial" else "the last episode of a trial"
-    notes = [f"Return of {of} on held-out tasks, {actions} actions; mean ± standard error over seeds."]
-    notes += ["IQM: interquartile mean with a 95 % stratified bootstrap interval (Agarwal et al. 2021)."]
-    if several:
+    notes = [f"Return of {of} on held-out tasks, {actions} actions; mean over seeds."]
+    if any(row["error_over_seeds"] is not None for row in rows):
+        notes.append(f"Error over seeds: standard error of the mean, from {FEW_SEEDS} seeds on.")
+    if any(row["seeds"] < FEW_SEEDS for row in rows):
+        notes.append(
+            f"From fewer than {FEW_SEEDS} seeds: the task error, a standard error over held-out tasks (over trials "
+            "where all tasks there are were played), which says nothing of other seeds; the lowest and the highest one."
+        )
+    interval = f", with a 95 % stratified bootstrap interval from {FEW_SEEDS} seeds on"
+    notes.append(f"IQM: interquartile mean{interval} (Agarwal et al. 2021).")
+    if any(row["difference"] is not None for row in rows):
+        notes.append(
+            f"Difference: to {reference}, mean over runs of the same seed on the same held-out tasks, with Student's "
+            f"95 % interval from {FEW_SEEDS} pairs on, else the smallest and the largest."
+        )
+    if any(row["probability_of_improvement"] is not None for row in rows):
         notes.append(f"P(better): probability that a run scores above a run of {reference}; ties count half.")
-    counts = [len(column) for columns in scores.values() for column in columns.values()]
-    if min(counts) == 1:
-        notes.append("One seed tells nothing about others: no standard error and no interval there.")
-    if any(1 < count < FEW_SEEDS for count in counts):
-        notes.append(f"Intervals from fewer than {FEW_SEEDS} seeds are too narrow.")
+    return notes + _task_notes(groups, actions)
+
+
+def _task_notes(groups: Groups, actions: Actions) -> list[str]:
+    """What tasks were played, where runs recorded it; environment by environment, where there are several."""
+    notes = []
+    for environment, methods in groups.items():
+        runs = [run for those in methods.values() for run in those if "task_source" in run.evaluations[actions]]
+        said = dict.fromkeys(sentence(run.evaluations[actions], run.selected_on) for run in runs)
+        notes += [f"{environment}: {text}." if len(groups) > 1 else f"Tasks: {text}." for text in said]
     return notes

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from metarl.analysis import style
 from metarl.analysis.comparison import AGGREGATE, Comparison, Groups, group_by_environment, mean_references
 from metarl.analysis.runs import Actions, Run, Score
-from metarl.analysis.statistics import mean_and_standard_error, stratified_bootstrap
+from metarl.analysis.statistics import FEW_SEEDS, spread_over_seeds, stratified_bootstrap
 from metarl.analysis.style import INK, MUTED, Label
 from metarl.analysis.tables import Row
 
@@ -29,7 +29,10 @@ def comparison_figures(runs: Sequence[Run], comparison: Comparison | None = None
 
 
 def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
-    """Interquartile mean over seeds of the held-out return, with 95 % bootstrap bands where there are several."""
+    """Interquartile mean over seeds of the held-out return.
+
+    Bands are 95 % bootstrap intervals from ``FEW_SEEDS`` seeds on, else from the lowest to the highest seed.
+    """
     groups = group_by_environment(runs, score=score)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
@@ -40,7 +43,8 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
             columns = [stratified_bootstrap([column], replications=REPLICATIONS) for column in returns.T]
             mean = np.array([estimate.value for estimate in columns])
             low, high = (np.array([getattr(e, end) for e in columns], dtype=float) for end in ("low", "high"))
-            style.draw_line(ax, steps, mean, (low, high), **style.line_style(names.index(method)))
+            band = (low, high) if len(returns) >= FEW_SEEDS else (returns.min(0), returns.max(0))
+            style.draw_line(ax, steps, mean, band, **style.line_style(names.index(method)))
         style.title(ax, environment)
         style.count_axis(ax)
         style.value_axis(ax, f"held-out return of {OF[score]} (reward)")
@@ -49,7 +53,7 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
 
 
 def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
-    """Held-out return by episodes met before on the task: mean over seeds, with standard errors where several."""
+    """Held-out return by episodes met before on the task: mean over seeds; bands as ``Spread`` has them."""
     groups = group_by_environment(runs, score=score)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
@@ -58,12 +62,13 @@ def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: 
             curves = [run.evaluations[actions]["adaptation_curve"] for run in those if run.evaluations]
             if not curves:
                 continue
-            estimates = [mean_and_standard_error(column) for column in zip(*curves, strict=True)]
-            mean, error = np.array(estimates, dtype=float).T  # an error that is None becomes nan: no band
+            spreads = [spread_over_seeds(column) for column in zip(*curves, strict=True)]
+            mean, low, high = np.array(
+                [(e.mean, e.low, e.high) for e in spreads], dtype=float
+            ).T  # None is nan: no band
             met = next(run.evaluations[actions]["episodes_met"] for run in those if run.evaluations)
             most = max(most, *met)
-            band = (mean - error, mean + error)
-            style.draw_line(ax, np.array(met), mean, band, **style.line_style(names.index(method)))
+            style.draw_line(ax, np.array(met), mean, (low, high), **style.line_style(names.index(method)))
         style.title(ax, environment)
         style.experience_axis(ax, most)
         style.value_axis(ax, "held-out return of the episode (reward)")
@@ -71,7 +76,7 @@ def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: 
 
 
 def interval_plot(comparison: Comparison) -> Figure:
-    """Interquartile means and their 95 % intervals; a seed that is alone is a dot."""
+    """Interquartile means and their 95 % intervals; of few seeds a dot, and a line from the lowest to the highest."""
     environments = list(dict.fromkeys(row["environment"] for row in comparison.rows))
     names = list(dict.fromkeys(row["method"] for row in comparison.rows))
     figure, axes = style.panels(len(environments), height=0.75 + 0.3 * len(names))
@@ -122,8 +127,10 @@ def _draw_interval(ax: Axes, row: Row, index: int) -> None:
     if row["iqm_low"] is not None:
         ax.barh(index, row["iqm_high"] - row["iqm_low"], 0.5, row["iqm_low"], color=color, alpha=0.3, linewidth=0)
         ax.plot([row["iqm"]] * 2, [index - 0.25, index + 0.25], color=color, linewidth=2)
-    else:
-        ax.plot([row["iqm"]], [index], "o", color=color, markersize=5)
+        return
+    ax.plot([row["iqm"]], [index], "o", color=color, markersize=5)
+    if row["lowest"] is not None:
+        ax.plot([row["lowest"], row["highest"]], [index, index], color=color, linewidth=1.2)
 
 
 def _draw_references(ax: Axes, runs: Sequence[Run], score: Score) -> None:

@@ -2,8 +2,10 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import torch
 
 from metarl.analysis.adapted import adapted_table
 from metarl.analysis.by_task import task_table
@@ -39,6 +41,18 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
         seed = stream_seed(options.seed, "command_line")
         chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
     return chosen
+
+
+def warn_of_selection(env: MetaEnv, sets: Iterable[str], selected_on: str) -> None:
+    """Say so where ``best.pt`` was selected by its return on the very tasks it is to play."""
+    for task_set in sets:
+        known, selected = env.every_task(task_set), env.every_task(selected_on)
+        if known is not None and selected is not None and torch.equal(known.description, selected.description):
+            print(
+                f"best.pt was selected by its return on these {len(known)} {task_set} tasks, so it looks better here "
+                "than it is; use --checkpoint latest, or train with eval.task_set=train where other tasks are held out",
+                file=sys.stderr,
+            )
 
 
 def labelled(sets: dict[str, Which], rows_of: Callable[[Which], list[Row]]) -> list[Row]:

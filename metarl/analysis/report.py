@@ -16,27 +16,32 @@ from metarl.analysis.figures import run_figures
 from metarl.analysis.film import from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.selection import WORDS, Criterion, selected
+from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
-from metarl.analysis.tables import Row, display, duration, final_table
+from metarl.analysis.tables import Row, display, duration, error_over, final_table
+from metarl.held_out import sentence
 from metarl.run_files import replace_file
 
 TEMPLATE = "report.html.j2"
 
 CAPTIONS = {
     "learning_curve": "Learning curve: return of a trial on held-out tasks while training; bands are ±1 standard error "
-    "over tasks. Horizontal lines are the final returns of baselines and, dashed, bounds.",
+    "over what the table says. Horizontal lines are the final returns of baselines and, dashed, bounds.",
     "adaptation_curve": "Adaptation curve: return on held-out tasks by the episodes met before on the task; bands are "
-    "±1 standard error over tasks.",
+    "±1 standard error, over what the table says.",
     "regret": "Regret: what the trial has given up so far. A bound is of the whole trial and spread evenly over its "
     "episodes, so the end of a line is its regret in the table.",
     "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
-    "selection": "Settings: mean over seeds of what evaluations while training said, with ±1 standard error.",
-    "intervals": "Interquartile mean over seeds with its 95 % stratified bootstrap interval; a dot is a single seed.",
+    "selection": "Settings: mean over seeds of what evaluations while training said; bands are ±1 standard error over "
+    f"seeds from {FEW_SEEDS} on, else from the lowest to the highest seed.",
+    "intervals": f"Interquartile mean over seeds with its 95 % stratified bootstrap interval from {FEW_SEEDS} seeds "
+    "on; a dot is the mean of fewer, its line goes from the lowest to the highest.",
     "learning_curves": "Learning curves: interquartile mean over seeds of the return on held-out tasks, of a trial or, "
-    "where trials differ in length, of its last episode; sampled actions, with 95 % "
-    "bootstrap bands where there are several seeds.",
+    f"where trials differ in length, of its last episode; sampled actions. Bands are 95 % bootstrap intervals from "
+    f"{FEW_SEEDS} seeds on, else from the lowest to the highest seed.",
     "adaptation_curves": "Adaptation curves: return on held-out tasks by the episodes met before on the task, at "
-    "the end of training, sampled actions; mean over seeds with ±1 standard error.",
+    f"the end of training, sampled actions; mean over seeds. Bands are ±1 standard error over seeds from {FEW_SEEDS} "
+    "on, else from the lowest to the highest seed.",
 }
 
 
@@ -76,7 +81,7 @@ def write_report(
         page["sections"] = _sections({"selection": selection.figure()}) + page["sections"]
         page["notes"] = [_progress(run) for run in runs if not run.finished]
         page["listing"] = _table(
-            selection.rows, f"Settings of {best}, by {WORDS[selection.by]} over seeds; * is compared."
+            selection.rows, f"Settings of {best}, by {WORDS[selection.by]} over seeds; * is compared. {selection.note}"
         )
     folder = FileSystemLoader(Path(__file__).parent)
     templates = Environment(
@@ -93,8 +98,7 @@ def _one_run(run: Run) -> dict[str, Any]:
     results = None
     if run.evaluations:
         choices = {group: run.config["choices"].get(group) for group in ("model", "algorithm")}
-        tasks = _thousands(run.evaluations["sampled"].get("num_tasks"))
-        caption = f"Return of a trial on {tasks} held-out tasks." if tasks else "Return of a trial on held-out tasks."
+        caption = f"Return of a trial: {sentence(run.evaluations['sampled'], run.selected_on)}."
         results = _table(final_table(summary or choices | {"evaluation": run.evaluations}), caption)
     return {
         "title": f"{run.method} on {run.environment}, seed {run.seed}",
@@ -144,6 +148,7 @@ def listing(runs: Sequence[Run]) -> list[Row]:
                 "environment_steps": _latest(run).get("env_steps"),
                 "return": evaluation.get("return_mean"),
                 "standard_error": evaluation.get("return_se"),
+                "error_over": error_over(evaluation),
                 "state": "finished" if run.finished else "unfinished",
                 "directory": str(run.path),
             }

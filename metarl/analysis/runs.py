@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
     env_steps: np.ndarray
     mean: np.ndarray
-    standard_error: np.ndarray  # over held-out tasks
+    standard_error: np.ndarray  # over held-out tasks, or the trials on all there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,11 @@ class Run:
         latest: dict[str, Any] = next((row for row in reversed(self.history) if "eval/sampled/return_mean" in row), {})
         found = {actions: _under(latest, f"eval/{actions}/") for actions in ACTIONS}
         return {actions: evaluation for actions, evaluation in found.items() if evaluation}
+
+    @property
+    def selected_on(self) -> str:
+        """Task set of the evaluations during training, which select ``best.pt``."""
+        return (self.config.get("eval") or {}).get("task_set", "held_out")
 
     @property
     def baselines(self) -> dict[str, dict[str, Any]]:

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from metarl.analysis import style
 from metarl.analysis.comparison import group_by_environment
 from metarl.analysis.runs import Run, settings_of
-from metarl.analysis.statistics import mean_and_standard_error
+from metarl.analysis.statistics import spread_over_seeds
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
+from metarl.held_out import selected_on_the_same
 
 Criterion = Literal["final", "mean", "auc"]
 WORDS = {"final": "last held-out return", "mean": "mean held-out return", "auc": "area under the held-out returns"}
@@ -30,7 +31,8 @@ class Candidate(NamedTuple):
 class Selection:
     """Which setting of a key is best for every method, by what evaluations while training said.
 
-    Those met other held-out tasks than the final evaluation, so the choice makes that one no better than it is.
+    Where tasks are drawn afresh, those played other ones than the final evaluation, so the choice makes that one no
+    better than it is. Tasks of a finite number are the same in both, so the choice favours what it chose: ``note``.
 
     Attributes:
         key: that was swept.
@@ -60,26 +62,40 @@ class Selection:
         for environment, methods in self.candidates.items():
             for method, candidates in methods.items():
                 for candidate in candidates:
-                    mean, error = mean_and_standard_error(candidate.scores)
+                    spread = spread_over_seeds(candidate.scores)
                     row: Row = {"environment": environment, "method": method, self.key: candidate.value}
-                    row |= {"seeds": len(candidate.runs), self.by: mean, "standard_error": error}
+                    row |= {"seeds": len(candidate.runs), self.by: spread.mean, "error_over_seeds": spread.error}
+                    row |= {"lowest": spread.lowest, "highest": spread.highest}
                     rows.append(row | {"chosen": "*" if candidate is best(candidates) else ""})
         return rows
 
+    @property
+    def note(self) -> str:
+        """Whether the choice was made on the tasks that are compared."""
+        known = {selected_on_the_same(run.evaluations["sampled"], run.selected_on) for run in self.chosen}
+        if True in known:
+            return (
+                "The evaluations that chose and those compared played the same tasks, so what is chosen looks better "
+                "than it is; for a fixed held-out set, eval.task_set=train chooses by the training tasks."
+            )
+        if None in known:
+            return "These runs do not record whether the evaluations that chose played the tasks that are compared."
+        return "The evaluations that chose played other tasks than those compared."
+
     def figure(self) -> Figure:
-        """Mean score by setting, with standard errors over seeds."""
+        """Mean score by setting; bands as ``Spread`` has them."""
         names = list(dict.fromkeys(method for methods in self.candidates.values() for method in methods))
         figure, axes = style.panels(len(self.candidates), columns=2, width=15, height=3.4)
         style.legend_above(figure, names)
         for ax, (environment, methods) in zip(axes, self.candidates.items(), strict=True):
             values = _ordered({candidate.value for those in methods.values() for candidate in those})
             for method, candidates in methods.items():
-                at = {candidate.value: mean_and_standard_error(candidate.scores) for candidate in candidates}
+                at = {candidate.value: spread_over_seeds(candidate.scores) for candidate in candidates}
                 shown = [value for value in values if value in at]
-                mean, error = np.array([at[value] for value in shown], dtype=float).T
+                mean, low, high = np.array([(at[v].mean, at[v].low, at[v].high) for v in shown], dtype=float).T
                 x = np.array([values.index(value) for value in shown], dtype=float)
                 look = style.line_style(names.index(method)) | {"marker": "o"}
-                style.draw_line(ax, x, mean, (mean - error, mean + error), **look)
+                style.draw_line(ax, x, mean, (low, high), **look)
             ax.set_xticks(range(len(values)), values)
             ax.set_xlabel(self.key, fontsize=style.NORMAL, color=style.INK)
             style.title(ax, environment)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
-from scipy.stats import trim_mean
+from scipy.stats import t, trim_mean
 
 Strata = Sequence[ArrayLike]  # scores [runs] of each environment
 Statistic = Callable[[np.ndarray], np.ndarray]  # [replications, scores] -> [replications]
 
+FEW_SEEDS = 5  # below, neither a standard error nor an interval over seeds says anything
 REPLICATIONS = 10_000  # the ends of a 95 % interval then wander by about 1 % of its width
 
 
@@ -24,6 +25,34 @@ class Estimate(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+
+class Spread(NamedTuple):
+    """Mean over seeds and how far to trust it: its standard error from ``FEW_SEEDS`` on, else the range of seeds."""
+
+    mean: float
+    error: float | None
+    lowest: float | None
+    highest: float | None
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of a band: one standard error below the mean, or the lowest seed."""
+        return self.lowest if self.error is None else self.mean - self.error
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of a band: one standard error above the mean, or the highest seed."""
+        return self.highest if self.error is None else self.mean + self.error
+
+
+def spread_over_seeds(values: ArrayLike) -> Spread:
+    """Mean over seeds ``[runs]``; a single seed has neither an error nor a range."""
+    values = np.asarray(values, dtype=float)
+    mean, error = mean_and_standard_error(values)
+    if values.size >= FEW_SEEDS:
+        return Spread(mean, error, None, None)
+    return Spread(mean, None, *((float(values.min()), float(values.max())) if values.size > 1 else (None, None)))
 
 
 def mean_and_standard_error(values: ArrayLike) -> tuple[float, float | None]:
@@ -102,6 +131,20 @@ def probability_of_improvement(
         of_x, of_y = (generator.multinomial(n, np.full(n, 1 / n), size=replications) / n for n in win.shape)
         draws += ((of_x @ win) * of_y).sum(1)
     return Estimate(value, *_percentiles(draws / len(wins), level))
+
+
+def paired_difference(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean of ``x - y``, pair by pair, what both have in common cancelling out.
+
+    From ``FEW_SEEDS`` pairs on with Student's interval, which holds for few pairs too where differences are about
+    normal; from fewer with the smallest and the largest difference; of a single pair without either.
+    """
+    differences = np.asarray(x, dtype=float) - np.asarray(y, dtype=float)
+    spread = spread_over_seeds(differences)
+    if spread.error is None:
+        return Estimate(spread.mean, spread.lowest, spread.highest)
+    reach = float(t.ppf((1 + level) / 2, differences.size - 1)) * spread.error
+    return Estimate(spread.mean, spread.mean - reach, spread.mean + reach)
 
 
 def _columns(strata: Strata) -> list[np.ndarray]:

@@ -17,7 +17,8 @@ FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
 
 PERCENT = frozenset({"share_of_bound", "success_rate", "fall_rate"})
 PROBABILITY = frozenset({"probability_of_improvement"})
-IN_UNITS_OF_RETURN = frozenset({"return", "standard_error", "regret", "iqm"})
+ERRORS = ("standard_error", "error_over_seeds", "task_error")  # the first that a row has decides how it is rounded
+IN_UNITS_OF_RETURN = frozenset({"return", "regret", "iqm", "lowest", "highest", "difference", *ERRORS})
 ROUNDING = 1e-9  # a spread smaller than this share of the value is rounding, not spread
 HEADERS = {"iqm": "IQM", "probability_of_improvement": "P(better)", "share_of_bound": "share of bound"}
 
@@ -37,9 +38,9 @@ def final_table(summary: dict[str, Any]) -> list[Row]:
         summary: ``summary.json``; without baselines or bounds their rows and columns are left out.
 
     Returns:
-        Rows of name, kind (agent, baseline, bound), return of a trial, standard_error over held-out tasks; where there
-        is an upper bound, share_of_bound (of a positive one) and regret to the tightest; where the environment knows
-        success, success_rate (of the last episode).
+        Rows of name, kind (agent, baseline, bound), return of a trial, its standard_error and what that is over
+        (error_over: tasks, or trials); where there is an upper bound, share_of_bound (of a positive one) and regret to
+        the tightest; where the environment knows success, success_rate (of the last episode).
     """
     method = "/".join(str(summary[name]) for name in ("model", "algorithm") if summary.get(name))
     bounds = summary.get("bounds") or {}
@@ -77,11 +78,16 @@ def format_table(rows: Sequence[Row], format: Format = "text") -> str:
 
 
 def display(rows: Sequence[Row]) -> Cells:
-    """Rows as the strings a person reads."""
-    keys = [key for key in _keys(rows) if not _is_limit(key, rows)]
+    """Rows as the strings a person reads, without columns that no row has a value of."""
+    keys = [key for key in _keys(rows) if not _is_limit(key, rows) and any(row.get(key) is not None for row in rows)]
     numeric = [not any(isinstance(row.get(key), str) for row in rows) for key in keys]
     body = [[_cell(row, key) for key in keys] for row in rows]
     return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric)
+
+
+def error_over(evaluation: dict[str, Any]) -> str | None:
+    """What the standard error of an evaluation is over; None where there is no error."""
+    return evaluation.get("error_over", "tasks") if "return_se" in evaluation else None
 
 
 def duration(seconds: float | None) -> str | None:
@@ -101,6 +107,7 @@ def _row(name: str, kind: str, evaluation: dict[str, Any], bound: float | None) 
         "kind": kind,
         "return": mean,
         "standard_error": evaluation.get("return_se"),
+        "error_over": error_over(evaluation),
         "share_of_bound": mean / bound if bound is not None and bound > 0 else None,
         "regret": bound - mean if bound is not None else None,
         "success_rate": evaluation.get("success_rate"),
@@ -124,13 +131,17 @@ def _cell(row: Row, key: str) -> str:
     if not isinstance(value, float):
         return str(value)
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-    spread = row.get("standard_error") if key in IN_UNITS_OF_RETURN else None
-    if key == "standard_error" and value < ROUNDING * abs(row.get("return") or 0):
+    spread = _error(row) if key in IN_UNITS_OF_RETURN else None
+    if key in ERRORS and value < ROUNDING * abs(row.get("return") or 0):
         return "0"
     if low is None or high is None:
         return _number(key, value, spread)
     shown = [_number(key, number, spread if spread is not None else high - low) for number in (value, low, high)]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def _error(row: Row) -> float | None:
+    return next((row[name] for name in ERRORS if row.get(name) is not None), None)
 
 
 def _number(key: str, value: float, spread: float | None) -> str:
