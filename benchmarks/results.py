@@ -21,8 +21,8 @@ from metarl.analysis.comparison import compare, group_by_environment
 from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.runs import SCORES, Run, Score, load_runs, require_finished
 from metarl.analysis.tables import final_table, format_table
+from metarl.analysis.task_notes import sentence
 from metarl.cli import main as metarl
-from metarl.held_out import sentence
 
 CURVE = ("env_steps", "wall_time", "eval/sampled/return_mean", "eval/sampled/return_se", "eval/greedy/return_mean")
 

@@ -179,7 +179,7 @@ def _show(run_dir: Path) -> None:
     from metarl.analysis.report import write_report
     from metarl.analysis.runs import load_run, require_finished
     from metarl.analysis.tables import final_table, format_table
-    from metarl.held_out import sentence
+    from metarl.analysis.task_notes import sentence
 
     run = load_run(run_dir)
     summary = require_finished(run)

@@ -1,8 +1,7 @@
 """Where the tasks of an evaluation come from, and what the standard error of its means is over."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -42,42 +41,6 @@ def standard_error(trials: Tensor, over: ErrorOver) -> Tensor:
     if over == "trials":
         return (trials.var(-2).mean(-1) / (repeats * count)).sqrt()
     return trials.mean(-2).std(-1, correction=1 if count > 1 else 0) / math.sqrt(count)
-
-
-def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_set: str = "held_out") -> str:
-    """What tasks an evaluation played, and whether ``best.pt`` and ``--best`` were selected on the same ones.
-
-    Args:
-        evaluation: ``Evaluation.as_dict()``; one by an earlier version does not say where its tasks come from.
-        selected_on: the task set of the evaluations during training.
-        task_set: the set that was played.
-    """
-    tasks, trials = evaluation.get("num_tasks", 0), evaluation.get("trials_per_task", 1)
-    kind = task_set.replace("_", "-")
-    of_each = f", {trials:,} trials of each" if trials > 1 else ""
-    match evaluation.get("task_source"):
-        case "fresh":
-            return f"{tasks:,} {kind} tasks, drawn afresh: no earlier evaluation played them"
-        case "fixed" if task_set == selected_on:
-            same = "evaluations during training play the same set, so best.pt is selected on it"
-            return f"{tasks:,} {kind} tasks of a fixed set{of_each}; {same}"
-        case "fixed":
-            return f"{tasks:,} {kind} tasks of a fixed set{of_each}, which evaluations during training do not play"
-        case "all":
-            same = "training and its evaluations play them too, so best.pt is selected on them"
-            return f"all {tasks:,} tasks there are{of_each}; {same}"
-        case "repeating":
-            same = "training and its evaluations may play the same, and best.pt be selected on them"
-            return f"{tasks:,} draws of {kind} tasks, some of them more than once; {same}"
-    return f"{tasks:,} {kind} tasks"
-
-
-def selected_on_the_same(evaluation: Mapping[str, Any], selected_on: str = "held_out") -> bool | None:
-    """Whether evaluations during training, which select, play the held-out tasks too; None where it is not recorded."""
-    source = evaluation.get("task_source")
-    if source is None:
-        return None
-    return source in ("all", "repeating") or (source == "fixed" and selected_on == "held_out")
 
 
 def _repeats(tasks: Tasks) -> bool:

@@ -18,8 +18,8 @@ from metarl.analysis.statistics import (
     stratified_bootstrap,
 )
 from metarl.analysis.tables import Row
+from metarl.analysis.task_notes import sentence
 from metarl.errors import RunDirectoryError
-from metarl.held_out import sentence
 
 AGGREGATE = "all, normalised"
 

@@ -19,7 +19,7 @@ from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
-from metarl.held_out import sentence
+from metarl.analysis.task_notes import sentence
 from metarl.run_files import replace_file
 
 TEMPLATE = "report.html.j2"

@@ -12,8 +12,8 @@ from metarl.analysis.comparison import group_by_environment
 from metarl.analysis.runs import Run, settings_of
 from metarl.analysis.statistics import spread_over_seeds
 from metarl.analysis.tables import Row
+from metarl.analysis.task_notes import selected_on_the_same
 from metarl.errors import ConfigError, RunDirectoryError
-from metarl.held_out import selected_on_the_same
 
 Criterion = Literal["final", "mean", "auc"]
 WORDS = {"final": "last held-out return", "mean": "mean held-out return", "auc": "area under the held-out returns"}
