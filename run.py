@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
@@ -28,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     try:
         if job.mode == RunMode.RUN and sweep is None:
             check_single(job)
-        train(resolved(cfg, job.runtime.choices), run_dir, sweep, TYPED)
+        fresh = sweep is None and is_named_by_time(job)
+        train(resolved(cfg, job.runtime.choices), run_dir, sweep, TYPED, fresh)
     except MetarlError as error:
         remove_if_empty(run_dir)
         fail(error)
@@ -43,6 +45,14 @@ def check_single(job: HydraConf) -> None:
         raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
     if job.sweeper.get("params") or "space" in job.sweeper:
         raise ConfigError(f"experiment={experiment}: has many runs; say python run.py -m experiment={experiment}")
+    if not job.run.dir:
+        raise ConfigError("hydra.run.dir= is empty: give a directory, or leave it out for a new one")
+
+
+def is_named_by_time(job: Any) -> bool:
+    """Whether the run directory is the default, of which two runs that start in one second have the same."""
+    given = any(override.startswith("hydra.run.dir=") for override in job.overrides.hydra)
+    return not given and "${now:" in OmegaConf.to_yaml(job.run)
 
 
 def fail(error: Exception) -> None:

@@ -1,5 +1,8 @@
-"""Checkpoints: atomic, versioned, safe to load."""
+"""Checkpoints: atomic, versioned, safe to load, and refused where a single bit of them has changed."""
 
+import hashlib
+import io
+import re
 from pathlib import Path
 
 import torch
@@ -7,13 +10,21 @@ import torch
 from metarl.errors import CheckpointError
 from metarl.run_files import replacing
 
-FORMAT = 2
+FORMAT = 3
+WITHOUT_DIGEST = 2  # the format before, which is read still
+# What ends the file: the digest of all before it. PyTorch's own reader takes no notice of it.
+MARK = b"\nmetarl checkpoint, SHA-256 "
+END = re.compile(re.escape(MARK) + rb"([0-9a-f]{64})\n\Z")
+LENGTH = len(MARK) + 64 + 1
 
 
 def save(state: dict, path: Path) -> None:
     """Write ``state`` (tensors, numbers, strings, containers of them); a crash leaves old or new, never half."""
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, "state": state}, content)
     with replacing(path) as file:
-        torch.save({"format": FORMAT, "state": state}, file)
+        file.write(content.getbuffer())
+        file.write(MARK + hashlib.sha256(content.getbuffer()).hexdigest().encode() + b"\n")
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict:
@@ -23,34 +34,54 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict:
         CheckpointError: the file is missing, damaged, of another program or of a later format.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}; give the directory of a run that has saved one") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {_remedy(path)}") from None
+    end = END.search(data, max(0, len(data) - LENGTH))
+    if end is not None and hashlib.sha256(memoryview(data)[: end.start()]).hexdigest().encode() != end[1]:
+        raise CheckpointError(f"{path} is damaged (its digest is another); {_remedy(path)}")
+    try:
+        content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise CheckpointError(
-            f"{path} is damaged or no metarl checkpoint ({type(error).__name__}); "
-            "delete it to continue from an older one"
+            f"{path} is damaged or no metarl checkpoint ({type(error).__name__}); {_remedy(path)}"
         ) from None
-    if not isinstance(content, dict) or "format" not in content or "state" not in content:
-        raise CheckpointError(f"{path} is no metarl checkpoint; delete it to continue from an older one")
-    if content["format"] != FORMAT:
+    if not isinstance(content, dict) or "format" not in content or not isinstance(content.get("state"), dict):
+        raise CheckpointError(f"{path} is no metarl checkpoint; {_remedy(path)}")
+    if content["format"] not in (FORMAT, WITHOUT_DIGEST):
         raise CheckpointError(
             f"{path} has checkpoint format {content['format']}, this metarl reads format {FORMAT}; "
             "use the version that wrote it"
         )
+    if content["format"] == FORMAT and end is None:
+        raise CheckpointError(f"{path} is damaged (its digest is missing); {_remedy(path)}")
     return content["state"]
 
 
-def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
-    """Give ``algorithm`` the weights saved at ``path``.
+def _remedy(path: Path) -> str:
+    """What to do without the checkpoint at ``path``."""
+    if not path.stem.isdecimal():
+        return "delete it; the latest checkpoint is another file"
+    older = [other for other in Checkpoints(path.parent).numbered() if other.name < path.name]
+    if older:
+        return f"delete it to go on from the older {older[-1].name}"
+    return "delete it; there is no older one, so that the run begins anew"
+
+
+def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.device = "cpu") -> dict:
+    """Give ``algorithm`` the weights saved at ``path``; returns all that is saved there.
 
     Raises:
         CheckpointError: the file cannot be used, or belongs to another architecture.
     """
+    state = load(path, device)
     try:
-        algorithm.load_state_dict(load(path, device)["algorithm"])
-    except (KeyError, RuntimeError) as error:
+        algorithm.load_state_dict(state["algorithm"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this configuration: {' '.join(str(error).split())[:300]}") from None
+    return state
 
 
 class Checkpoints:
@@ -81,7 +112,7 @@ class Checkpoints:
         """Save and drop all but the last ``keep``."""
         save(state, self.directory / f"{iteration:08d}.pt")
         for old in self.numbered()[: -self.keep]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def save_best(self, state: dict) -> None:
         """Save as the best by held-out return."""

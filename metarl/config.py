@@ -130,7 +130,7 @@ def _loggers(nodes: Any, schema: Schema) -> Loggers:
 
 
 def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
-    """A trainer, ready to run or to resume; nothing is written yet.
+    """A trainer, ready to run or to resume; nothing is read from ``run_dir`` yet, and nothing written.
 
     Args:
         config, trust: see ``parts``.
@@ -138,19 +138,16 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
 
     Raises:
         ConfigError: the configuration is wrong.
-        RunDirectoryError: ``run_dir`` cannot hold this run.
-        CheckpointError: the checkpoint there cannot be used.
     """
     built = parts(config, trust)
     directory = RunDirectory(run_dir, built.training.keep_checkpoints)
-    directory.check(config)
     seed, device = built.settings.seed, built.settings.device
     if built.settings.num_threads is not None:
         torch.set_num_threads(built.settings.num_threads)
     env, algorithm = _construct(built)
     _check_tasks(env, built)
     _check_evaluation(env, built)
-    trainer = Trainer(
+    return Trainer(
         algorithm,
         env,
         built.make_env,
@@ -163,9 +160,8 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
             "update": make_generator(stream_seed(seed, "update")),
         },
         stream_seed(seed, "evaluation"),
+        stream_seed(seed, "final_evaluation"),
     )
-    trainer.resume()
-    return trainer
 
 
 def build_env_factory(config: Mapping, device: str | None = None, trust: Trust | None = None) -> MakeEnv:

@@ -5,38 +5,48 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from metarl import parallel
+from metarl.errors import MetarlError, RunDirectoryError
 from metarl.evaluation import evaluate
-from metarl.preemption import StopRequest
-from metarl.seeding import stream_seed
+from metarl.preemption import Interrupted, StopRequest
+from metarl.run_files import append_line
+from metarl.run_reader import check_evaluations
 from metarl.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
+def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = False) -> None:
     """Train, evaluate and report; a run that is finished already only shows its results again.
 
-    Stops after the present iteration when asked by a signal, ready to be resumed by the same command.
+    Stops after the present iteration when asked by a signal, or at once in the final evaluation, ready to be resumed by
+    the same command.
 
     Args:
-        trainer: as built, resumed where it had stopped.
+        trainer: as built; it goes on where the run in its directory had stopped.
         config: resolved, for the run directory and the loggers.
         sweep: name of the sweep this run belongs to.
+        fresh: the name of the run directory is no choice of the user, see ``RunDirectory.open``.
     """
+    summary = _enter(trainer, config, fresh)
     if not parallel.is_main():
-        _help(trainer)
+        _help(trainer, summary is not None)
         return
     directory = trainer.run_dir
-    directory.open(config)
-    handler = _log_to(directory.path / "run.log")
+    handler = _LogFile(directory.path / "run.log")
+    logging.getLogger().addHandler(handler)
     try:
+        directory.begin(config, trainer.progress.iteration)
         with StopRequest() as stop:
-            finished = _train(trainer, config, sweep, stop)
+            finished = _finish(trainer, config, sweep, stop, summary)
             if not finished:
                 log.info(
                     "stopped by signal %d; the same command with hydra.run.dir=%s resumes",
@@ -44,16 +54,52 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None) -> None:
                     directory.path,
                 )
                 stop.pass_on()
+            if stop:
                 raise SystemExit(0)  # also ends a sweep, which an ordinary return would not
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
         directory.close()
 
 
-def _help(trainer: Trainer) -> None:
+def _enter(trainer: Trainer, config: dict, fresh: bool) -> dict | None:
+    """Take the run directory, then resume what is there; its summary, if the run is finished.
+
+    Of several processes the main one takes it, and the others follow: what one refuses, all refuse.
+    """
+    directory, error = trainer.run_dir, None
+    if parallel.is_main():
+        try:
+            directory.open(config, fresh)
+        except MetarlError as refusal:
+            error = refusal
+    error, directory.path = parallel.from_main((error, directory.path))
+    if error is not None:
+        raise error
+    try:
+        trainer.resume()
+        return parallel.from_main(_summary_of_finished(trainer) if parallel.is_main() else None)
+    except BaseException:
+        if parallel.is_main():
+            directory.close()
+        raise
+
+
+def _summary_of_finished(trainer: Trainer) -> dict | None:
+    if not trainer.finished:
+        return None
+    try:
+        summary = trainer.run_dir.summary()
+        if summary is not None:
+            check_evaluations(trainer.run_dir.path, summary)
+        return summary
+    except RunDirectoryError as error:
+        log.warning("%s. It is made again now", error)
+        return None
+
+
+def _help(trainer: Trainer, finished: bool) -> None:
     """Train along with the main process, which does all the rest; a finished run has nothing to train."""
-    if trainer.finished and trainer.run_dir.summary() is not None:
+    if finished:
         return
     with StopRequest() as stop:
         if not trainer.train(stop):
@@ -61,27 +107,44 @@ def _help(trainer: Trainer) -> None:
             raise SystemExit(0)
 
 
-def _train(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest) -> bool:
+def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest, summary: dict | None) -> bool:
+    """Do what is left of the run; whether it is finished then.
+
+    The summary is written last: where it is, film, figures, report and what loggers keep are complete. A run that was
+    killed before repeats its final evaluation, which comes out the same.
+    """
     directory = trainer.run_dir
-    directory.resume_metrics(trainer.progress.iteration)
-    if not trainer.finished:
+    if summary is None:
+        made_by = provenance(trainer.env.device)  # now: the repository may have moved on by the end
         directory.discard_summary()
-    if directory.summary() is None:
-        made_by = provenance(config)  # now: the repository may have moved on by the end
         trainer.loggers.start(directory.path, config, sweep)
         try:
             if not trainer.train(stop):
                 trainer.loggers.finish(None, {})
                 return False
-            summary = final_summary(trainer, config, made_by)
+            with stop.interrupting():
+                summary = final_summary(trainer, config, made_by)
+                _optional("pictures of a trial for the report", lambda: _film(trainer))
+        except Interrupted:
+            trainer.loggers.finish(None, {})
+            return False
         except BaseException:
             trainer.loggers.finish(None, {})
             raise
+        _show(trainer, summary, first=True)
         directory.write_summary(summary)
-        _film(trainer, summary["evaluation_seed"])
-        trainer.loggers.finish(summary, _figures(directory.path) if trainer.loggers.active else {})
-    _show(directory.path)
+    else:
+        _show(trainer, summary)
     return True
+
+
+def _optional(what: str, make: Callable[[], Any]) -> Any:
+    """What is made, or None with a warning: the results are there, whatever a graphics library may do."""
+    try:
+        return make()
+    except Exception:
+        log.warning("no %s", what, exc_info=True)
+        return None
 
 
 def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> dict:
@@ -92,8 +155,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
         config: resolved.
         made_by: see ``provenance``.
     """
-    plan, settings = trainer.eval_plan, config
-    seed = stream_seed(settings["seed"], "final_evaluation")
+    plan, seed = trainer.eval_plan, trainer.final_seed
     log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
 
     def held_out(agent, greedy: bool = False) -> dict:
@@ -114,7 +176,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
         "env": config["choices"]["env"],
         "model": config["choices"]["model"],
         "algorithm": config["choices"]["algorithm"],
-        "seed": config["seed"],
+        "seed": int(config["seed"]),
         **vars(trainer.progress),
         "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
         **made_by,
@@ -126,21 +188,19 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
     }
 
 
-def _film(trainer: Trainer, seed: int) -> None:
+def _film(trainer: Trainer) -> None:
     """One held-out trial to look at, where there is something to see."""
     from metarl.analysis.film import strip, to_json, to_png
     from metarl.analysis.filming import final_film
 
-    try:
-        film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
-        if film is not None:
-            image = strip(film)
-            trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
-    except Exception:  # whatever a graphics library may do, the results are there
-        log.warning("no pictures of a trial for the report", exc_info=True)
+    seed = trainer.final_seed
+    film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
+    if film is not None:
+        image = strip(film)
+        trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
 
 
-def provenance(config: dict) -> dict[str, str]:
+def provenance(device: str | torch.device) -> dict[str, str]:
     """What made a result: hardware, versions, commit and command."""
     repository = Path(__file__).resolve().parent.parent
     try:
@@ -154,7 +214,7 @@ def provenance(config: dict) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         revision = ""
     return {
-        "hardware": _hardware(config["device"]),
+        "hardware": _hardware(str(device)),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "commit": revision or "unknown",
         "command": " ".join(["python", *sys.argv]),
@@ -167,30 +227,32 @@ def _hardware(device: str) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def _figures(run_dir: Path) -> dict:
+def _show(trainer: Trainer, summary: dict, first: bool = False) -> None:
+    """Write the report and print the table; at ``first`` also hand summary and figures to the loggers."""
     from metarl.analysis.figures import run_figures
+    from metarl.analysis.report import write_page
     from metarl.analysis.runs import load_run
-
-    return run_figures(load_run(run_dir))
-
-
-def _show(run_dir: Path) -> None:
-    """Write the report, print the table."""
-    from metarl.analysis.report import write_report
-    from metarl.analysis.runs import load_run, require_finished
     from metarl.analysis.tables import final_table, format_table
     from metarl.analysis.task_notes import sentence
 
-    run = load_run(run_dir)
-    summary = require_finished(run)
-    report = run_dir / "report.html"
-    write_report([run_dir], report)
+    path = trainer.run_dir.path
+    run, report = replace(load_run(path), summary=summary), path / "report.html"
+    if first:
+        figures = (_optional("figures", lambda: run_figures(run)) or {}) if trainer.loggers.active else {}
+        trainer.loggers.finish(summary, figures)
+    _optional("report", lambda: write_page([run], report))
     print(format_table(final_table(summary), "text"))
     print(f"{sentence(summary['evaluation']['sampled'], run.selected_on)}; report: {report}")
 
 
-def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    return handler
+class _LogFile(logging.Handler):
+    """Appends to ``run.log``; where the disk is full the run itself ends with an error, and says so."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            append_line(self.path, self.format(record))

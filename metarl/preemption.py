@@ -2,9 +2,15 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)
+
+
+class Interrupted(BaseException):
+    """The end of work that a signal interrupted; no error, and nothing that catches errors catches it."""
 
 
 class StopRequest:
@@ -17,6 +23,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, object] = {}
+        self._interrupts = False
 
     def __enter__(self) -> "StopRequest":
         self._owner = os.getpid()
@@ -37,6 +44,24 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if self._interrupts:
+            self._interrupts = False
+            raise Interrupted
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Work that a signal ends at once: it changes nothing, and is done again on resume.
+
+        Raises:
+            Interrupted: a signal has come, now or before.
+        """
+        self._interrupts = True
+        try:
+            if self:
+                raise Interrupted
+            yield
+        finally:
+            self._interrupts = False
 
     def pass_on(self) -> None:
         """Call the handler that was there before, if it was a launcher's; Python's own would only raise."""

@@ -1,128 +1,205 @@
-"""The one place where a run directory is written.
+"""The one place where a run directory is written; ``metarl.run_reader`` reads it.
 
 config.yaml      resolved configuration
 metrics.jsonl    one row per iteration
 checkpoints/     latest few and best
-summary.json     final evaluation, once the run is finished
+summary.json     final evaluation; written last, so that a run that has it is finished
 report.html      the same, to look at
 run.log          what the console showed
 error.txt        why the run ended, where it failed in a sweep
 .lock            held by the process that works here, and says which
 """
 
-import fcntl
-import json
+import itertools
+import logging
 import os
-import socket
-import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from metarl.checkpoint import Checkpoints
 from metarl.errors import RunDirectoryError
-from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY, append_line, replace_file, to_json
-
-GLANCES = 10  # retries where the lock is held: whoever asks whether a run goes on holds it for a moment
+from metarl.locks import Lock, occupation
+from metarl.run_files import (
+    CONFIG,
+    ERROR,
+    LOCK,
+    METRICS,
+    SUMMARY,
+    append_line,
+    naming,
+    replace_file,
+    replacing,
+    sync_file,
+    to_json,
+)
+from metarl.run_reader import read_config, read_rows, read_summary
 
 # Keys whose change leaves a resumed run the same experiment.
 FREE_TO_CHANGE = ("training", "eval", "logger", "wandb", "num_threads", "choices")
+# Groups of options, and the part of the configuration that each fills.
+CHOICES = {
+    "env": "env",
+    "model": "model",
+    "algorithm": "algorithm",
+    "conditioning": "model.conditioning",
+    "outer": "algorithm.outer",
+}
+
+log = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """Files of one run. Nothing is written before ``open``."""
+    """Files of one run. Nothing is written before ``open``, and nothing that a run reads is read before it.
+
+    Args:
+        path: of the directory.
+        keep_checkpoints: how many of the latest stay.
+    """
 
     def __init__(self, path: str | Path, keep_checkpoints: int = 2):
         self.path = Path(path)
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
-        self.metrics_path = self.path / METRICS
-        self.summary_path = self.path / SUMMARY
-        self.config_path = self.path / CONFIG
+        self.keep_checkpoints = keep_checkpoints
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of the run."""
+        return Checkpoints(self.path / "checkpoints", self.keep_checkpoints)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / CONFIG
 
     def config(self) -> dict:
         """The configuration of the run that is here.
 
         Raises:
-            RunDirectoryError: there is none.
+            RunDirectoryError: there is none, or it is damaged.
         """
-        if not self.config_path.is_file():
-            raise RunDirectoryError(f"{self.path} is no run directory: it has no config.yaml")
+        return read_config(self.path)
+
+    def open(self, config: dict, fresh: bool = False) -> None:
+        """Take the directory for this process, and only then look at what is there.
+
+        Args:
+            config: of the run, which has to be that of the run that is there.
+            fresh: the directory has a name that nobody chose: where a run is there or begins there just now, take the
+                same name with the first number that is free.
+
+        Raises:
+            RunDirectoryError: another process is writing here, another run is here, or the place cannot be written to.
+        """
+        self._check_place()
+        base = self.path
+        for number in itertools.count(2):
+            is_new = not (self.path / LOCK).exists()
+            self._lock = Lock(self.path / LOCK)
+            taken = self._lock.acquire(occupation())
+            if taken and not (fresh and self.config_path.exists()):
+                break
+            self._lock.release()
+            if not fresh:
+                raise RunDirectoryError(f"{self.path} is in use by another run; wait for it or choose another")
+            self.path = base.with_name(f"{base.name}-{number}")
         try:
-            config = yaml.safe_load(self.config_path.read_text())
-        except yaml.YAMLError:
-            config = None
-        if not isinstance(config, dict):
-            raise RunDirectoryError(f"{self.config_path} is damaged or of another program; choose another directory")
-        return config
+            self.check(config)
+            self._lock.note(occupation())
+        except BaseException:
+            self._lock.remove() if is_new else self._lock.release()
+            raise
+
+    def begin(self, config: dict, iteration: int) -> None:
+        """Write the configuration, and have the metrics end with those of ``iteration``."""
+        with naming(self.path / ERROR):
+            (self.path / ERROR).unlink(missing_ok=True)
+        replace_file(self.config_path, yaml.safe_dump(config, sort_keys=False))
+        self.resume_metrics(iteration)
+
+    def close(self) -> None:
+        """Let others in."""
+        self._lock.release()
+
+    def _check_place(self) -> None:
+        existing = self.path
+        try:
+            while not existing.exists():
+                existing = existing.parent
+            fits = existing.is_dir() and os.access(existing, os.W_OK)
+        except OSError:
+            fits = False
+        if not fits:
+            raise RunDirectoryError(f"hydra.run.dir={self.path}: {existing} is not a directory one can write to")
 
     def check(self, config: dict) -> None:
         """Refuse a directory that holds another experiment.
 
         Raises:
-            RunDirectoryError: a key differs from the run that is there, or the directory cannot be written.
+            RunDirectoryError: a key differs from the run that is there, or there are results without a configuration.
         """
-        existing = self.path
-        while not existing.exists():
-            existing = existing.parent
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise RunDirectoryError(f"hydra.run.dir={self.path}: {existing} is not a directory one can write to")
         if not self.config_path.exists():
+            self._refuse_results_without_config()
             return
-        before = self.config()
-        for name in sorted(set(before) | set(config)):
-            old, new = before.get(name), config.get(name)
-            if name not in FREE_TO_CHANGE and old != new:
-                key, old, new = _first_difference(name, old, new)
-                raise RunDirectoryError(
-                    f"{key}={new} but the run in {self.path} has {key}={old}; "
-                    "resume with the same configuration or choose another hydra.run.dir"
-                )
+        before = read_config(self.path, of_run=False)
+        if (found := _first_difference(before, config)) is not None:
+            key, old, new = found
+            raise RunDirectoryError(
+                f"{key}={new} but the run in {self.path} has {key}={old}; "
+                "resume with the same configuration or choose another hydra.run.dir"
+            )
 
-    def open(self, config: dict) -> None:
-        """Create or claim the directory and write the configuration.
-
-        Raises:
-            RunDirectoryError: another process is writing here.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / LOCK, "a+")  # noqa: SIM115 -- held until close()
-        for wait in (*[0.05] * GLANCES, None):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if wait is None:
-                    raise RunDirectoryError(
-                        f"{self.path} is in use by another run; wait for it or choose another"
-                    ) from None
-                time.sleep(wait)
-        self._lock.truncate(0)
-        self._lock.write(json.dumps(occupation()))
-        self._lock.flush()
-        (self.path / ERROR).unlink(missing_ok=True)
-        replace_file(self.config_path, yaml.safe_dump(config, sort_keys=False))
-
-    def close(self) -> None:
-        """Let others in."""
-        self._lock.close()
+    def _refuse_results_without_config(self) -> None:
+        results = [*self.checkpoints.numbered(), self.metrics_path, self.path / SUMMARY]
+        if found := [path.relative_to(self.path) for path in results if path.exists()]:
+            raise RunDirectoryError(
+                f"{self.path} holds {found[0]} but no {CONFIG}, so that nothing tells of which run it is; "
+                f"put its {CONFIG} back or choose another hydra.run.dir"
+            )
 
     def write_error(self, error: BaseException) -> None:
-        """Say why the run failed, to those who did not see its console."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path / ERROR, f"{type(error).__name__}: {error}\n")
+        """Say why the run failed, to those who did not see its console; a full disk cannot hold that either."""
+        with suppress(OSError):
+            replace_file(self.path / ERROR, f"{type(error).__name__}: {error}\n")
 
     def resume_metrics(self, iteration: int) -> None:
-        """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same."""
-        if self.metrics_path.exists():
-            replace_file(self.metrics_path, "".join(_rows_until(self.metrics_path, iteration)))
+        """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same.
+
+        Rows of earlier iterations that are not there cannot be written again: a warning says which.
+        """
+        found = read_rows(self.path, unended=False)
+        rows = {row["iteration"]: row for row in found.rows if 0 < row["iteration"] <= iteration}
+        if lost := _ranges([number for number in range(1, iteration + 1) if number not in rows]):
+            log.warning(
+                "%s lacks the rows of iterations %s of %d, which are lost: curves have a gap there. Training itself "
+                "goes on exactly where it was%s",
+                self.metrics_path,
+                lost,
+                iteration,
+                "".join(f"; {problem}" for problem in found.problems[:1]),
+            )
+        if not self.metrics_path.exists() and not rows:
+            return
+        with replacing(self.metrics_path) as file:
+            for number in sorted(rows):
+                file.write(f"{to_json(rows[number])}\n".encode())
 
     def append_metrics(self, row: dict) -> None:
         """Add one row, at once."""
         append_line(self.metrics_path, to_json(row))
 
+    def save_latest(self, state: dict, iteration: int) -> None:
+        """Save a checkpoint, once all rows until then are on the disk."""
+        sync_file(self.metrics_path)
+        self.checkpoints.save_latest(state, iteration)
+
     def write_summary(self, summary: dict) -> None:
         """Write ``summary.json``: the run is finished."""
-        replace_file(self.summary_path, to_json(summary, indent=2) + "\n")
+        replace_file(self.path / SUMMARY, to_json(summary, indent=2) + "\n")
 
     def write_trial(self, text: str, picture: bytes | None) -> None:
         """Write ``trial.json``, and ``trial.png`` where there is a picture: one held-out trial, for the report."""
@@ -132,30 +209,46 @@ class RunDirectory:
 
     def discard_summary(self) -> None:
         """The run goes on: what was final no longer is."""
-        self.summary_path.unlink(missing_ok=True)
+        with naming(self.path / SUMMARY):
+            (self.path / SUMMARY).unlink(missing_ok=True)
 
     def summary(self) -> dict | None:
-        """The summary, once there is one."""
-        return json.loads(self.summary_path.read_text()) if self.summary_path.exists() else None
+        """The summary, once there is one.
+
+        Raises:
+            RunDirectoryError: it is damaged.
+        """
+        return read_summary(self.path)
 
 
-def occupation() -> dict[str, object]:
-    """Which process this is, and which graphics cards it may use."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+def _ranges(numbers: list[int]) -> str:
+    """Whole numbers in words: ``3, 5 to 9``."""
+    groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [(part[0][1], part[-1][1]) for part in (list(group) for _, group in groups)]
+    return ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in ends)
 
 
-def _rows_until(path: Path, iteration: int) -> list[str]:
-    rows = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
-            break
-        rows.append(line)
-    return rows
+def _first_difference(old: dict, new: dict) -> tuple[str, Any, Any] | None:
+    """The first key by which two configurations differ, and its values; options chosen come before what they hold."""
+    for group, path in CHOICES.items():
+        before, now = ((config.get("choices") or {}).get(group) for config in (old, new))
+        if None not in (before, now) and before != now and _at(old, path) != _at(new, path):
+            return group, before, now
+    for name in sorted(set(old) | set(new)):
+        if name not in FREE_TO_CHANGE and old.get(name) != new.get(name):
+            return _deepest(name, old.get(name), new.get(name))
+    return None
 
 
-def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _deepest(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name):
-                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
+                return _deepest(f"{key}.{name}", old.get(name), new.get(name))
     return key, old, new

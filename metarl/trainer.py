@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
-from metarl.checkpoint import load, load_weights
+from metarl.checkpoint import load_weights
 from metarl.envs.base import MetaEnv
 from metarl.errors import CheckpointError
 from metarl.evaluation import MakeEnv, evaluate
@@ -82,6 +82,7 @@ class Trainer:
         env: the lanes of this process.
         generators: random streams by name: ``acting`` on the environment's device, ``update`` on the CPU.
         evaluation_seed: of the held-out tasks met while training.
+        final_seed: of those met at the end.
     """
 
     algorithm: Algorithm
@@ -93,6 +94,7 @@ class Trainer:
     loggers: Loggers
     generators: dict[str, Generator]
     evaluation_seed: int
+    final_seed: int
     progress: Progress = field(default_factory=Progress)
 
     def train(self, stop: StopRequest) -> bool:
@@ -125,9 +127,9 @@ class Trainer:
         checkpoints = self.run_dir.checkpoints
         if checkpoints.numbered():
             path = checkpoints.path("latest")
-            load_weights(self.algorithm, path, self.env.device)
+            state = load_weights(self.algorithm, path, self.env.device)
             try:
-                self.load_state_dict(load(path, self.env.device))
+                self.load_state_dict(state)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise CheckpointError(f"{path} does not fit this configuration ({error!r}); delete it") from None
             log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
@@ -147,13 +149,13 @@ class Trainer:
         self.progress.given_up = bool(parallel.highest(int(enough))) and not self.finished
 
     def _save(self, which: str) -> None:
-        state, checkpoints = self.state_dict(), self.run_dir.checkpoints
+        state = self.state_dict()
         if not parallel.is_main():
             return
         if which == "latest":
-            checkpoints.save_latest(state, self.progress.iteration)
+            self.run_dir.save_latest(state, self.progress.iteration)
         else:
-            checkpoints.save_best(state)
+            self.run_dir.checkpoints.save_best(state)
 
     def _iterate(self) -> dict:
         started = time.perf_counter()

@@ -354,9 +354,14 @@ def timeless_states(trainers: list) -> list[dict]:
     return [state | {"progress": timeless(state["progress"])} for state in states]
 
 
-def trainer_of(config: dict, run_dir: Path):
-    """A trainer as ``run.py`` would build it, its directory open."""
-    trainer = build(config, run_dir)
+def trainer_of(config: dict, run_dir: Path, trust=None):
+    """A trainer as ``run.py`` would build it, its directory open, and resumed."""
+    trainer = build(config, run_dir, trust)
     trainer.run_dir.open(config)
-    trainer.run_dir.resume_metrics(trainer.progress.iteration)
+    try:
+        trainer.resume()
+    except BaseException:
+        trainer.run_dir.close()
+        raise
+    trainer.run_dir.begin(config, trainer.progress.iteration)
     return trainer

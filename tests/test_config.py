@@ -24,7 +24,7 @@ def complaint(overrides: tuple[str, ...], run_dir, capsys) -> str:
     """What the user is told, after ``error: ``; exactly one line of it."""
     capsys.readouterr()
     try:
-        build(configuration(overrides), run_dir, TYPED)
+        trainer_of(configuration(overrides), run_dir, TYPED)
     except Exception as error:
         if not report(error, overrides):
             raise
@@ -331,7 +331,8 @@ def started(run_dir, *overrides: str) -> None:
     [
         ("seed=1", ["seed=1", "seed=0"]),
         ("env.num_arms=6", ["env.num_arms=6", "env.num_arms=5"]),
-        ("model=lstm", ["model.", "has model."]),
+        ("model=lstm", ["model=lstm", "has model=gru"]),
+        ("algorithm=a2c", ["algorithm=a2c", "has algorithm=rl2"]),
         ("algorithm.clip=0.3", ["algorithm.clip=0.3", "algorithm.clip=0.2"]),
         ("meta_batch_size=9", ["meta_batch_size=9", "meta_batch_size=8"]),
     ],
@@ -350,7 +351,7 @@ def test_a_run_is_not_resumed_as_another_experiment(change, fragments, tmp_path,
 def test_a_run_is_resumed_with_more_steps_or_other_eyes_on_it(change, tmp_path):
     threads = torch.get_num_threads()
     started(tmp_path / "run")
-    build(configuration((*PLAIN, change)), tmp_path / "run")
+    started(tmp_path / "run", change)
     torch.set_num_threads(threads)
 
 

@@ -99,6 +99,8 @@ class SweepLauncher(Launcher):
                     "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
                     "cluster=slurm hydra.launcher.tasks_per_node=2"
                 )
+            if not self.config.hydra.sweep.dir:
+                raise ConfigError("hydra.sweep.dir= is empty: give a directory, or leave it out")
             self.check()
         except Exception:
             leave_nothing(self.sweep_dir)

@@ -21,6 +21,7 @@ from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
 from metarl.analysis.task_notes import sentence
 from metarl.run_files import replace_file
+from metarl.run_reader import parsed, read_text
 
 TEMPLATE = "report.html.j2"
 
@@ -72,7 +73,11 @@ def write_report(
     Raises:
         RunDirectoryError: no directory is given, one is not of a run, or two hold the same run.
     """
-    runs = load_runs(run_dirs)
+    return write_page(load_runs(run_dirs), path, best, by)
+
+
+def write_page(runs: Sequence[Run], path: str | Path, best: str | None = None, by: Criterion | None = None) -> Path:
+    """``write_report`` of runs that have been read already."""
     selection = selected([run for run in runs if run.finished], best, by)
     if selection is None:
         page = _one_run(runs[0]) if len(runs) == 1 else _several_runs(runs)
@@ -198,8 +203,8 @@ def _sections(figures: dict[str, Figure]) -> list[Section]:
 def _trial(run: Run) -> list[Section]:
     """The trial that was kept to look at."""
     sections = []
-    if (run.path / "trial.json").is_file():
-        film = from_json((run.path / "trial.json").read_text())
+    if (text := read_text(run.path / "trial.json")) is not None:
+        film = parsed(run.path / "trial.json", "film", lambda: from_json(text))
         figure = trajectories(film)
         if figure is not None:
             caption = f"One held-out trial ({film.task}): where the agent went in each episode, to the dot at its end."

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import yaml
 
 from metarl.errors import RunDirectoryError
+from metarl.run_reader import check_evaluations, read_config, read_rows, read_summary
 
 Actions = Literal["sampled", "greedy"]
 ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
@@ -67,7 +67,7 @@ class Run:
     @property
     def seed(self) -> int:
         """Of everything in the run."""
-        return self.config["seed"]
+        return int(self.config["seed"])
 
     @property
     def finished(self) -> bool:
@@ -125,9 +125,10 @@ def load_run(path: str | Path) -> Run:
         RunDirectoryError: it is not a run directory, or a file of it is damaged.
     """
     path = Path(path)
-    if not (path / "config.yaml").is_file():
-        raise RunDirectoryError(f"{path} is not a run directory (no config.yaml); give the folder that training wrote")
-    return Run(path, _read_config(path / "config.yaml"), _read_history(path / "metrics.jsonl"), _read_summary(path))
+    config, summary = read_config(path), read_summary(path)
+    if summary is not None:
+        check_evaluations(path, summary)
+    return Run(path, config, _history(path), summary)
 
 
 def load_runs(paths: Iterable[str | Path]) -> list[Run]:
@@ -226,7 +227,8 @@ def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= _settings(value, f"{key}.")
         else:
-            flat[key] = value if isinstance(value, str) else json.dumps(value)
+            whole = isinstance(value, float) and value.is_integer()  # 1e3 and 1000 are one value
+            flat[key] = value if isinstance(value, str) else json.dumps(int(value) if whole else value)
     return flat
 
 
@@ -251,51 +253,15 @@ def _show(keys: set[str], setting: dict[str, str]) -> list[str]:
     return shown
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(f"{path} is not readable as YAML ({_first_line(error)})") from None
-    choices = config.get("choices") if isinstance(config, dict) else None
-    if not isinstance(choices, dict) or not {"env", "algorithm"} <= set(choices) or "seed" not in config:
-        raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
-    return config
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
+def _history(path: Path) -> list[dict[str, Any]]:
     """One row per iteration; a row written again after a resume replaces the first."""
-    if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").splitlines()
+    found = read_rows(path)
+    if found.problems:
+        raise RunDirectoryError(found.problems[0])
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows[row["iteration"]] = rows.get(row["iteration"], {}) | row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number == len(lines):  # cut off by a crash, or being written now
-                break
-            raise RunDirectoryError(f"{path}, line {number}: not a row of metrics ({_first_line(error)})") from None
+    for row in found.rows:
+        rows[row["iteration"]] = rows.get(row["iteration"], {}) | row
     return [rows[iteration] for iteration in sorted(rows)]
-
-
-def _read_summary(path: Path) -> dict[str, Any] | None:
-    file = path / "summary.json"
-    if not file.exists():
-        return None
-    try:
-        summary = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(
-            f"{file} is damaged ({_first_line(error)}); delete it and run the training command again to rewrite it"
-        ) from None
-    if not isinstance(summary, dict) or "sampled" not in summary.get("evaluation", {}):
-        raise RunDirectoryError(f"{file} holds no evaluation; delete it and run the training command again")
-    return summary
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _under(row: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -29,7 +29,13 @@ CONSOLE = {  # as Hydra's job_logging=stdout
 log = logging.getLogger(__name__)
 
 
-def train(config: dict[str, Any], run_dir: Path, sweep: str | None = None, trust: Trust | None = None) -> None:
+def train(
+    config: dict[str, Any],
+    run_dir: Path,
+    sweep: str | None = None,
+    trust: Trust | None = None,
+    fresh: bool = False,
+) -> None:
     """Build what a resolved configuration describes, and run it to its end.
 
     Args:
@@ -37,6 +43,7 @@ def train(config: dict[str, Any], run_dir: Path, sweep: str | None = None, trust
         run_dir: of the run.
         sweep: name of the sweep this run belongs to, whose reader finds an error in the run directory.
         trust: in the code that the configuration names; None trusts metarl and what ``METARL_TRUST`` lists.
+        fresh: the name of the run directory is no choice of the user, see ``RunDirectory.open``.
     """
     from metarl import parallel
     from metarl.config import build
@@ -46,7 +53,7 @@ def train(config: dict[str, Any], run_dir: Path, sweep: str | None = None, trust
     try:
         parallel.join(config["device"])
         run_dir = parallel.from_main(run_dir)  # whose name may be a time
-        run(build(config, run_dir, trust), config, sweep)
+        run(build(config, run_dir, trust), config, sweep, fresh)
     except Exception as error:
         if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
             RunDirectory(run_dir).write_error(error)

@@ -8,12 +8,11 @@ logs/         what each job said on the console
 Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
 """
 
-import fcntl
 import hashlib
 import json
-import os
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,23 @@ from typing import Any, Literal
 
 from metarl.errors import RunDirectoryError
 from metarl.launching import frozen
-from metarl.run_files import CONFIG, ERROR, LOCK, METRICS, SUMMARY, replace_file, to_json
+from metarl.locks import Lock, holder, occupation
+from metarl.run_files import CONFIG, LOCK, SUMMARY, replace_file, to_json
+from metarl.run_reader import (
+    Rows,
+    is_number,
+    parsed,
+    read_config,
+    read_error,
+    read_last_rows,
+    read_summary,
+    read_text,
+)
 
 State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
 
 RECORD = "sweep.json"
 CLUSTER = "cluster="
-RECENT = 20  # rows of metrics that tell a run's present speed
-TAIL = 64 * 1024  # bytes at the end of a metrics file that hold them
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,14 @@ class Sweep:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
-        try:
-            self.record: dict[str, Any] = json.loads((self.path / RECORD).read_text())
-            self.jobs = [self._job(int(number), row) for number, row in self.record["jobs"].items()]
-        except FileNotFoundError:
-            raise RunDirectoryError(f"{path} holds no sweep: it has no {RECORD}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise RunDirectoryError(f"{self.path / RECORD} is damaged; delete it and launch the sweep again") from None
+        text = read_text(self.path / RECORD)
+        if text is None:
+            raise RunDirectoryError(f"{path} holds no sweep: it has no {RECORD}")
+        remedy = "delete it and launch the sweep again"
+        self.record: dict[str, Any] = parsed(
+            self.path / RECORD, "JSON", lambda: checked_record(json.loads(text)), remedy
+        )
+        self.jobs = [self._job(int(number), row) for number, row in self.record["jobs"].items()]
 
     @classmethod
     def launched(
@@ -170,25 +179,55 @@ class Sweep:
         return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
 
     def status(self, job: Job, in_cluster: str | None = None) -> JobStatus:
-        """Of one job."""
-        if (summary := finished_summary(job.directory)) is not None:
+        """Of one job; what is wrong with its files is told as its error."""
+        problems: list[str] = []
+        summary = _tried(lambda: read_summary(job.directory), problems)
+        if summary is not None:
             steps, score = summary["env_steps"], summary["evaluation"]["sampled"]["return_mean"]
             return JobStatus(job, "finished", steps, steps, final_return=score)
-        rows = _last_rows(job.directory / METRICS)
-        steps = rows[-1]["env_steps"] if rows else None
-        total = _total_steps(job.directory)
-        speed = left = error = None
+        rows = _tried(lambda: read_last_rows(job.directory), problems) or Rows([], [])
+        problems += rows.problems[:1]
+        steps = rows.rows[-1].get("env_steps") if rows.rows else None
+        total = _tried(lambda: _total_steps(job.directory), problems)
+        error = read_error(job.directory)
+        state: State
+        speed = left = None
         if occupant(job.directory) is not None or in_cluster == "RUNNING":
-            state: State = "running"
-            speed = _speed(rows)
+            state, error = "running", None
+            speed = _speed(rows.rows)
             left = (total - steps) / speed if speed and total and steps is not None else None
         elif in_cluster is not None:
-            state = "queued"
-        elif (error := _error(job.directory)) is not None:
+            state, error = "queued", None
+        elif error is not None or problems:
             state = "failed"
         else:
             state = "stopped" if job.directory.exists() else "pending"
-        return JobStatus(job, state, steps, total, speed, left, None, error)
+        return JobStatus(job, state, steps, total, speed, left, None, error or next(iter(problems), None))
+
+
+def checked_record(record: Any) -> dict[str, Any]:
+    """The content of ``sweep.json``, if it is of that kind.
+
+    Raises:
+        ValueError: it is not.
+    """
+    jobs = record["jobs"]
+    if not jobs:
+        raise ValueError("it holds no jobs")
+    for number, row in jobs.items():
+        overrides = row["overrides"]
+        if not (number.isdecimal() and isinstance(overrides, list) and all(isinstance(o, str) for o in overrides)):
+            raise ValueError(f"job {number} has no list of overrides")
+    return record
+
+
+def _tried(read: Callable[[], Any], problems: list[str]) -> Any:
+    """What is read, or None and one problem more."""
+    try:
+        return read()
+    except RunDirectoryError as error:
+        problems.append(str(error))
+        return None
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
@@ -207,17 +246,18 @@ def launching(path: str | Path) -> Iterator[None]:
     Raises:
         RunDirectoryError: another does, or the directory cannot be written.
     """
+    lock = Lock(Path(path) / LOCK)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        lock = open(Path(path) / LOCK, "w")  # noqa: SIM115 -- held as long as this
+        if taken := lock.acquire(occupation()):
+            lock.note(occupation())
     except OSError as error:
         raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunDirectoryError(f"{path} is being launched already; metarl status {path}") from None
+    if not taken:
+        raise RunDirectoryError(f"{path} is being launched already; metarl status {path}")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def sweep_name(overrides: Sequence[str]) -> str:
@@ -261,59 +301,27 @@ def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
 
 
 def finished_summary(directory: Path) -> dict[str, Any] | None:
-    """The summary of a finished run."""
-    try:
-        return json.loads((directory / SUMMARY).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """The summary of a finished run; None also where it is damaged, since running the job again repairs it."""
+    return _tried(lambda: read_summary(directory), [])
 
 
 def occupant(directory: Path) -> dict[str, Any] | None:
     """What is known of the process that works in a run directory; None where there is none."""
-    try:
-        with open(directory / LOCK) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return json.loads(lock.read() or "{}")
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    return None
-
-
-def _error(directory: Path) -> str | None:
-    try:
-        lines = (directory / ERROR).read_text().strip().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return lines[-1] if lines else "unknown error"
+    return holder(directory / LOCK)
 
 
 def _total_steps(directory: Path) -> int | None:
-    import yaml
-
-    try:
-        config = yaml.safe_load((directory / CONFIG).read_text())
-        return int(config["training"]["total_steps"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    """Environment steps that the run is to do; None before it has begun."""
+    if not (directory / CONFIG).exists():
         return None
-
-
-def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The last rows that are there in full."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().decode(errors="replace").split("\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    whole = lines[1:-1] if size > TAIL else lines[:-1]
-    return [json.loads(line) for line in whole[-RECENT:]]
+    training = read_config(directory, of_run=False).get("training")
+    steps = training.get("total_steps") if isinstance(training, dict) else None
+    return int(steps) if isinstance(steps, int | float) and math.isfinite(steps) else None
 
 
 def _speed(rows: list[dict[str, Any]]) -> float | None:
     """Environment steps per second of training and evaluation, over the last rows."""
+    rows = [row for row in rows if is_number(row.get("env_steps")) and is_number(row.get("wall_time"))]
     if len(rows) < 2:
         return rows[0]["env_steps"] / max(rows[0]["wall_time"], 1e-9) if rows else None
     seconds = rows[-1]["wall_time"] - rows[0]["wall_time"]
