@@ -3,14 +3,17 @@
 import hashlib
 import io
 import re
+import zipfile
 from pathlib import Path
 
 import torch
 
-from metarl.errors import CheckpointError
-from metarl.run_files import replacing
+from metarl.errors import CheckpointError, RunDirectoryError
+from metarl.run_files import refuse_link, replacing
+from metarl.run_reader import read_bytes
 
 FORMAT = 3
+MOST_BYTES = 2**40
 WITHOUT_DIGEST = 2  # the format before, which is read still
 # What ends the file: the digest of all before it. PyTorch's own reader takes no notice of it.
 MARK = b"\nmetarl checkpoint, SHA-256 "
@@ -34,15 +37,16 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict:
         CheckpointError: the file is missing, damaged, of another program or of a later format.
     """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}; give the directory of a run that has saved one") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {_remedy(path)}") from None
+        data = read_bytes(path, most=MOST_BYTES)
+    except RunDirectoryError as error:
+        raise CheckpointError(f"{error}; {_remedy(path)}") from None
+    if data is None:
+        raise CheckpointError(f"no checkpoint at {path}; give the directory of a run that has saved one")
     end = END.search(data, max(0, len(data) - LENGTH))
     if end is not None and hashlib.sha256(memoryview(data)[: end.start()]).hexdigest().encode() != end[1]:
         raise CheckpointError(f"{path} is damaged (its digest is another); {_remedy(path)}")
     try:
+        _check_unpacked(data)
         content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise CheckpointError(
@@ -58,6 +62,13 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict:
     if content["format"] == FORMAT and end is None:
         raise CheckpointError(f"{path} is damaged (its digest is missing); {_remedy(path)}")
     return content["state"]
+
+
+def _check_unpacked(data: bytes) -> None:
+    """Refuse an archive whose members are packed, as PyTorch's never are: a small one could fill the memory."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("packed members")
 
 
 def _remedy(path: Path) -> str:
@@ -93,6 +104,7 @@ class Checkpoints:
 
     def numbered(self) -> list[Path]:
         """Oldest first."""
+        refuse_link(self.directory)
         return sorted(path for path in self.directory.glob("*.pt") if path.stem.isdecimal())
 
     def path(self, which: str) -> Path:
@@ -110,10 +122,12 @@ class Checkpoints:
 
     def save_latest(self, state: dict, iteration: int) -> None:
         """Save and drop all but the last ``keep``."""
+        refuse_link(self.directory)
         save(state, self.directory / f"{iteration:08d}.pt")
         for old in self.numbered()[: -self.keep]:
             old.unlink(missing_ok=True)
 
     def save_best(self, state: dict) -> None:
         """Save as the best by held-out return."""
+        refuse_link(self.directory)
         save(state, self.directory / "best.pt")

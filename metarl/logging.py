@@ -4,7 +4,6 @@ A logger must never hurt the run: ``Loggers`` turns a failing one off with a war
 """
 
 import io
-import json
 import logging
 import os
 import re
@@ -14,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from metarl.run_files import METRICS, replace_file
+from metarl.errors import RunDirectoryError
+from metarl.run_files import refuse_link, replace_file
+from metarl.run_reader import read_last_rows, read_text
 
 Mode = Literal["offline", "online", "disabled"]
 
@@ -43,6 +44,7 @@ class TensorboardLogger:
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        refuse_link(run_dir / "tensorboard")
         # What was shown after the iteration that a resumed run goes on from is shown again, and once.
         self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=_last_step(run_dir) + 1)
 
@@ -160,6 +162,7 @@ def wandb_identity(directory: Path) -> dict[str, Any]:
     """Arguments of ``wandb.init`` by which a directory is one W&B run, however often it is begun."""
     import wandb
 
+    refuse_link(directory / "wandb")
     return {
         "id": _wandb_id(directory),
         "resume": "allow",
@@ -179,8 +182,8 @@ def _wandb_id(directory: Path) -> str:
     """Drawn once and kept in the directory: that of a moved one stays, that of one made anew is another."""
     path = directory / WANDB_ID
     try:
-        found = path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        found = (read_text(path) or "").strip()
+    except RunDirectoryError:
         found = ""
     if not re.fullmatch("[0-9a-f]{16}", found):
         found = secrets.token_hex(8)
@@ -191,9 +194,9 @@ def _wandb_id(directory: Path) -> str:
 def _last_step(run_dir: Path) -> int:
     """Environment steps of the last row of metrics; -1 where there is none."""
     try:
-        last = (run_dir / METRICS).read_bytes().splitlines()[-1:]
-        return int(json.loads(last[0])["env_steps"]) if last else -1
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = read_last_rows(run_dir).rows
+        return int(rows[-1]["env_steps"]) if rows else -1
+    except (RunDirectoryError, ValueError, KeyError, TypeError):
         return -1
 
 

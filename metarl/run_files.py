@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from metarl.errors import FileError
+from metarl.errors import FileError, RunDirectoryError
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -85,6 +85,18 @@ def append_line(path: str | Path, text: str) -> None:
         data = (text + "\n").encode()
         while data:  # a disk that is nearly full takes a part, and refuses the rest
             data = data[file.write(data) :]
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse to work in a folder of a run directory that is a link, which would lead out of it.
+
+    Raises:
+        RunDirectoryError: it is one.
+    """
+    if folder.is_symlink():
+        raise RunDirectoryError(
+            f"{folder} is a link, which metarl does not follow; put a folder there, or make the whole run directory one"
+        )
 
 
 def sync_file(path: str | Path) -> None:

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from metarl.errors import RunDirectoryError
 from metarl.run_files import CONFIG, ERROR, METRICS, SUMMARY
 
+MOST_BYTES = 2**24  # of a file that is read at once
+MOST_METRICS = 2**30
+MOST_VALUES = 100_000  # of a configuration, each counted wherever it is repeated
 TAIL = 64 * 1024  # bytes at the end of a metrics file that tell a run's present speed
 RECENT = 20  # rows there
 
@@ -42,12 +45,12 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
     import yaml
 
     path = Path(directory) / CONFIG
-    text = _read(path)
+    text = read_bytes(path)
     if text is None:
         raise RunDirectoryError(
             f"{directory} is not a run directory (no {CONFIG}); give the folder that training wrote"
         )
-    config = parsed(path, "YAML", lambda: yaml.safe_load(text.decode()))
+    config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
     if not isinstance(config, dict) or (of_run and not _has_choices(config)):
         raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
     return config
@@ -60,7 +63,7 @@ def read_summary(directory: str | Path) -> dict[str, Any] | None:
         RunDirectoryError: it is damaged, or lacks what all readers need.
     """
     path = Path(directory) / SUMMARY
-    text = _read(path)
+    text = read_bytes(path)
     if text is None:
         return None
     remedy = "delete it and run the training command again to rewrite it"
@@ -114,7 +117,7 @@ def read_rows(directory: str | Path, unended: bool = True) -> Rows:
         RunDirectoryError: the file cannot be read.
     """
     path = Path(directory) / METRICS
-    *lines, last = (_read(path) or b"").split(b"\n")
+    *lines, last = (read_bytes(path, most=MOST_METRICS) or b"").split(b"\n")
     found = _rows(path, lines, 1)
     return Rows(found.rows + _rows(path, [last], 1).rows, found.problems) if unended else found
 
@@ -126,7 +129,7 @@ def read_last_rows(directory: str | Path) -> Rows:
         RunDirectoryError: the file cannot be read.
     """
     path = Path(directory) / METRICS
-    text = _read(path, TAIL)
+    text = read_bytes(path, TAIL)
     if text is None:
         return Rows([], [])
     lines = text.split(b"\n")
@@ -137,7 +140,7 @@ def read_last_rows(directory: str | Path) -> Rows:
 def read_error(directory: str | Path) -> str | None:
     """The last line of what a run that failed left; None where there is none."""
     try:
-        text = _read(Path(directory) / ERROR, TAIL)
+        text = read_bytes(Path(directory) / ERROR, TAIL)
     except RunDirectoryError as error:
         return str(error)
     if text is None:
@@ -152,8 +155,24 @@ def read_text(path: str | Path) -> str | None:
     Raises:
         RunDirectoryError: it cannot be read or is no text.
     """
-    data = _read(Path(path))
+    data = read_bytes(Path(path))
     return None if data is None else parsed(Path(path), "text", data.decode)
+
+
+def bounded(value: Any) -> Any:
+    """The content of a YAML file, unless its aliases repeat so much that no program could go through it.
+
+    Raises:
+        ValueError: there are more than ``MOST_VALUES`` values, or some that hold themselves.
+    """
+    waiting, count = [value], 0
+    while waiting:
+        part = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return value
 
 
 def is_number(value: Any) -> bool:
@@ -175,13 +194,26 @@ def _rows(path: Path, lines: list[bytes], first: int | None) -> Rows:
     return Rows(rows, problems)
 
 
-def _read(path: Path, tail: int | None = None) -> bytes | None:
-    """A regular file, or its end; None where there is none."""
+def read_bytes(path: Path, tail: int | None = None, most: int | None = None) -> bytes | None:
+    """A regular file, or its end; None where there is none.
+
+    Args:
+        path: of the file.
+        tail: bytes at the end that are wanted; None reads all.
+        most: bytes that all may be; None is ``MOST_BYTES``.
+
+    Raises:
+        RunDirectoryError: it is a link, a pipe or the like, or too large.
+    """
+    most = MOST_BYTES if most is None else most
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise RunDirectoryError(f"{path} is no regular file; remove it")
+            size = os.fstat(descriptor).st_size
+            if tail is None and size > most:
+                raise RunDirectoryError(f"{path} is too large ({size:,} bytes; at most {most:,} are read); remove it")
             if tail is not None:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
             return file.read()

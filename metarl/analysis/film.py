@@ -134,7 +134,8 @@ def trajectories(film: Film) -> Figure | None:
         axes.plot(*path[-1], marker="o", markersize=4, color=line["color"])
     if film.goal is not None:
         axes.plot(*film.goal, marker="*", markersize=14, color="black", linestyle="none", label="goal")
-    axes.set(title=film.task, xlabel="x", ylabel="y", aspect="equal")
+    axes.set_title(film.task, parse_math=False)
+    axes.set(xlabel="x", ylabel="y", aspect="equal")
     axes.set_adjustable("datalim")
     axes.legend(fontsize="small")
     return figure

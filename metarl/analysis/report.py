@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from metarl.analysis.comparison import compare
 from metarl.analysis.comparison_figures import comparison_figures
+from metarl.analysis.embedding import picture
 from metarl.analysis.figures import run_figures
-from metarl.analysis.film import from_json, trajectories
+from metarl.analysis.film import Film, from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.statistics import FEW_SEEDS
@@ -204,16 +205,21 @@ def _trial(run: Run) -> list[Section]:
     """The trial that was kept to look at."""
     sections = []
     if (text := read_text(run.path / "trial.json")) is not None:
-        film = parsed(run.path / "trial.json", "film", lambda: from_json(text))
-        figure = trajectories(film)
+        film, figure = parsed(run.path / "trial.json", "film", lambda: _drawn(text))
         if figure is not None:
             caption = f"One held-out trial ({film.task}): where the agent went in each episode, to the dot at its end."
             sections.append(Section(Markup(to_svg(figure, "trajectories")), caption))
-    if (run.path / "trial.png").is_file():
-        data = base64.b64encode((run.path / "trial.png").read_bytes()).decode()
-        picture = Markup('<img alt="pictures of a trial" style="max-width: 100%" src="data:image/png;base64,{}">')
-        sections.append(Section(picture.format(data), "One held-out trial, an episode in each row."))
+    if (image := picture(run.path / "trial.png")) is not None:
+        element = Markup('<img alt="pictures of a trial" style="max-width: 100%" src="data:image/png;base64,{}">')
+        sections.append(
+            Section(element.format(base64.b64encode(image).decode()), "One held-out trial, an episode in each row.")
+        )
     return sections
+
+
+def _drawn(text: str) -> tuple[Film, Figure | None]:
+    film = from_json(text)
+    return film, trajectories(film)
 
 
 def _table(rows: Sequence[Row], caption: str) -> Table:

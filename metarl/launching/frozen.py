@@ -16,7 +16,8 @@ import yaml
 
 from metarl.compose import CONF
 from metarl.errors import RunDirectoryError
-from metarl.run_files import replace_file
+from metarl.run_files import refuse_link, replace_file
+from metarl.run_reader import bounded, parsed, read_text
 
 CONFIGS = "configs"
 
@@ -32,6 +33,7 @@ def freeze(sweep: Path, name: int | str, config: Mapping[str, Any]) -> None:
     Raises:
         RunDirectoryError: the directory cannot be written.
     """
+    refuse_link(path_of(sweep, name).parent)
     try:
         replace_file(path_of(sweep, name), yaml.safe_dump(dict(config), sort_keys=False))
     except OSError as error:
@@ -46,14 +48,15 @@ def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
     """
     path = path_of(sweep, name)
     try:
-        config = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
+        text = read_text(path)
+        config = None if text is None else parsed(path, "YAML", lambda: bounded(yaml.safe_load(text or "")))
+    except RunDirectoryError:
+        text, config = "", None
+    if text is None:
         raise RunDirectoryError(
             f"{path} is missing: run {name} has no frozen configuration; launch the sweep again with its own command, "
             "python run.py -m ..., which writes it"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        config = None
+        )
     if not isinstance(config, dict):
         raise RunDirectoryError(
             f"{path} is damaged; delete it and launch the sweep again with its own command, python run.py -m ..."

@@ -15,7 +15,7 @@ from metarl.launching.cards import Slot, card_of, cards
 from metarl.launching.job import command
 from metarl.launching.sweep import Job, JobStatus, Sweep, finished_summary, occupant
 from metarl.preemption import StopRequest
-from metarl.run_files import ERROR, replace_file
+from metarl.run_files import ERROR, appending, replace_file
 
 INTERVAL = 0.02  # seconds between looks at what runs
 MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
@@ -155,7 +155,7 @@ class Pool:
         environment.pop("HYDRA_FULL_ERROR", None)  # run.py sets it for itself
         if slot.gpu is not None:
             environment |= {"CUDA_VISIBLE_DEVICES": slot.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
-        with open(self.sweep.log(job), "ab") as log:
+        with appending(self.sweep.log(job)) as log:
             self.beginnings[job.number] = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(
                 self.command(self.sweep, job),

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from metarl.errors import RunDirectoryError
 from metarl.launching import frozen
 from metarl.locks import Lock, holder, occupation
-from metarl.run_files import CONFIG, LOCK, SUMMARY, replace_file, to_json
+from metarl.run_files import CONFIG, LOCK, SUMMARY, refuse_link, replace_file, to_json
 from metarl.run_reader import (
     Rows,
     is_number,
@@ -232,6 +232,7 @@ def _tried(read: Callable[[], Any], problems: list[str]) -> Any:
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     """``sweep.json``, whole or not at all."""
+    refuse_link(path / "logs")
     try:
         (path / "logs").mkdir(parents=True, exist_ok=True)
         replace_file(path / RECORD, to_json(record, indent=1))
