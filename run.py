@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from metarl.compose import resolved
 from metarl.errors import ConfigError, MetarlError, report
 from metarl.launching.job import FROZEN, run_frozen, train
-from metarl.launching.sweep import is_sweep, sweep_name
+from metarl.launching.sweep import is_sweep, quoted, sweep_name
 from metarl.trust import TYPED
 
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
@@ -55,10 +58,23 @@ def is_named_by_time(job: Any) -> bool:
     return not given and "${now:" in OmegaConf.to_yaml(job.run)
 
 
+def leave_directories_to_the_main_process() -> Path | None:
+    """A directory for one of several processes that is not the main one.
+
+    Hydra makes the directory of a run, and it is removed where nothing was run: processes that did both to the same
+    one would remove it from under each other. They learn from the main process where the run is.
+    """
+    if os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    own = Path(tempfile.mkdtemp(prefix="metarl-rank-"))
+    sys.argv.append(f"hydra.run.dir={quoted(own)}")
+    return own
+
+
 def fail(error: Exception) -> None:
     """End with one message, or go on with the traceback of what is no mistake of the user."""
-    if isinstance(error, MetarlError) and os.environ.get("RANK", "0") != "0":
-        time.sleep(10)  # if the main process says the same, this one is stopped before it does
+    if isinstance(error, (MetarlError, HydraException, OmegaConfBaseException)) and os.environ.get("RANK", "0") != "0":
+        time.sleep(30)  # if the main process says the same, this one is stopped before it does
     if full_error or not report(error, sys.argv[1:]):
         raise error
     sys.exit(1)
@@ -66,7 +82,7 @@ def fail(error: Exception) -> None:
 
 def remove_if_empty(directory: Path) -> None:
     """Leave nothing behind where nothing was run."""
-    for folder in (directory, *directory.parents[:2]):
+    for folder in (directory, *directory.parents[: 0 if directory == own_directory else 2]):
         try:
             folder.rmdir()
         except OSError:
@@ -76,10 +92,14 @@ def remove_if_empty(directory: Path) -> None:
 if __name__ == "__main__":
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to fail()
+    own_directory = None
     try:
         if sys.argv[1:2] == [FROZEN]:
             run_frozen(*sys.argv[2:4])
         else:
+            own_directory = leave_directories_to_the_main_process()
             main()
     except Exception as error:
+        if own_directory is not None:
+            remove_if_empty(own_directory)  # before anybody stops this process
         fail(error)

@@ -34,6 +34,8 @@ class SweepLauncher(Launcher):
         self.shuffle, self.first = shuffle, list(first)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from metarl.errors import ConfigError
+
         self.config, self.loader = config, hydra_context.config_loader
         _compose_once(self.loader)
         choices, options = config.hydra.runtime.choices, OmegaConf.to_container(config.hydra.launcher, resolve=True)
@@ -45,12 +47,20 @@ class SweepLauncher(Launcher):
             "launcher": choices["hydra/launcher"],
             "options": {name: value for name, value in options.items() if name != "_target_"},
         }
+        refuse_ranks()
+        if not config.hydra.sweep.dir:
+            raise ConfigError("hydra.sweep.dir= is empty: give a directory, or leave it out")
+        self.check()  # here, since sweepers write something before they launch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        self.prepare()
-        configs = {number: self.compose(given, number) for number, given in enumerate(job_overrides, initial_job_idx)}
+        try:
+            numbered = enumerate(job_overrides, initial_job_idx)
+            configs = {number: self.compose(given, number) for number, given in numbered}
+        except Exception:
+            leave_nothing(self.sweep_dir)
+            raise
         trust_typed(configs.values())
         statuses = self.launch_resolved(job_overrides, initial_job_idx, configs)
         if self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):  # other sweepers judge that themselves
@@ -89,23 +99,6 @@ class SweepLauncher(Launcher):
         active = self.active(sweep)
         return [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
 
-    def prepare(self) -> None:
-        """Refuse what cannot be launched, and leave nothing behind."""
-        from metarl.errors import ConfigError
-
-        try:
-            if "RANK" in os.environ:
-                raise ConfigError(
-                    "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
-                    "cluster=slurm hydra.launcher.tasks_per_node=2"
-                )
-            if not self.config.hydra.sweep.dir:
-                raise ConfigError("hydra.sweep.dir= is empty: give a directory, or leave it out")
-            self.check()
-        except Exception:
-            leave_nothing(self.sweep_dir)
-            raise
-
     def active(self, sweep) -> dict[str, str]:
         """Runs that a cluster has not ended: an error of theirs is of an earlier attempt."""
         return {}
@@ -130,6 +123,17 @@ class SweepLauncher(Launcher):
         result.status = JobStatus.FAILED if found.state == "failed" else JobStatus.COMPLETED
         result.return_value = RuntimeError(found.error) if found.state == "failed" else found.final_return
         return result
+
+
+def refuse_ranks() -> None:
+    """Refuse to be one of several processes; all of them would write and remove the same directory."""
+    from metarl.errors import ConfigError
+
+    if "RANK" in os.environ:
+        raise ConfigError(
+            "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
+            "cluster=slurm hydra.launcher.tasks_per_node=2"
+        )
 
 
 def trust_typed(configs: Iterable[Mapping[str, Any]]) -> None:

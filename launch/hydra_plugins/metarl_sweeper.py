@@ -49,7 +49,6 @@ class SearchSweeper(Sweeper):
         from metarl.launching.proposals import Proposals
         from metarl.launching.search import Search, checked_space, go_on
 
-        self.launcher.prepare()  # refuses what it refuses before the search writes anything
         fixed, found = self._read(arguments)
         given = {override.lstrip("+~").partition("=")[0] for override in fixed}
         default = OmegaConf.to_container(OmegaConf.create(self.space), resolve=True)
@@ -59,10 +58,10 @@ class SearchSweeper(Sweeper):
             [*fixed, *(f"{name}={domain.example}" for name, domain in space.items())]
         )  # a key that is not there is said before anything runs
         settings = {name: getattr(self, name) for name in ("num_trials", "at_once", "sampler", "seed")}
-        directory = Path(self.config.hydra.sweep.dir)
-        search = Search(directory, space, **settings)
         proposals = Proposals.composed(settings | {"space": wanted}, fixed, self._compose)
         trust_typed(base["config"] for base in proposals.bases)
+        directory = Path(self.config.hydra.sweep.dir)
+        search = Search(directory, space, **settings)
         if (changed := proposals.freeze(directory)) is not None:
             print(f"note: {changed}")
         print(go_on(search, self.launcher, Proposals.of(directory, typed=True)))
