@@ -132,7 +132,7 @@ def play_tasks(
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
     generator = make_generator(acting_seed, env.device)
-    finite = _finite_tasks(env, num_tasks, task_set)
+    finite = _whole_set(env, num_tasks, task_set)
     rounds = 1 if finite is None else num_tasks // len(finite)
     count = num_tasks if finite is None else len(finite)
     batches: list[list[torch.Tensor]] = []
@@ -235,10 +235,18 @@ def play_adapted(
     return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
 
 
-def _finite_tasks(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
-    """All tasks of a set, where ``num_tasks`` are enough to meet them all."""
+def _whole_set(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
+    """All tasks of a set, where ``num_tasks`` are enough to play them all."""
     finite = env.every_task(task_set)
     return None if finite is None or len(finite) > num_tasks else finite
+
+
+def _finite_tasks(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
+    """The same; where they are all there are, in as many rounds as ``num_tasks`` trials allow."""
+    finite = _whole_set(env, num_tasks, task_set)
+    if finite is None or len(finite) < (env.num_distinct_tasks or 0):
+        return finite
+    return finite.select(torch.arange(num_tasks // len(finite) * len(finite)) % len(finite))
 
 
 def _batches(env: MetaEnv, finite: Tasks | None, count: int, task_set: str) -> Iterator[Tasks]:

@@ -8,6 +8,7 @@ import torch
 from helpers import make_env, outcome, run_py, small_config
 from run_directories import write_run
 
+from metarl.analysis.adapted import adapted_table
 from metarl.analysis.by_task import task_table
 from metarl.analysis.runs import load_run
 from metarl.analysis.selection import select
@@ -17,7 +18,7 @@ from metarl.compose import compose
 from metarl.config import build, build_env_factory
 from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
-from metarl.evaluation import evaluate, play_tasks
+from metarl.evaluation import evaluate, play_adapted, play_tasks
 from metarl.held_out import error_over, standard_error, task_source
 from metarl.rollout import Decision
 
@@ -204,3 +205,15 @@ def test_an_unknown_task_set_of_evaluations_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"eval.task_set=trian: BernoulliBandit has train, held_out"):
         build(config, tmp_path)
     assert compose([])["eval"]["task_set"] == "held_out"
+
+
+def test_episodes_after_adaptation_are_played_on_both_directions_too():
+    found = play_adapted(Pushing(), runner(), num_tasks=9, seed=0, episodes=2, tasks_at_once=6)
+    assert found.tasks.parameters["direction"].tolist() == [1, -1] * 4 and found.returns.shape == (8, 2)
+    returns = found.returns.numpy()
+    (row,) = adapted_table(returns, None, found.steps.numpy(), ["all tasks"] * 8, [0, 1] * 4)
+    per_trial = returns.mean(1)
+    assert (row["tasks"], row["error_over"]) == (2, "trials") and row["return"] == pytest.approx(per_trial.mean())
+    strata = [per_trial[start::2].var(ddof=1) / 4 for start in (0, 1)]
+    assert row["standard_error"] == pytest.approx(math.sqrt(sum(strata)) / 2)
+    assert adapted_table(returns, None, found.steps.numpy(), ["all tasks"] * 8)[0]["error_over"] == "tasks"

@@ -8,7 +8,11 @@ from metarl.analysis.tables import Row
 
 
 def adapted_table(
-    returns: np.ndarray, successes: np.ndarray | None, steps: np.ndarray, classes: Sequence[str]
+    returns: np.ndarray,
+    successes: np.ndarray | None,
+    steps: np.ndarray,
+    classes: Sequence[str],
+    numbers: Sequence[int] | None = None,
 ) -> list[Row]:
     """A row for each class of tasks and, where there are several, their mean.
 
@@ -19,35 +23,44 @@ def adapted_table(
         successes: bool ``[N, episodes]``; None leaves out all that is about success.
         steps: until the first success or the end of the episode, ``[N, episodes]``.
         classes: of each task.
+        numbers: which task each row is of, where some were played in several trials; None where all differ.
 
     Returns:
-        Rows of class, tasks, return and success_rate with their standard_error over tasks, and ``library_count``, see
-        ``counted_by_the_library``.
+        Rows of class, tasks, return and success_rate with their standard_error, what these are over (error_over: tasks,
+        or the trials of each where every task had several), and ``library_count``, see ``counted_by_the_library``.
     """
-    labels = np.array(classes)
-    rows = []
+    labels, number = np.array(classes), np.arange(len(classes)) if numbers is None else np.array(numbers)
+    rows: list[Row] = []
     for name in dict.fromkeys(classes):
         mine = labels == name
-        rows.append({"class": name, "tasks": int(mine.sum())} | _scores(returns[mine], "return", "standard_error"))
+        those = [np.flatnonzero(number[mine] == one) for one in np.unique(number[mine])]
+        rows.append({"class": name, "tasks": len(those)} | _scores(returns[mine], those, "return", "standard_error"))
+        rows[-1]["error_over"] = "trials" if min(map(len, those)) > 1 else "tasks"
         if successes is not None:
-            rows[-1] |= _scores(successes[mine], "success_rate", "success_error")
+            rows[-1] |= _scores(successes[mine], those, "success_rate", "success_error")
             rows[-1]["library_count"] = counted_by_the_library(successes[mine], steps[mine])
     if len(rows) > 1:
-        rows.append({"class": "mean", "tasks": len(labels)} | _mean(rows))
+        rows.append({"class": "mean", "tasks": len({*number.tolist()})} | _mean(rows))
     return rows
 
 
-def _scores(values: np.ndarray, name: str, error: str) -> Row:
-    """Mean over tasks ``[N, episodes]``, and its standard error."""
-    per_task = values.mean(1)
-    count = len(per_task)
-    return {name: float(per_task.mean()), error: float(per_task.std(ddof=1) / count**0.5) if count > 1 else 0.0}
+def _scores(values: np.ndarray, tasks: Sequence[np.ndarray], name: str, error: str) -> Row:
+    """Mean of ``[N, episodes]`` and its standard error; ``tasks`` has the rows of each task."""
+    per_trial = values.mean(1)
+    count = len(per_trial)
+    if min(map(len, tasks)) > 1:  # a mean over strata
+        spread = np.sqrt(sum(per_trial[rows].var(ddof=1) / len(rows) for rows in tasks)) / len(tasks)
+    else:
+        spread = per_trial.std(ddof=1) / count**0.5 if count > 1 else 0.0
+    return {name: float(per_trial.mean()), error: float(spread)}
 
 
 def _mean(rows: Sequence[Row]) -> Row:
     """Of the numbers of classes; errors add up as those of independent means."""
-    columns = {key: np.array([row[key] for row in rows]) for key in rows[0] if key not in ("class", "tasks")}
-    return {
+    columns = {
+        key: np.array([row[key] for row in rows]) for key in rows[0] if key not in ("class", "tasks", "error_over")
+    }
+    return {"error_over": rows[0]["error_over"]} | {
         key: float(np.sqrt(np.square(column).sum()) / len(rows) if key.endswith("error") else column.mean())
         for key, column in columns.items()
     }

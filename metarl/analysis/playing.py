@@ -11,7 +11,7 @@ from metarl.analysis.adapted import adapted_table
 from metarl.analysis.by_task import task_table
 from metarl.analysis.runs import ACTIONS
 from metarl.analysis.tables import Row
-from metarl.envs.base import MetaEnv
+from metarl.envs.base import MetaEnv, Tasks
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv, Which, evaluate, play_adapted, play_tasks
 from metarl.rollout import Agent
@@ -86,7 +86,9 @@ def adapted_rows(agent: Agent, make_env: MakeEnv, env: MetaEnv, episodes: int, w
     one_hot, kinds = found.tasks.parameters.get("class"), env.classes
     classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
     successes = None if found.successes is None else found.successes.numpy()
-    return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes)
+    tasks = Tasks({name: value.to(env.device) for name, value in found.tasks.parameters.items()})
+    numbers = None if env.num_distinct_tasks is None else env.task_number(tasks).tolist()
+    return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes, numbers)
 
 
 def solver_rows(solvers: dict[str, Agent], make_env: MakeEnv, which: Which) -> list[Row]:
