@@ -211,9 +211,7 @@ def takes_actions_beyond_bounds(world: World) -> str | None:
     low, high = _bounds(world.sample)
     signs = torch.randn(min(world.sample.horizon, 20), world.sample.num_lanes, *low.shape, generator=make_generator(2))
     signs = signs.to(low.device) > 0
-    on, beyond = (
-        _answers(world, [torch.where(row, high + more, low - more) for row in signs]) for more in (0.0, 3.0)
-    )
+    on, beyond = (_answers(world, [torch.where(row, high + more, low - more) for row in signs]) for more in (0.0, 3.0))
     demand(bool(stack(beyond, "reward").isfinite().all()), "actions beyond the bounds earn what is not finite")
     if same(on, beyond):
         return None

@@ -1,0 +1,55 @@
+"""Runs without a program around them: trained for some iterations, left alone or interrupted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.config import build
+from metarl.trust import TYPED
+
+if TYPE_CHECKING:
+    from metarl.trainer import Trainer
+
+FOREVER = 100_000_000  # steps
+
+
+class StopAt:
+    """Stands for a stop request that comes during an iteration of a trainer."""
+
+    signal = None
+
+    def __init__(self, trainer: "Trainer", iteration: int):
+        self.trainer, self.iteration = trainer, iteration
+
+    def __bool__(self) -> bool:
+        return self.trainer.progress.iteration >= self.iteration
+
+
+def trainer_of(config: dict, run_dir: Path) -> "Trainer":
+    """A trainer as ``run.py`` would build it, its directory open."""
+    trainer = build(config, run_dir, TYPED)
+    trainer.run_dir.open(config)
+    trainer.run_dir.resume_metrics(trainer.progress.iteration)
+    return trainer
+
+
+def run_until(config: dict, run_dir: Path, iteration: int) -> "Trainer":
+    """Train from what is in the directory until an iteration is done."""
+    trainer = trainer_of(config, run_dir)
+    try:
+        stop: Any = StopAt(trainer, iteration)
+        trainer.train(stop)
+    finally:
+        trainer.run_dir.close()
+    return trainer
+
+
+def timeless(row: dict) -> dict:
+    """A row of metrics without what depends on the clock."""
+    clock = ("wall_time", "per_second")
+    return {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith(clock)}
+
+
+def timeless_states(trainers: list["Trainer"]) -> list[dict]:
+    """All that decides what happens next, without what depends on the clock."""
+    states = [trainer.state_dict() for trainer in trainers]
+    return [state | {"progress": timeless(state["progress"])} for state in states]
