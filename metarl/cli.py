@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarl.checking.command import add_check_command
 from metarl.errors import ConfigError, report
 from metarl.run_files import to_json
 
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
     for add in (_playing_commands, _comparing_commands, _sweeping_commands, _watching_command, _analysing_command):
         add(commands)
+    add_check_command(commands)
     return top
 
 

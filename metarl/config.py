@@ -175,6 +175,12 @@ def build_env_factory(config: Mapping, device: str | None = None, trust: Trust |
     return _env_factory(config.get("env"), settings, schema)
 
 
+def build_policy_factory(config: Mapping, trust: Trust | None = None) -> Callable[..., Policy]:
+    """Makes the policy of a configuration, given spaces, task size and trial length. For ``trust`` see ``parts``."""
+    made: Callable[..., Policy] = _schema(config, trust).target(config["model"], "model", Kind(Policy), SPACES).build()
+    return made
+
+
 def _settings(config: Mapping, schema: Schema) -> RunSettings:
     given = schema.check({k: v for k, v in config.items() if k not in GROUPS}, RunSettings, "")
     settings = RunSettings(**given)

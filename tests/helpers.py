@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import random
 import subprocess
 import sys
 from functools import cache
@@ -16,12 +15,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from metarl.checking.algorithms import Learner, collected  # noqa: F401 -- one implementation for tests and command
+from metarl.checking.comparing import global_randomness, perturb, random_actions, same  # noqa: F401
+from metarl.checking.runs import StopAt, timeless, timeless_states, trainer_of  # noqa: F401
 from metarl.compose import compose, options
-from metarl.config import build, build_algorithm, build_env_factory
+from metarl.config import build_algorithm, build_env_factory
 from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.errors import ConfigError
-from metarl.rollout import Decision, collect_trial
-from metarl.seeding import make_generator
+from metarl.rollout import Decision
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -151,56 +152,11 @@ def _meet(algorithm: str, model: str, env: str) -> bool:
     return env == PROVING_GROUND or (model == usual and env in REPRESENTATIVE)
 
 
-def perturb(module: torch.nn.Module, scale: float = 0.1, seed: int = 0) -> None:
-    """Move every parameter, so that nothing hides behind zeros and ones of an initialisation."""
-    generator = make_generator(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-
-
-def random_actions(env: MetaEnv, generator: torch.Generator) -> Tensor:
-    """Uniform (discrete) or normal (continuous) actions for all lanes."""
-    space = env.action_space
-    if isinstance(space, spaces.Discrete):
-        return torch.randint(int(space.n), (env.num_lanes,), generator=generator)
-    return torch.randn(env.num_lanes, *space.shape, generator=generator)
-
-
-def same(left, right) -> bool:
-    """Bitwise equality of nested containers of tensors and plain values."""
-    if isinstance(left, Tensor):
-        if not isinstance(right, Tensor) or left.dtype != right.dtype or left.shape != right.shape:
-            return False
-        return torch.equal(left.isnan(), right.isnan()) and torch.equal(left.nan_to_num(), right.nan_to_num())
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, Tasks):
-        return same(left.parameters, right.parameters)
-    return left == right
-
-
-def global_randomness() -> tuple:
-    """State of every global random generator a library could disturb."""
-    import numpy as np
-
-    numpy_state = np.random.get_state()
-    return torch.get_rng_state(), random.getstate(), numpy_state[1].tolist(), numpy_state[2]
-
-
 def read_rows(path: Path) -> list[dict]:
     """All complete rows of a ``metrics.jsonl``."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def timeless(row: dict) -> dict:
-    """A row of metrics without what depends on the clock."""
-    clock = ("wall_time", "per_second")
-    return {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith(clock)}
 
 
 def run_py(*overrides: str, directory: Path, processes: int = 1, **options) -> subprocess.Popen:
@@ -310,28 +266,6 @@ def corridor_with(lengths: list[int], bonus: list[float] | None = None, **option
     return env
 
 
-def collected(algorithm, env: MetaEnv, updates: int = 0, seed: int = 5):
-    """A trial of new tasks, after some updates that leave every statistic of the learner non-trivial."""
-    acting, updating = make_generator(seed), make_generator(seed + 1)
-    for _ in range(updates):
-        env.sample_tasks()
-        algorithm.update(collect_trial(env, algorithm.behaviour, acting), 0.0, updating)
-    env.sample_tasks()
-    return collect_trial(env, algorithm.behaviour, acting)
-
-
-class StopAt:
-    """Stands for a stop request that comes during an iteration of a trainer."""
-
-    signal = None
-
-    def __init__(self, trainer, iteration: int):
-        self.trainer, self.iteration = trainer, iteration
-
-    def __bool__(self) -> bool:
-        return self.trainer.progress.iteration >= self.iteration
-
-
 def whole_and_resumed(config: dict, folder: Path, stop_at: int) -> list:
     """A run left alone until its end, and one that was stopped after some iterations and is about to go on."""
     whole, first = trainer_of(config, folder / "whole"), trainer_of(config, folder / "parts")
@@ -346,22 +280,3 @@ def whole_and_resumed(config: dict, folder: Path, stop_at: int) -> list:
 def finish(trainer) -> None:
     """Train to the end."""
     assert trainer.train(StopAt(trainer, 10**9))
-
-
-def timeless_states(trainers: list) -> list[dict]:
-    """All that decides what happens next, without what depends on the clock."""
-    states = [trainer.state_dict() for trainer in trainers]
-    return [state | {"progress": timeless(state["progress"])} for state in states]
-
-
-def trainer_of(config: dict, run_dir: Path, trust=None):
-    """A trainer as ``run.py`` would build it, its directory open, and resumed."""
-    trainer = build(config, run_dir, trust)
-    trainer.run_dir.open(config)
-    try:
-        trainer.resume()
-    except BaseException:
-        trainer.run_dir.close()
-        raise
-    trainer.run_dir.begin(config, trainer.progress.iteration)
-    return trainer

@@ -6,9 +6,11 @@ import zipfile
 
 import pytest
 import torch
-from helpers import StopAt, read_rows, same, small_config, timeless, trainer_of, tree
+from helpers import read_rows, same, small_config, timeless, trainer_of, tree
 
 from metarl import checkpoint
+from metarl.checking.algorithms import interrupted_equals_uninterrupted
+from metarl.checking.runs import run_until
 from metarl.checkpoint import FORMAT, Checkpoints, load, save
 from metarl.errors import CheckpointError
 
@@ -173,13 +175,6 @@ def test_an_empty_store_says_so(tmp_path, which):
 # ---------------------------------------------------------------- resuming
 
 
-def run_of(config: dict, directory, until: int):
-    trainer = trainer_of(config, directory)
-    trainer.train(StopAt(trainer, until))
-    trainer.run_dir.close()
-    return trainer
-
-
 def without_clock(state: dict) -> dict:
     return state | {"progress": state["progress"] | {"wall_time": 0.0}}
 
@@ -192,11 +187,7 @@ def resumable(*choice: str, every: int = 1) -> dict:
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(combination, tmp_path):
     algorithm, model, env = combination
     config = resumable(f"algorithm={algorithm}", f"model={model}", f"env={env}")
-    whole = run_of(config, tmp_path / "whole", 3)
-    for until in (1, 3):
-        torch.manual_seed(until)  # global randomness differs from process to process
-        resumed = run_of(config, tmp_path / "pieces", until)
-    assert same(without_clock(resumed.state_dict()), without_clock(whole.state_dict()))
+    interrupted_equals_uninterrupted(config, tmp_path)
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "pieces")]
     assert len(rows[0]) == 3 and rows[0] == rows[1]
     for which in ("latest", "best"):
@@ -207,7 +198,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(combination, tmp_path):
 def test_rows_after_the_last_checkpoint_are_written_again_the_same(tmp_path):
     """A run killed two iterations after its last checkpoint, in the middle of writing a row."""
     config = resumable(every=3)
-    whole = run_of(config, tmp_path / "whole", 7)
+    whole = run_until(config, tmp_path / "whole", 7)
     killed = trainer_of(config, tmp_path / "killed")
     for _ in range(5):
         row = killed._iterate()
@@ -217,7 +208,7 @@ def test_rows_after_the_last_checkpoint_are_written_again_the_same(tmp_path):
     with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
         file.write('{"iteration": 6, "env_st')
     killed.run_dir.close()
-    resumed = run_of(config, tmp_path / "killed", 7)
+    resumed = run_until(config, tmp_path / "killed", 7)
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "killed")]
     assert [row["iteration"] for row in rows[1]] == [1, 2, 3, 4, 5, 6, 7] and rows[0] == rows[1]
     assert same(without_clock(resumed.state_dict()), without_clock(whole.state_dict()))
@@ -225,7 +216,7 @@ def test_rows_after_the_last_checkpoint_are_written_again_the_same(tmp_path):
 
 def test_half_a_row_at_the_end_is_dropped(tmp_path):
     config = resumable()
-    run_of(config, tmp_path, 2)
+    run_until(config, tmp_path, 2)
     whole = (tmp_path / "metrics.jsonl").read_text()
     for half in ('{"iteration": 3, "env_st', '{"iteration": 2, "env_steps": 36}'):
         (tmp_path / "metrics.jsonl").write_text(whole + half)
@@ -234,16 +225,16 @@ def test_half_a_row_at_the_end_is_dropped(tmp_path):
 
 
 def test_checkpoints_are_made_when_asked_and_at_every_stop(tmp_path):
-    run_of(resumable(every=3), tmp_path, 3)
+    run_until(resumable(every=3), tmp_path, 3)
     store = Checkpoints(tmp_path / "checkpoints")
     assert [path.stem for path in store.numbered()] == ["00000003"]
-    run_of(resumable(every=3), tmp_path, 5)
+    run_until(resumable(every=3), tmp_path, 5)
     assert [path.stem for path in store.numbered()] == ["00000003", "00000005"]
 
 
 def test_wall_time_goes_on_counting(tmp_path):
-    first = run_of(resumable(), tmp_path, 2).progress.wall_time
-    assert run_of(resumable(), tmp_path, 3).progress.wall_time > first > 0
+    first = run_until(resumable(), tmp_path, 2).progress.wall_time
+    assert run_until(resumable(), tmp_path, 3).progress.wall_time > first > 0
 
 
 UNFIT = {
@@ -258,7 +249,7 @@ UNFIT = {
 @pytest.mark.parametrize("kind", UNFIT)
 def test_a_state_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path, kind):
     config = resumable()
-    run_of(config, tmp_path, 1)
+    run_until(config, tmp_path, 1)
     path = Checkpoints(tmp_path / "checkpoints").path("latest")
     state = load(path)
     UNFIT[kind](state)

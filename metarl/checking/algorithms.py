@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -72,6 +73,7 @@ def has_ratio_one(learner: Learner) -> str | None:
     trial = collected(algorithm, env, updates=2)
     if isinstance(algorithm, GradientAdaptation):
         stages_equal_what_acted(algorithm, trial)
+        algorithm.update(trial, 0.5, make_generator(0))
         return None
     if isinstance(algorithm, PolicyGradient):
         recomputed_equals_stored(algorithm, trial[-1])
@@ -264,7 +266,8 @@ def resumes_exactly(learner: Learner) -> None:
     """Stopped after an iteration and resumed from its checkpoint, a run equals one that was left alone."""
     config = copy.deepcopy(learner.config) | {"logger": {}}
     config["training"] |= {"total_steps": FOREVER, "checkpoint_every": 1, "eval_every": 0}
-    with TemporaryDirectory(prefix="metarl-check-") as folder:
+    silence = contextlib.redirect_stderr(io.StringIO())  # no bars of progress
+    with TemporaryDirectory(prefix="metarl-check-") as folder, silence:
         interrupted_equals_uninterrupted(config, Path(folder))
 
 

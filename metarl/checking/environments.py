@@ -1,7 +1,5 @@
 """What an environment promises to agents: spaces, numbers, ends of episodes, and what actions do."""
 
-import itertools
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -9,9 +7,9 @@ from torch import Tensor
 from metarl.checking.comparing import demand, legal_actions, random_actions, same
 from metarl.checking.gymnasium_class import CLASS_CHECKS
 from metarl.checking.outcomes import Check, NotApplicable
-from metarl.checking.randomness import RANDOMNESS_CHECKS
+from metarl.checking.randomness import RANDOMNESS_CHECKS, SEED_CHECKS
 from metarl.checking.tasks import TASK_CHECKS
-from metarl.checking.world import Play, World, stack, stream
+from metarl.checking.world import Play, World, stack
 from metarl.distributions import action_distribution
 from metarl.envs.base import MetaEnv, Step
 from metarl.envs.pictures import NoRendererError
@@ -147,32 +145,45 @@ def ends_as_declared(world: World) -> str | None:
 
 def starts_anew_when_reset(world: World) -> None:
     """A reset in the middle of an episode begins a whole new one."""
-    env = world.env()
+    env, generator = world.env(), make_generator(0)
     env.sample_tasks()
-    generator = make_generator(0)
+    whole = _steps_until_cut(env, generator)
     env.reset()
     for _ in range(env.horizon // 2):
         env.step(random_actions(env, generator))
+    again = _steps_until_cut(env, generator)
+    if whole is not None and again is not None:
+        demand(whole == again, f"an episode is cut after {whole} steps, and after {again} if reset in the middle")
+
+
+def _steps_until_cut(env: MetaEnv, generator: torch.Generator) -> int | None:
+    """When the first episode after a reset is truncated; beyond the horizon if not; None where all terminate before."""
     env.reset()
-    ended = torch.zeros(env.num_lanes, dtype=torch.bool, device=env.device)
-    for t in range(1, env.horizon + 1):
+    terminated = torch.zeros(env.num_lanes, dtype=torch.bool, device=env.device)
+    for number in range(1, env.horizon + 1):
         step = env.step(random_actions(env, generator))
-        early = step.truncated & ~step.terminated & ~ended
-        demand(
-            t == env.horizon or not early.any(),
-            f"after a reset in step {env.horizon // 2}, an episode was truncated in step {t} of {env.horizon}",
-        )
-        ended = ended | step.terminated | step.truncated
-    demand(ended.all(), f"after a reset in step {env.horizon // 2}, an episode went beyond {env.horizon} steps")
+        if (step.truncated & ~step.terminated & ~terminated).any():
+            return number
+        terminated = terminated | step.terminated
+    return None if terminated.all() else env.horizon + 1
 
 
 def keeps_what_it_returned(world: World) -> None:
     """What was returned never changes afterwards."""
-    env = world.env()
-    said = stream(env, env.horizon + 1)
-    copies = [part.clone() for part in said]
-    stream(env, env.horizon + 1)
-    demand(same(said, copies), "a tensor that reset(), step() or sample_tasks() returned was changed by later calls")
+    env, generator = world.env(), make_generator(0)
+    said: list[tuple[Tensor, Tensor]] = []  # with a copy
+
+    def keep(*parts: Tensor | None) -> None:
+        said.extend((part, part.clone()) for part in parts if part is not None)
+
+    for _ in range(2):
+        keep(env.sample_tasks().description, env.reset())
+        for _ in range(env.horizon + 1):
+            keep(*env.step(random_actions(env, generator)))
+    demand(
+        all(same(part, copy) for part, copy in said),
+        "a tensor that reset(), step() or sample_tasks() returned was changed by later calls",
+    )
 
 
 # ---------------------------------------------------------------- actions
@@ -212,7 +223,6 @@ def takes_actions_beyond_bounds(world: World) -> str | None:
     signs = torch.randn(min(world.sample.horizon, 20), world.sample.num_lanes, *low.shape, generator=make_generator(2))
     signs = signs.to(low.device) > 0
     on, beyond = (_answers(world, [torch.where(row, high + more, low - more) for row in signs]) for more in (0.0, 3.0))
-    demand(bool(stack(beyond, "reward").isfinite().all()), "actions beyond the bounds earn what is not finite")
     if same(on, beyond):
         return None
     return "actions beyond the bounds are not the same as actions on them: costs or dynamics see them as they are"
@@ -240,11 +250,12 @@ def takes_every_action(world: World) -> None:
 
 def draws_pictures(world: World) -> None:
     """Where it can be drawn: uint8 ``[height, width, 3]``, without a trace in what follows."""
-    plain, drawn = ([], [])
+    plain: list[Tensor] = []
+    drawn: list[Tensor] = []
     for said, draws in ((plain, False), (drawn, True)):
         env, generator = world.env(seed=1), make_generator(0)
         said += [env.sample_tasks().description, env.reset()]
-        for step in itertools.islice(itertools.count(), min(env.horizon, 3)):
+        for step in range(min(env.horizon, 3)):
             if draws:
                 _demand_picture(env, step % env.num_lanes)
             said += [part for part in env.step(random_actions(env, generator)) if part is not None]
@@ -256,7 +267,8 @@ def _demand_picture(env: MetaEnv, lane: int) -> None:
         picture = env.picture(lane)
     except (NotImplementedError, NoRendererError) as error:
         raise NotApplicable(str(error) or "it draws no pictures") from None
-    shape, kind = getattr(picture, "shape", ()), getattr(picture, "dtype", type(picture).__name__)
+    shape: tuple[int, ...] = getattr(picture, "shape", ())
+    kind = getattr(picture, "dtype", type(picture).__name__)
     demand(
         len(shape) == 3 and shape[2] == 3 and str(kind) == "uint8",
         f"a picture is {kind} of shape {shape}; it should be uint8 [height, width, 3]",
@@ -278,6 +290,7 @@ ENVIRONMENT_CHECKS = (
         "return tensors [lanes, ...] of the types of Step; task_dim is the size of Tasks.description",
         needed=True,
     ),
+    *SEED_CHECKS,
     Check(
         "observations lie in their space",
         stays_in_its_space,

@@ -29,7 +29,7 @@ def _raw(world: World, task: bool = True) -> gymnasium.Env:
 def answers_as_gymnasium_asks(world: World) -> None:
     """``reset`` takes a seed and gives two things, ``step`` gives five, rewards are plain numbers."""
     env = _raw(world)
-    answer = env.reset(seed=0)
+    answer: Any = env.reset(seed=0)
     demand(
         isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict),
         f"reset(seed=0) returns {_told(answer)}, not an observation and a dict",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.config import build
-from metarl.trust import TYPED
+from metarl.trust import TYPED, Trust
 
 if TYPE_CHECKING:
     from metarl.trainer import Trainer
@@ -24,17 +24,22 @@ class StopAt:
         return self.trainer.progress.iteration >= self.iteration
 
 
-def trainer_of(config: dict, run_dir: Path) -> "Trainer":
-    """A trainer as ``run.py`` would build it, its directory open."""
-    trainer = build(config, run_dir, TYPED)
+def trainer_of(config: dict, run_dir: Path, trust: Trust | None = None) -> "Trainer":
+    """A trainer as ``run.py`` would build it, its directory open, and resumed."""
+    trainer = build(config, run_dir, trust)
     trainer.run_dir.open(config)
-    trainer.run_dir.resume_metrics(trainer.progress.iteration)
+    try:
+        trainer.resume()
+    except BaseException:
+        trainer.run_dir.close()
+        raise
+    trainer.run_dir.begin(config, trainer.progress.iteration)
     return trainer
 
 
 def run_until(config: dict, run_dir: Path, iteration: int) -> "Trainer":
     """Train from what is in the directory until an iteration is done."""
-    trainer = trainer_of(config, run_dir)
+    trainer = trainer_of(config, run_dir, TYPED)
     try:
         stop: Any = StopAt(trainer, iteration)
         trainer.train(stop)

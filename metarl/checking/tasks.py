@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from metarl.checking.comparing import demand, random_actions, same
@@ -146,7 +147,7 @@ class WatchedTasks(Tasks):
 
 
 def _is_marked_by_tasks(env: Any) -> bool:
-    """Whether ``set_task`` leaves the environment in another state for another task; true where that cannot be known."""
+    """Whether another task leaves another state after ``set_task``; true where that cannot be known."""
     env.np_random = np.random.default_rng(0)
     marks = set()
     for task in env.sample_tasks(20):
@@ -189,18 +190,28 @@ def leave_other_lanes_alone(world: World) -> None:
     tasks = world.draw(4, seed=5)
     swapped = tasks.select(torch.tensor([3, 1, 2, 3], device=world.sample.device))
 
-    def told(given: Tasks, shift: int) -> list:
+    def told(given: Tasks, shift: bool) -> list:
         env, generator = world.env(seed=1), make_generator(0)
         env.set_tasks(given)
         rows = [env.reset()[1:]]
         for _ in range(2 * env.horizon):
             action = random_actions(env, generator)
-            action[0] = (action[0] + shift) % env.action_space.n if action.dtype == torch.long else -action[0]
+            if shift:
+                action[0] = _another(action[0], env.action_space)
             step = env.step(action)
             rows += [step.reward[1:], step.observation[1:], step.terminated[1:]]
         return rows
 
-    demand(same(told(tasks, 0), told(swapped, 1)), "another task and other actions in lane 0 changed other lanes")
+    demand(
+        same(told(tasks, False), told(swapped, True)), "another task and other actions in lane 0 changed other lanes"
+    )
+
+
+def _another(action: Tensor, space: Any) -> Tensor:
+    """Another action than this one."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start) + (action - int(space.start) + 1) % int(space.n)
+    return -action
 
 
 def come_in_any_order(world: World) -> None:
