@@ -185,8 +185,8 @@ def repeats_under_a_seed(learner: Learner) -> None:
     """The same seeds train the same weights, whatever the global generators are at."""
 
     def trained(seed: int, disturbed: int) -> dict:
+        algorithm, env = learner.build(seed=seed)
         with global_seed(disturbed):
-            algorithm, env = learner.build(seed=seed)
             algorithm.update(collected(algorithm, env), 0.0, make_generator(0))
             return algorithm.state_dict()
 
