@@ -169,16 +169,12 @@ def leave_training(world: World) -> str | None:
     shared = train & held_out
     if not shared:
         return None
-    finite = len(train) < SAMPLE and len(held_out) < SAMPLE
-    if train == held_out and finite:
+    whole = all(found is not None for found in sets)
+    if whole and train == held_out:
         raise NotApplicable(f"both sets are the same {len(train)} tasks: held-out scores are of tasks trained on")
-    demand(finite and _may_be_incomplete(sets), f"{len(shared)} of {len(held_out)} held-out tasks are training tasks")
-    raise NotApplicable("both sets are drawn from the same finite tasks: held-out scores are of tasks trained on")
-
-
-def _may_be_incomplete(sets: list) -> bool:
-    """Samples, not whole sets."""
-    return all(found is None for found in sets)
+    drawn_from_few = not whole and len(train) < SAMPLE and len(held_out) < SAMPLE
+    demand(drawn_from_few, f"{len(shared)} of {len(held_out)} held-out tasks are training tasks")
+    raise NotApplicable("both sets are drawn from the same few tasks: held-out scores are of tasks trained on")
 
 
 def _rows(tasks: Tasks) -> set[tuple[float, ...]]:
