@@ -1,0 +1,1 @@
+"""Kinds of faults that ``benchmarks/faults.py`` tries, one file each."""

@@ -1,0 +1,16 @@
+"""A module whose import has an effect: it says that it was imported."""
+
+import os
+
+if (place := os.environ.get("METARL_FAULTS_CANARY")) is not None:
+    with open(place, "a") as file:
+        file.write("imported\n")
+
+
+class Anything:
+    """A class that does the same where it is made."""
+
+    def __init__(self, *_: object, **__: object):
+        if place is not None:
+            with open(place, "a") as file:
+                file.write("made\n")

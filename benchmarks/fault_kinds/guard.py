@@ -1,0 +1,49 @@
+"""What a command may do while it looks at a stranger's run, seen in the child by an audit hook."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+STARTING = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn")
+REACHING = ("socket.connect", "socket.bind", "urllib.Request", "ftplib.connect", "smtplib.connect", "webbrowser.open")
+CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def watch(log: Path, allowed: Sequence[Path]) -> None:
+    """In the child: write down every process that is started, every connection, and every change outside ``allowed``.
+
+    Args:
+        log: to write it to.
+        allowed: folders in which files may change.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    roots = tuple(os.path.realpath(path) for path in allowed)
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event in STARTING or event in REACHING:
+            os.write(descriptor, f"{event} {arguments!r}"[:300].encode(errors="replace") + b"\n")
+        elif event in CHANGING or (event == "open" and _writes(arguments)):
+            path = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
+            if not _inside(path, roots):
+                os.write(descriptor, f"{event} {path!r}"[:300].encode(errors="replace") + b"\n")
+
+    sys.addaudithook(hook)
+
+
+def _writes(arguments: tuple) -> bool:
+    return isinstance(arguments[2], int) and bool(arguments[2] & WRITING)
+
+
+def _inside(path: object, roots: tuple[str, ...]) -> bool:
+    if not isinstance(path, str | bytes | os.PathLike):
+        return True  # a descriptor that is open already
+    real = os.path.realpath(os.fsdecode(path))
+    return real == os.devnull or any(real == root or real.startswith(root + os.sep) for root in roots)
+
+
+def seen(log: Path) -> list[str]:
+    """What was written down, without what any command of metarl does."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line for line in lines if not any(harmless in line for harmless in ("__pycache__", "matplotlib"))]

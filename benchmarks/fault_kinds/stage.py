@@ -1,0 +1,102 @@
+"""A small sweep to try faults on: one run that is finished, one that was killed half-way, and one that failed."""
+
+import json
+import shutil
+from functools import cache, partial
+from pathlib import Path
+
+from fault_kinds.children import Outcome, call
+from fault_kinds.runs import SMALL, SMALL_MODEL
+from fault_kinds.seams import Moment
+
+CONFIGURATION = (
+    *("env=grid", "model=gru", "algorithm=rl2", SMALL_MODEL, "env.horizon=6", "env.num_episodes=2"),
+    *("meta_batch_size=8", "training.total_steps=960"),
+)
+FINISHED, KILLED, FAILED = 0, 1, 2
+KILLED_AT = 5  # iteration whose checkpoint it could not save any more
+
+
+class Stage:
+    """The sweep, and what it looks like where nothing is wrong.
+
+    The killed run is gone on with once, to know how it ends (that it ends as if left alone is what ``kills`` tries).
+
+    Args:
+        folder: to build it in.
+
+    Raises:
+        RuntimeError: it cannot even be built.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.sweep = folder, folder / "sweep"
+        folder.mkdir(parents=True)
+        for path in (folder, folder.parent):
+            path.chmod(0o755)  # other users may look, for children that become one
+        moment = Moment(f"rename {KILLED_AT:08d}.pt", 2, None)
+        launched = call(self.launch(), folder / "io", partial(moment.prepare, self.sweep))
+        if not (self.run(FINISHED) / "summary.json").exists() or (self.run(KILLED) / "summary.json").exists():
+            raise RuntimeError(f"{self.sweep} is not as it should be: {launched.last_line()}")
+        (self.run(FAILED)).mkdir(exist_ok=True)
+        (self.run(FAILED) / "error.txt").write_text("ConfigError: something was wrong\n")
+        shutil.copytree(self.sweep, folder / "snapshot", symlinks=True)
+        self.expected = {name: self.tell(name) for name in ("status", "compare", "evaluate")}
+        if (finished := call(self.train(KILLED), folder / "io")).code:
+            raise RuntimeError(f"{self.run(KILLED)} cannot go on: {finished.last_line()}")
+        shutil.copytree(self.sweep, folder / "whole", symlinks=True)
+
+    def launch(self) -> list[str]:
+        """The command that launches the sweep."""
+        return ["run.py", "-m", *SMALL, *CONFIGURATION, "seed=0,1,2", f"hydra.sweep.dir={self.sweep}"]
+
+    def train(self, number: int) -> list[str]:
+        """The command that goes on with one run alone."""
+        return ["run.py", *SMALL, *CONFIGURATION, f"seed={number}", f"hydra.run.dir={self.run(number)}"]
+
+    def run(self, number: int) -> Path:
+        """A run directory of the sweep."""
+        return self.sweep / str(number)
+
+    def whole(self, number: int) -> Path:
+        """The same run, where it was left alone."""
+        return self.folder / "whole" / str(number)
+
+    def restore(self) -> None:
+        """Everything as it was."""
+        shutil.rmtree(self.sweep)
+        shutil.copytree(self.folder / "snapshot", self.sweep, symlinks=True)
+
+    def command(self, name: str, number: int = FINISHED) -> list[str]:
+        """A command of ``metarl`` on the sweep, or on one of its runs."""
+        sizes = ["--num-tasks", "20", "--tasks-at-once", "20"]
+        return {
+            "status": ["metarl", "status", str(self.sweep), "--format", "json"],
+            "compare": ["metarl", "compare", str(self.sweep), "--format", "json"],
+            "evaluate": ["metarl", "evaluate", str(self.run(number)), *sizes, "--format", "json"],
+            "evaluate best": ["metarl", "evaluate", str(self.run(number)), *sizes, "--checkpoint", "best"],
+            "report": ["metarl", "report", str(self.run(number))],
+            "report sweep": ["metarl", "report", str(self.sweep), "--output", str(self.folder / "sweep.html")],
+            "watch": ["metarl", "watch", str(self.run(number)), "--video", str(self.folder / "watch.gif")],
+            "analyse": ["metarl", "analyse", str(self.run(number)), "--output", str(self.folder / "analysis")],
+            "resume sweep": ["metarl", "resume", str(self.sweep)],
+        }[name]
+
+    def tell(self, name: str, number: int = FINISHED) -> Outcome:
+        """The outcome of such a command."""
+        return call(self.command(name, number), self.folder / "io")
+
+    def status(self) -> dict[int, dict]:
+        """The rows that ``metarl status`` prints now."""
+        return rows(self.tell("status"))
+
+
+@cache
+def stage_in(folder: Path) -> Stage:
+    """The same stage for all kinds of faults that are tried in a folder."""
+    return Stage(folder / "stage")
+
+
+def rows(outcome: Outcome) -> dict[int, dict]:
+    """What ``metarl status --format json`` printed, by number of the run."""
+    return {int(row["run"]): row for row in json.loads(outcome.out)} if outcome.code == 0 else {}
