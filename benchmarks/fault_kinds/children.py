@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +23,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
 MOST_SECONDS = 400.0  # a busy machine is slow
 PRELOADED = (
-    *(
-        "torch",
-        "torch._dynamo",
-        "hydra",
-        "matplotlib.font_manager",
-        "matplotlib.figure",
-        "matplotlib.backends.backend_svg",
-        "mujoco",
-        "scipy.stats",
-    ),
-    *("metarl.experiment", "metarl.config", "metarl.cli", "metarl.analysis.report", "metarl.analysis.filming"),
-    *("metarl.envs.half_cheetah", "metarl.envs.gymnasium_lanes", "metarl.algorithms.hyperx", "metarl.algorithms.maml"),
+    *("torch", "torch._dynamo", "hydra", "mujoco", "scipy.stats", "matplotlib.figure", "matplotlib.font_manager"),
+    *("matplotlib.backends.backend_svg", "metarl.experiment", "metarl.config", "metarl.cli"),
+    *("metarl.analysis.report", "metarl.analysis.filming", "metarl.envs.half_cheetah", "metarl.envs.gymnasium_lanes"),
+    *("metarl.algorithms.hyperx", "metarl.algorithms.maml"),
 )
 
 Prepare = Callable[[], object]
@@ -110,10 +103,8 @@ class Child:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the child alone, as an out-of-memory killer would."""
-        try:
+        with suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self, seconds: float = MOST_SECONDS) -> Outcome:
         """Its outcome; it is killed after so long, and whatever it left behind is killed too."""

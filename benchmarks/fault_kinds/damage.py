@@ -117,13 +117,8 @@ def _problems(stage: Stage, damage: Damage, short: bool) -> Iterator[str]:
     numbered = damage.run != FAILED
     if numbered:
         which = "evaluate best" if damage.path.name == "best.pt" else "evaluate"
-        outcome = stage.tell(which, damage.run)
-        yield from _named(
-            which,
-            _same_or_said(
-                outcome, stage.expected["evaluate"] if which == "evaluate" and damage.run == FINISHED else None, damage
-            ),
-        )
+        known = stage.expected["evaluate"] if (which, damage.run) == ("evaluate", FINISHED) else None
+        yield from _named(which, _same_or_said(stage.tell(which, damage.run), known, damage))
         yield from _named("report", untidy(stage.tell("report", damage.run)))
     if not short or not numbered:
         yield from _named("compare", _same_or_said(stage.tell("compare"), stage.expected["compare"], damage))
