@@ -1,5 +1,6 @@
 """Faults of the machine: full disks, places that cannot be written, no locks, no home, signals at a bad moment."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +21,7 @@ from fault_kinds.seams import Moment
 from fault_kinds.stage import FINISHED, KILLED, Stage, stage_in
 
 NOBODY = 54321  # a user without an entry in the list of users
+KEEP_CAPABILITIES, CAPABILITIES_VERSION, MAY_READ = 8, 0x20080522, 1 << 2  # PR_SET_KEEPCAPS, version 3, DAC_READ_SEARCH
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 Problem = str | None
 Try = Callable[[Stage, Random], Problem]
@@ -170,11 +172,17 @@ def _held(stage: Stage, dice: Random) -> Problem:
 
 
 def _become_nobody() -> None:
-    """Permissions mean nothing to root."""
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    """Permissions to write mean nothing to root; what Python has to import stays readable."""
+    if os.getuid():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(KEEP_CAPABILITIES, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    header, sets = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION, 0), (ctypes.c_uint32 * 6)(MAY_READ, MAY_READ)
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capabilities cannot be set")
 
 
 @contextmanager

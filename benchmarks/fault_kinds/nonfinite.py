@@ -1,4 +1,4 @@
-"""Numbers that are not finite: the run ends with one message, keeps its last good checkpoint and is listed as failed."""
+"""Numbers that are not finite: the run ends with one message, keeps its last good checkpoint and is failed."""
 
 import json
 from collections.abc import Iterator

@@ -75,7 +75,7 @@ def nodes(canary: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _of(target: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+def _of(target: str, /, *arguments: Any, **named: Any) -> dict[str, Any]:
     node: dict[str, Any] = {"_target_": target, **named}
     return node | ({"_args_": list(arguments)} if arguments else {})
 
