@@ -33,7 +33,14 @@ LINKS = (
         "checkpoints/best.pt",
         "checkpoints/00000001.partial",
     ),
-    *("tensorboard", "wandb", "checkpoints", "summary.json.partial", "report.html.partial"),
+    *(
+        "checkpoints/00000001.partial",
+        "tensorboard",
+        "wandb",
+        "checkpoints",
+        "summary.json.partial",
+        "report.html.partial",
+    ),
 )
 Try = Callable[["Stranger", Random], str | None]
 
@@ -101,6 +108,141 @@ class Bomb:
 
 
 def _told(stage: Stage) -> bool:
+    pages = [*stage.sweep.rglob("report.html"), *stage.folder.glob("sweep.html"), *stage.sweep.rglob("*.log")]
+    import base64
+
+    codes = [HIDDEN.encode(), *(base64.b64encode(b" " * shift + HIDDEN.encode())[4:-4] for shift in range(3))]
+    return any(code in page.read_bytes() for page in pages if not page.is_symlink() for code in codes)
+
+
+def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
+    """``number`` hostile targets, and beside them everything else that a stranger may try."""
+    stranger = Stranger(stage_in(folder))
+    named = list(nodes(stranger.canary))
+    places = [place for place in PLACES for _ in range(2)]
+    others = list(_others())
+    if short:
+        dice.shuffle(others)
+        others = others[: number // 2]
+    for index in range(number):
+        stranger.restore()
+        name, place = named[index % len(named)], places[(index + index // len(named)) % len(places)]
+        yield Case(f"{place}: {name}", _target(stranger, name, place, PLAYING[index % len(PLAYING)], index))
+    for name, attempt in others:
+        stranger.restore()
+        yield Case(name, attempt(stranger, dice))
+
+
+def _target(stranger: Stranger, name: str, place: str, command: str, index: int) -> str | None:
+    """A hostile target: refused by what would have to build it, ignored by what need not."""
+    config = stranger.config()
+    node = nodes(stranger.canary)[name]
+    insert(config, place, node)
+    stranger.write(config)
+    looking = LOOKING[index % len(LOOKING)]
+    for chosen in (command, looking):
+        outcome = stranger.call(stranger.stage.command(chosen))
+        if (wrong := stranger.harmed(outcome)) is not None:
+            return f"{chosen}: {wrong}"
+        if chosen == command and outcome.code == 0 and place not in ("choices", "everything"):
+            return f"{chosen}: accepted"
+    return None
+
+
+def _others() -> Iterator[tuple[str, Try]]:
+    for index in range(6):
+        yield f"interpolation {index}", _interpolation
+    for name in ("latest", "best"):
+        yield f"pickled {name} checkpoint", partial(_pickled, name)
+    for name in LINKS:
+        yield f"symbolic link {name}", partial(_link, name)
+    for where in ("choices.env", "choices.model", "env key", "summary command", "baseline", "metric", "trial", "sweep"):
+        yield f"XSS in {where}", partial(_xss, where)
+    yield "sweep.json command: a script", partial(_command, False)
+    yield "sweep.json command: the interpreter's options", partial(_command, True)
+    yield "sweep.json jobs: paths", _paths
+    yield "yaml with Python objects", _yaml_objects
+
+
+def _interpolation(stranger: Stranger, dice: Random) -> str | None:
+    config = stranger.config()
+    shown = interpolated(config, dice)
+    stranger.write(config)
+    for command in (*PLAYING, "report", "status"):
+        if (wrong := stranger.harmed(stranger.call(stranger.stage.command(command)))) is not None:
+            return f"{shown}: {command}: {wrong}"
+    return None
+
+
+def _pickled(which: str, stranger: Stranger, dice: Random) -> str | None:
+    store = stranger.stage.run(FINISHED) / "checkpoints"
+    for path in store.glob("*.pt"):
+        if (path.stem == "best") == (which == "best"):
+            path.write_bytes((stranger.outside / "pickle.pt").read_bytes())
+    outcome = stranger.call(stranger.stage.command("evaluate best" if which == "best" else "evaluate"))
+    return stranger.harmed(outcome) or (None if outcome.code else "accepted")
+
+
+def _link(name: str, stranger: Stranger, dice: Random) -> str | None:
+    """A file of the run is a symbolic link to something outside."""
+    for number, commands in ((FINISHED, (*LOOKING, *PLAYING)), (KILLED, ("status", "train"))):
+        path = stranger.stage.run(number) / name
+        _remove(path)
+        folder = "." not in Path(name).name
+        path.symlink_to(stranger.outside / "folder" if folder else stranger.victim)
+        for command in commands:
+            arguments = stranger.stage.train(number) if command == "train" else stranger.stage.command(command)
+            if command == "watch":
+                arguments = ["metarl", "watch", str(stranger.stage.run(number))]
+            outcome = stranger.call(arguments)
+            if (wrong := _harmed_by_link(stranger, outcome, command)) is not None:
+                return f"{command}: {wrong}"
+    return None
+
+
+def _harmed_by_link(stranger: Stranger, outcome: Outcome, command: str) -> str | None:
+    if command == "train":  # it tells its commit, for which it asks git
+        stranger.log.write_text("\n".join(line for line in seen(stranger.log) if "git" not in line))
+    return stranger.harmed(outcome)
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _xss(where: str, stranger: Stranger, dice: Random) -> str | None:
+    run_dir, hostile = stranger.stage.run(FINISHED), SCRIPT + IMAGE
+    config = stranger.config()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    if where.startswith("choices."):
+        config["choices"][where.partition(".")[2]] = hostile
+    elif where == "env key":
+        config["env"][hostile] = hostile
+    elif where == "summary command":
+        summary |= {"command": hostile, "hardware": hostile, "versions": hostile, "commit": hostile}
+    elif where == "baseline":
+        summary["baselines"][hostile] = summary["evaluation"]["sampled"]
+        summary["bounds"] = {hostile: 1.0}
+    elif where == "metric":
+        rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        text = "".join(json.dumps(row | {f"update/{hostile}": 1.0 + i}) + "\n" for i, row in enumerate(rows))
+        (run_dir / "metrics.jsonl").write_text(text)
+    elif where == "trial":
+        text = (run_dir / "trial.json").read_text()
+        (run_dir / "trial.json").write_text(text.replace('"goal', f'"{json.dumps(hostile)[1:-1]}goal'))
+    elif where == "sweep":
+        record = json.loads((stranger.stage.sweep / "sweep.json").read_text())
+        record["jobs"]["0"]["overrides"] = [hostile]
+        (stranger.stage.sweep / "sweep.json").write_text(json.dumps(record))
+    stranger.write(config)
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    for command in ("report", "report sweep", "status"):
+        if (wrong := stranger.harmed(stranger.call(stranger.stage.command(command)))) is not None:
+            return f"{command}: {wrong}"
     pages = [path for path in (run_dir / "report.html", stranger.stage.folder / "sweep.html") if path.exists()]
     written = any(tag in page.read_text() for page in pages for tag in ("<script>alert(", "<img src=x"))
     return "the page has the script" if written else None
