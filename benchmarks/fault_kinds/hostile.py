@@ -25,22 +25,9 @@ PLAYING = ("evaluate", "watch", "analyse")
 LOOKING = ("status", "compare", "report", "report sweep")
 LINKS = (
     *("config.yaml.partial", "run.log", "trial.png", "trial.json", "watch.mp4", "report.html", ".lock"),
-    *(
-        "metrics.jsonl",
-        "summary.json",
-        "error.txt",
-        "config.yaml",
-        "checkpoints/best.pt",
-        "checkpoints/00000001.partial",
-    ),
-    *(
-        "checkpoints/00000001.partial",
-        "tensorboard",
-        "wandb",
-        "checkpoints",
-        "summary.json.partial",
-        "report.html.partial",
-    ),
+    *("metrics.jsonl", "summary.json", "error.txt", "config.yaml", "checkpoints/best.pt"),
+    *("checkpoints/00000001.partial", "tensorboard", "wandb", "checkpoints"),
+    *("summary.json.partial", "report.html.partial"),
 )
 Try = Callable[["Stranger", Random], str | None]
 
