@@ -24,10 +24,10 @@ def watch(log: Path, allowed: Sequence[Path]) -> None:
     def hook(event: str, arguments: tuple) -> None:
         if event in STARTING or event in REACHING:
             os.write(descriptor, f"{event} {arguments!r}"[:300].encode(errors="replace") + b"\n")
-        elif event in CHANGING or (event == "open" and _writes(arguments)):
-            path = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
-            if not _inside(path, roots):
-                os.write(descriptor, f"{event} {path!r}"[:300].encode(errors="replace") + b"\n")
+        elif event == "open" and _writes(arguments) and not _inside(arguments[0], roots):
+            os.write(descriptor, f"{event} {arguments[0]!r}"[:300].encode(errors="replace") + b"\n")
+        elif event in CHANGING and not _named_inside(event, arguments, roots):
+            os.write(descriptor, f"{event} {arguments!r}"[:300].encode(errors="replace") + b"\n")
 
     sys.addaudithook(hook)
 
@@ -36,10 +36,21 @@ def _writes(arguments: tuple) -> bool:
     return isinstance(arguments[2], int) and bool(arguments[2] & WRITING)
 
 
-def _inside(path: object, roots: tuple[str, ...]) -> bool:
+def _named_inside(event: str, arguments: tuple, roots: tuple[str, ...]) -> bool:
+    """Whether the name that changes lies inside; what a link of that name points to stays as it is."""
+    path = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
+    if not isinstance(path, str | bytes | os.PathLike):
+        return True
+    folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+    if event == "os.mkdir" and os.path.isdir(os.path.join(folder, name)):
+        return True  # it is there already
+    return _inside(os.path.join(os.path.realpath(folder), name) if name else folder, roots, follow=False)
+
+
+def _inside(path: object, roots: tuple[str, ...], follow: bool = True) -> bool:
     if not isinstance(path, str | bytes | os.PathLike):
         return True  # a descriptor that is open already
-    real = os.path.realpath(os.fsdecode(path))
+    real = os.path.realpath(os.fsdecode(path)) if follow else os.fsdecode(path)
     return real == os.devnull or any(real == root or real.startswith(root + os.sep) for root in roots)
 
 
