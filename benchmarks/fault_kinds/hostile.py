@@ -62,7 +62,7 @@ class Stranger:
 
     def call(self, arguments: list[str]) -> Outcome:
         """Run a command under guard."""
-        allowed = [self.stage.folder / name for name in ("sweep", "io", "sweep.html", "analysis", "watch.gif")]
+        allowed = [self.stage.folder / name for name in ("sweep", "io", "out")]
         environment = {"METARL_FAULTS_CANARY": str(self.canary), SECRET: HIDDEN, "PYTHONPATH": str(BENCHMARKS)}
         return call(arguments, self.stage.folder / "io", partial(watch, self.log, allowed), environment)
 
@@ -95,7 +95,7 @@ class Bomb:
 
 
 def _told(stage: Stage) -> bool:
-    pages = [*stage.sweep.rglob("report.html"), *stage.folder.glob("sweep.html"), *stage.sweep.rglob("*.log")]
+    pages = [*stage.sweep.rglob("report.html"), *(stage.folder / "out").glob("sweep.html"), *stage.sweep.rglob("*.log")]
     import base64
 
     codes = [HIDDEN.encode(), *(base64.b64encode(b" " * shift + HIDDEN.encode())[4:-4] for shift in range(3))]
@@ -230,7 +230,7 @@ def _xss(where: str, stranger: Stranger, dice: Random) -> str | None:
     for command in ("report", "report sweep", "status"):
         if (wrong := stranger.harmed(stranger.call(stranger.stage.command(command)))) is not None:
             return f"{command}: {wrong}"
-    pages = [path for path in (run_dir / "report.html", stranger.stage.folder / "sweep.html") if path.exists()]
+    pages = [path for path in (run_dir / "report.html", stranger.stage.folder / "out" / "sweep.html") if path.exists()]
     written = any(tag in page.read_text() for page in pages for tag in ("<script>alert(", "<img src=x"))
     return "the page has the script" if written else None
 

@@ -31,7 +31,7 @@ class Stage:
 
     def __init__(self, folder: Path):
         self.folder, self.sweep = folder, folder / "sweep"
-        folder.mkdir(parents=True)
+        (folder / "out").mkdir(parents=True)
         for path in (folder, folder.parent):
             path.chmod(0o755)  # other users may look, for children that become one
         moment = Moment(f"rename {KILLED_AT:08d}.pt", 2, None)
@@ -76,9 +76,9 @@ class Stage:
             "evaluate": ["metarl", "evaluate", str(self.run(number)), *sizes, "--format", "json"],
             "evaluate best": ["metarl", "evaluate", str(self.run(number)), *sizes, "--checkpoint", "best"],
             "report": ["metarl", "report", str(self.run(number))],
-            "report sweep": ["metarl", "report", str(self.sweep), "--output", str(self.folder / "sweep.html")],
-            "watch": ["metarl", "watch", str(self.run(number)), "--video", str(self.folder / "watch.gif")],
-            "analyse": ["metarl", "analyse", str(self.run(number)), "--output", str(self.folder / "analysis")],
+            "report sweep": ["metarl", "report", str(self.sweep), "--output", str(self.folder / "out" / "sweep.html")],
+            "watch": ["metarl", "watch", str(self.run(number)), "--video", str(self.folder / "out" / "watch.gif")],
+            "analyse": ["metarl", "analyse", str(self.run(number)), "--output", str(self.folder / "out" / "analysis")],
             "resume sweep": ["metarl", "resume", str(self.sweep)],
         }[name]
 
