@@ -186,5 +186,6 @@ def _went_on(stage: Stage, damage: Damage, outcome: Outcome) -> str | None:
         wrong = compare(stage.run(damage.run), stage.whole(damage.run))
     except (MetarlError, ValueError, OSError) as error:
         wrong = f"a file it leaves cannot be read: {error}"
-    said = damage.named(outcome.err) or "lost" in outcome.err
+    told = "\n".join(line for line in (outcome.err + outcome.out).splitlines() if "; report: " not in line)
+    said = damage.named(told) or "lost" in told
     return None if wrong is None or said or damage.way == "edited" else f"{wrong}, and nothing is said"
