@@ -120,6 +120,14 @@ class Checkpoints:
             return self.directory / "best.pt"
         raise CheckpointError(f"{self.directory} holds no {which} checkpoint; let the run finish an iteration first")
 
+    def best_problem(self) -> str | None:
+        """Why the best checkpoint cannot be used; None where it can."""
+        try:
+            load(self.path("best"))
+        except CheckpointError as error:
+            return str(error)
+        return None
+
     def save_latest(self, state: dict, iteration: int) -> None:
         """Save and drop all but the last ``keep``."""
         refuse_link(self.directory)

@@ -1,6 +1,7 @@
 """The loop: meet new tasks, live through a trial, learn; evaluate on held-out tasks; never lose a run."""
 
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class Trainer:
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise CheckpointError(f"{path} does not fit this configuration ({error!r}); delete it") from None
             log.info("resuming %s at iteration %d", self.run_dir.path, self.progress.iteration)
+            if math.isfinite(self.progress.best_return) and (problem := checkpoints.best_problem()) is not None:
+                log.warning("the best weights so far are lost (%s); a better evaluation saves new ones", problem)
 
     @staticmethod
     def _asked(stop: StopRequest) -> bool:

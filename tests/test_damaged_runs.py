@@ -101,6 +101,17 @@ def test_rows_that_are_lost_are_said_and_training_is_exact(tmp_path, caplog, dam
     assert {5, 6} <= set(found) and all(whole[number] == row for number, row in found.items())
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PK half"), None])
+def test_best_weights_that_are_lost_are_said_on_resume(tmp_path, caplog, damage):
+    run_until(tmp_path, 4, "training.eval_every=2")
+    if damage is not None:
+        damage(tmp_path / "checkpoints" / "best.pt")
+    caplog.clear()
+    build(config_of_run("training.eval_every=2"), tmp_path).resume()
+    said = [record.getMessage() for record in caplog.records if "best weights so far are lost" in record.getMessage()]
+    assert bool(said) == (damage is not None) and all("\n" not in line and "best" in line for line in said)
+
+
 # ---------------------------------------------------------------- summaries
 
 
