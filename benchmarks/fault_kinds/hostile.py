@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -50,7 +51,8 @@ class Stranger:
         self.stage.restore()
         self.canary.write_text("untouched")
         self.victim.write_text(HIDDEN)
-        (self.outside / "folder").mkdir(exist_ok=True)
+        shutil.rmtree(self.outside / "folder", ignore_errors=True)
+        (self.outside / "folder").mkdir()
 
     def config(self, number: int = FINISHED) -> dict[str, Any]:
         """The configuration of a run."""
@@ -64,6 +66,7 @@ class Stranger:
         """Run a command under guard."""
         allowed = [self.stage.folder / name for name in ("sweep", "io", "out")]
         environment = {"METARL_FAULTS_CANARY": str(self.canary), SECRET: HIDDEN, "PYTHONPATH": str(BENCHMARKS)}
+        environment["TMPDIR"] = str(self.stage.folder / "io")
         return call(arguments, self.stage.folder / "io", partial(watch, self.log, allowed), environment)
 
     def harmed(self, outcome: Outcome) -> str | None:
@@ -194,8 +197,6 @@ def _harmed_by_link(stranger: Stranger, outcome: Outcome, command: str) -> str |
 
 
 def _remove(path: Path) -> None:
-    import shutil
-
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
