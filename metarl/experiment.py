@@ -142,6 +142,9 @@ def _optional(what: str, make: Callable[[], Any]) -> Any:
     """What is made, or None with a warning: the results are there, whatever a graphics library may do."""
     try:
         return make()
+    except MetarlError as error:
+        log.warning("no %s: %s", what, error)
+        return None
     except Exception:
         log.warning("no %s", what, exc_info=True)
         return None

@@ -330,3 +330,13 @@ def test_links_and_pipes_are_not_read(tmp_path):
     with pytest.raises(RunDirectoryError, match="it is a link"):
         RunDirectory(path).config()
     assert yaml.safe_load((tmp_path / "elsewhere").read_text())["seed"] == 0
+
+
+def test_a_finished_run_whose_trial_is_damaged_says_so_in_a_line(finished, caplog):
+    path, config = finished
+    (path / "trial.json").write_text("{")
+    caplog.clear()
+    experiment.run(build(config, path), config)
+    (record,) = [record for record in caplog.records if "trial.json" in record.getMessage()]
+    assert record.exc_info is None and "\n" not in record.getMessage()
+    (path / "trial.json").unlink()
