@@ -24,7 +24,7 @@ from metarl.logging import Loggers, TensorboardLogger, scalars, wandb_identity
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
     """Which has its own tests, and takes a second."""
-    monkeypatch.setattr("metarl.experiment._show", lambda run_dir: None)
+    monkeypatch.setattr("metarl.analysis.report.write_page", lambda runs, path: path)
 
 
 def stored(values: list[float]):
