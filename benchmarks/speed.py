@@ -15,6 +15,7 @@ PARTS = (
     "environments",
     "startup",
     "overhead",
+    "finite",
     "memories",
     "hypernetworks",
     "adaptation",

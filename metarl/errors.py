@@ -41,6 +41,10 @@ class FileError(MetarlError, OSError):
         return f"{self.filename}: cannot be written ({self.strerror}); {remedy}"
 
 
+class NonFiniteError(MetarlError):
+    """A number that is NaN or infinite, or too large to learn from; the message names it and where it was found."""
+
+
 def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
     """Tell the user; False if the error is not theirs."""
     from hydra.errors import HydraException

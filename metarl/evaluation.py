@@ -9,7 +9,7 @@ import torch
 
 from metarl.envs.base import MetaEnv, Tasks
 from metarl.held_out import ErrorOver, TaskSource, error_over, standard_error, task_source
-from metarl.rollout import Agent, Rollout, collect, collect_trial, episode_returns, live_trial
+from metarl.rollout import Agent, Rollout, collect, collect_to_branch, collect_trial, episode_returns
 from metarl.seeding import make_generator, split_seed
 
 
@@ -223,11 +223,12 @@ def play_adapted(
     met: list[Tasks] = []
     for tasks in _batches(env, finite, count, task_set):
         met.append(tasks)
-        trial, state = live_trial(env, agent, generator)
-        left, tests = env.trial_state(), []
+        trial, end = collect_to_branch(env, agent, generator)
+        tests = []
         for _ in range(episodes):
-            env.load_trial_state(left)
-            tests.append(collect(env, agent, copy.deepcopy(state), 1, generator, greedy=True, after=trial[-1])[0])
+            env.load_trial_state(end.env_state)
+            state = copy.deepcopy(end.state)  # which a step may write into
+            tests.append(collect(env, end.agent, state, 1, generator, greedy=True, after=trial[-1])[0])
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
     outcomes = (torch.cat(part).unflatten(0, (-1, env.lanes_per_task)) for part in zip(*columns, strict=True))
     returns, successes, steps = (part.flatten(1)[:count].cpu() for part in outcomes)

@@ -4,14 +4,16 @@ Shapes are time-major: T steps, B lanes. A trial is all an agent experiences of 
 rollouts, with ``Agent.adapt`` between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metarl.envs.base import MetaEnv, Tasks
+from metarl.finite import check_rollout
 
 State = Any  # what an agent carries through a trial: a pytree of tensors, lanes on axis 0
 
@@ -84,10 +86,11 @@ class Agent(Protocol):
 
 
 def next_timestep(env: MetaEnv, before: Rollout) -> Timestep:
-    """Reset every lane; the timestep of an episode that follows others of its trial."""
+    """Reset every lane; the timestep of an episode that follows those of an earlier rollout of the trial."""
     first = torch.ones(env.num_lanes, dtype=torch.bool, device=env.device)
-    timestep, decision = before.timestep, before.decision
-    return Timestep(env.reset(), timestep.observation[-1], decision.action[-1], before.reward[-1], first)
+    last, lanes = before.mask.sum(0) - 1, torch.arange(env.num_lanes, device=env.device)
+    seen = (before.timestep.observation, before.decision.action, before.reward)
+    return Timestep(env.reset(), *(part[last, lanes] for part in seen), first)
 
 
 def first_timestep(env: MetaEnv) -> Timestep:
@@ -117,10 +120,19 @@ def collect(
     generator: Generator,
     greedy: bool = False,
     after: Rollout | None = None,
+    on_end: Callable[[Tensor, State], None] | None = None,
 ) -> tuple[Rollout, State]:
-    """Play ``episodes`` episodes in every lane on its present task, ``after`` others of the trial or as its first.
+    """Play ``episodes`` episodes in every lane on its present task, ``after`` an earlier rollout of the trial.
 
-    A lane that is done waits, masked, until all are. Returns the rollout and the agent's state after it.
+    A lane that has finished waits until all have: its steps are masked, its timestep stays that of its last step, and
+    its rewards are zero. Where episodes can end early its state moves on with the others; ``on_end`` is called with the
+    numbers of the lanes that finish at a step and the state of all lanes just then.
+
+    Returns:
+        The rollout, and the agent's state after the last step.
+
+    Raises:
+        NonFiniteError: a reward, an observation or an output of the agent is NaN or infinite.
     """
     timestep = first_timestep(env) if after is None else next_timestep(env, after)
     remaining = torch.full((env.num_lanes,), episodes, device=env.device)
@@ -129,27 +141,47 @@ def collect(
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
-        rows.append(
-            (
-                timestep,
-                decision,
-                step.final_observation,
-                step.reward,
-                step.terminated,
-                step.truncated,
-                step.success,
-                mask,
-            )
-        )
+        rows.append((timestep, decision, step._replace(observation=None), mask))  # the next row has it
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
-        timestep = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
-        if not env.fixed_length and not (remaining > 0).any():
+        following = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
+        if env.fixed_length:
+            timestep = following
+            continue
+        plays = remaining > 0
+        if on_end is not None:
+            on_end((mask & ~plays).nonzero().squeeze(1), state)
+        playing = int(plays.sum())  # the one synchronisation of a step, and only where episodes can end early
+        if playing == 0:
             break
-    timestep, decision, *columns = _stack(rows)
-    next_observation, reward, terminated, truncated, success, mask = columns
-    rollout = Rollout(timestep, decision, next_observation, reward, terminated, truncated, success, mask, env.tasks)
+        timestep = following if playing == env.num_lanes else _held(timestep, following, plays)
+    rollout = _rollout(rows, env)
+    check_rollout(rollout, agent)
     return rollout, state
+
+
+def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
+    """The following timestep in lanes that play on; the present one, which starts no episode, in those that wait."""
+    held = Timestep(*(torch.where(_beside(plays, new), new, old) for new, old in zip(following, timestep, strict=True)))
+    return held._replace(first=following.first & plays)
+
+
+def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
+    """Steps stacked over time; what the environment did in lanes that wait is left out."""
+    timestep, decision, step, mask = _stack(rows)
+    reward, terminated, truncated, success = step.reward, step.terminated, step.truncated, step.success
+    next_observation = step.final_observation
+    if not env.fixed_length:
+        reward = reward.masked_fill(~mask, 0.0)
+        next_observation = torch.where(_beside(mask, next_observation), next_observation, timestep.observation)
+        terminated, truncated = terminated & mask, truncated & mask
+        success = None if success is None else success & mask
+    return Rollout(timestep, decision, next_observation, reward, terminated, truncated, success, mask, env.tasks)
+
+
+def _beside(flags: Tensor, values: Tensor) -> Tensor:
+    """Flags ``[...]`` with axes of one for what else ``values [..., *shape]`` have."""
+    return flags.view(*flags.shape, *[1] * (values.ndim - flags.ndim))
 
 
 def _stack(rows: Sequence[tuple]) -> list[Any]:
@@ -171,11 +203,35 @@ def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool
     Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support. ``greedy`` is
     for the query alone: a gradient learns from what chance makes differ, so support is always sampled.
     """
-    return live_trial(env, agent, generator, greedy)[0]
+    return _trial(env, agent, generator, greedy)[0]
 
 
-def live_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> tuple[list[Rollout], State]:
-    """``collect_trial``, and the state the agent is left in."""
+class TrialEnd(NamedTuple):
+    """What continues a trial: the agent, its state, and ``MetaEnv.trial_state``, of each lane as its trial ended."""
+
+    agent: Agent
+    state: State
+    env_state: dict[str, Tensor]
+
+
+def collect_to_branch(env: MetaEnv, agent: Agent, generator: Generator) -> tuple[list[Rollout], TrialEnd]:
+    """``collect_trial`` with sampled actions, and what further episodes of it start from."""
+    if env.fixed_length or not _has_lanes(agent.initial_state(env.tasks), env.num_lanes):
+        trial, state = _trial(env, agent, generator)  # all lanes end together, or no step changes their state
+        return trial, TrialEnd(agent, state, env.trial_state())
+    branches = _Branches(env, agent)
+    trial, _ = _trial(env, agent, generator, on_end=branches.note)
+    return trial, TrialEnd(branches, branches.states, branches.env_state)
+
+
+def _trial(
+    env: MetaEnv,
+    agent: Agent,
+    generator: Generator,
+    greedy: bool = False,
+    on_end: Callable[[Tensor, State], None] | None = None,
+) -> tuple[list[Rollout], State]:
+    """The rollouts of a trial, and the agent's state after its last step; ``on_end`` is for the query."""
     with torch.no_grad():
         state = agent.initial_state(env.tasks)
     trial: list[Rollout] = []
@@ -184,9 +240,61 @@ def live_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = 
             with torch.no_grad():
                 state = agent.adapt(state, trial[-1])
         query = len(trial) == len(agent.rollouts) - 1
-        rollout, state = collect(env, agent, state, episodes, generator, greedy and query)
+        rollout, state = collect(
+            env, agent, state, episodes, generator, greedy and query, on_end=on_end if query else None
+        )
         trial.append(rollout)
     return trial, state
+
+
+def _has_lanes(state: State, num_lanes: int) -> bool:
+    """Whether a state has a row for each lane; that of gradient methods has one for each task."""
+    leaves = tree_leaves(state)
+    return bool(leaves) and all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == num_lanes for leaf in leaves)
+
+
+class _Branches:
+    """An agent that continues from the end of every lane's trial, for lanes that finish at different steps.
+
+    Lanes that finished together act together. They cannot be joined with others: a memory may count the steps of all
+    its lanes by one number.
+    """
+
+    def __init__(self, env: MetaEnv, agent: Agent):
+        self.env, self.agent = env, agent
+        self.rollouts = (1,)
+        self.lanes: list[Tensor] = []  # numbers of the lanes of each group
+        self.states: list[State] = []
+        self.env_state = env.trial_state()
+
+    def note(self, lanes: Tensor, state: State) -> None:
+        """Keep the state of lanes that finish now."""
+        if len(lanes):
+            self.lanes.append(lanes)
+            self.states.append(tree_map(lambda leaf: leaf[lanes.to(leaf.device)], state))
+            for name, value in self.env.trial_state().items():
+                self.env_state[name][lanes] = value[lanes]
+
+    def initial_state(self, tasks: Tasks) -> State:
+        return self.states
+
+    def act(
+        self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, State]:
+        answers = [
+            self.agent.act(Timestep(*(part[lanes] for part in timestep)), own, generator, greedy)
+            for lanes, own in zip(self.lanes, state, strict=True)
+        ]
+        decisions = [decision for decision, _ in answers]
+        order = torch.cat(self.lanes).argsort()
+        action, log_prob, value = (
+            torch.cat([getattr(decision, name) for decision in decisions])[order]
+            for name in ("action", "log_prob", "value")
+        )
+        return Decision(action, log_prob, value), [own for _, own in answers]
+
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        return state
 
 
 def episode_returns(rollout: Rollout, episodes: int) -> Tensor:

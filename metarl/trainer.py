@@ -1,10 +1,12 @@
 """The loop: meet new tasks, live through a trial, learn; evaluate on held-out tasks; never lose a run."""
 
+import copy
 import logging
 import math
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -15,8 +17,9 @@ from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.checkpoint import load_weights
 from metarl.envs.base import MetaEnv
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation import MakeEnv, evaluate
+from metarl.finite import check_diagnostics, check_parameters
 from metarl.logging import Loggers
 from metarl.preemption import StopRequest
 from metarl.rollout import Rollout, collect_trial
@@ -34,12 +37,18 @@ class TrainingPlan:
         eval_every: iterations between evaluations; 0 evaluates only at the end.
         checkpoint_every: iterations between checkpoints.
         keep_checkpoints: how many of the latest stay.
+        on_nonfinite: where a reward, an observation, a loss, a gradient or a parameter is NaN or infinite: ``stop``
+            ends the run with an error and the last good checkpoint; ``skip`` drops the update, counts it in
+            ``train/skipped_updates``, and goes on with other tasks. It keeps a copy of all that an update changes.
+        max_skipped: so many updates in a row are dropped before the run ends all the same.
     """
 
     total_steps: PositiveInt
     eval_every: NonNegativeInt
     checkpoint_every: PositiveInt
     keep_checkpoints: PositiveInt
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: PositiveInt = 10
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class Progress:
     wall_time: float = 0.0  # seconds of training, over all resumes
     best_return: float = float("-inf")
     given_up: bool = False  # by a search: finished before its steps were done
+    skipped_updates: int = 0  # dropped because a number was not finite
+    skipped_in_a_row: int = 0
 
 
 @dataclass
@@ -110,7 +121,8 @@ class Trainer:
                 if self._due(self.plan.checkpoint_every) or self.finished or stopping:
                     self._save("latest")
                 bar.update(self.progress.env_steps - bar.n)
-                bar.set_postfix_str(f"return {row['train/return']:.3f}")
+                if "train/return" in row:
+                    bar.set_postfix_str(f"return {row['train/return']:.3f}")
         parallel.meet()
         return self.finished
 
@@ -162,20 +174,20 @@ class Trainer:
 
     def _iterate(self) -> dict:
         started = time.perf_counter()
-        self.env.sample_tasks()
-        trial = parallel.joined(collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"]))
-        collected = time.perf_counter()
-        share = self.progress.env_steps / self.plan.total_steps
-        diagnostics = self.algorithm.update(trial, share, self.generators["update"])
-        self.algorithm.learn_scales(trial)
+        before = self._snapshot() if self.plan.on_nonfinite == "skip" else None
+        try:
+            trial = self._collect()
+            collected = time.perf_counter()
+            diagnostics = self._update(trial)
+        except NonFiniteError as error:
+            return self._skip(error, before, started)
         updated = time.perf_counter()
-        self._count(trial, updated - started)
-        row = {
-            "iteration": self.progress.iteration,
-            "env_steps": self.progress.env_steps,
-            "wall_time": self.progress.wall_time,
+        steps = self._steps(trial)
+        self._count(steps, updated - started)
+        self.progress.skipped_in_a_row = 0
+        row = self._counters() | {
             "train/return": sum((r.reward * r.mask).sum().item() for r in trial) / trial[0].mask.shape[1],
-            "train/steps_per_second": self._steps(trial) / (updated - started),
+            "train/steps_per_second": steps / (updated - started),
             "time/collect": collected - started,
             "time/update": updated - collected,
             **{f"update/{name}": value for name, value in diagnostics.items()},
@@ -183,6 +195,71 @@ class Trainer:
         if self._due(self.plan.eval_every):
             row |= self._evaluate()
         return row
+
+    def _collect(self) -> list[Rollout]:
+        """Trials on new tasks, of all processes.
+
+        Raises:
+            NonFiniteError: in every process, where one has found a number that is not finite.
+        """
+        self.env.sample_tasks()
+        trial, error = None, None
+        try:
+            trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
+        except NonFiniteError as found:
+            error = found
+        if error := next((found for found in parallel.from_all(error) if found is not None), None):
+            raise error
+        assert trial is not None
+        return parallel.joined(trial)
+
+    def _update(self, trial: list[Rollout]) -> dict[str, float]:
+        """Learn from the trials; returns diagnostics.
+
+        Raises:
+            NonFiniteError: one of them, or a parameter, is not finite now.
+        """
+        share = self.progress.env_steps / self.plan.total_steps
+        diagnostics = self.algorithm.update(trial, share, self.generators["update"])
+        self.algorithm.learn_scales(trial)
+        check_diagnostics(diagnostics)
+        check_parameters(self.algorithm)
+        return diagnostics
+
+    def _snapshot(self) -> tuple[dict, dict]:
+        """A copy of all that an update changes."""
+        return copy.deepcopy((self.algorithm.state_dict(), self.algorithm.training_state()))
+
+    def _skip(self, error: NonFiniteError, before: tuple[dict, dict] | None, started: float) -> dict:
+        """Go back to before the update, if that is wanted; the metrics of an iteration without one.
+
+        Raises:
+            NonFiniteError: the run has to end; the message says where it stands.
+        """
+        where = f"iteration {self.progress.iteration + 1}: {error}"
+        if before is None:
+            raise NonFiniteError(f"{where}, or set training.on_nonfinite=skip. {self._kept()}") from None
+        progress = self.progress
+        if progress.skipped_in_a_row >= self.plan.max_skipped:
+            dropped = f"training.max_skipped={self.plan.max_skipped} updates in a row were dropped"
+            raise NonFiniteError(f"{where}. {dropped}. {self._kept()}") from None
+        log.warning("%s. The update is dropped", where)
+        self.algorithm.load_state_dict(before[0])
+        self.algorithm.load_training_state(before[1])
+        progress.skipped_updates += 1
+        progress.skipped_in_a_row += 1
+        self._count(0, time.perf_counter() - started)
+        return self._counters()
+
+    def _kept(self) -> str:
+        numbered = self.run_dir.checkpoints.numbered()
+        return f"The last good checkpoint is {numbered[-1]}" if numbered else "No checkpoint was saved before"
+
+    def _counters(self) -> dict:
+        progress = self.progress
+        row = {"iteration": progress.iteration, "env_steps": progress.env_steps, "wall_time": progress.wall_time}
+        skips = self.plan.on_nonfinite == "skip"
+        return row | ({"train/skipped_updates": progress.skipped_updates} if skips else {})
 
     def _evaluate(self) -> dict:
         """Held-out metrics; keeps the weights if they are the best so far."""
@@ -210,9 +287,9 @@ class Trainer:
             row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
         return row
 
-    def _count(self, trial: list[Rollout], seconds: float) -> None:
+    def _count(self, steps: int, seconds: float) -> None:
         self.progress.iteration += 1
-        self.progress.env_steps += self._steps(trial)
+        self.progress.env_steps += steps
         self.progress.wall_time += seconds
 
     def _due(self, every: int) -> bool:

@@ -65,12 +65,15 @@ def test_every_step_of_fixed_length_episodes_counts(env_option):
 
 
 def assert_shifted(rollout: Rollout, start_action) -> None:
-    """Each timestep shows what the step before it did and gave."""
-    timestep = rollout.timestep
-    assert torch.equal(timestep.previous_action[1:], rollout.decision.action[:-1])
-    assert torch.equal(timestep.previous_reward[1:], rollout.reward[:-1])
-    assert torch.equal(timestep.previous_observation[1:], timestep.observation[:-1])
-    assert torch.equal(timestep.first[1:], (rollout.terminated | rollout.truncated)[:-1])
+    """Each timestep that counts shows what the step before it did and gave."""
+    timestep, counts = rollout.timestep, rollout.mask[1:]
+    for shown, given in (
+        (timestep.previous_action, rollout.decision.action),
+        (timestep.previous_reward, rollout.reward),
+        (timestep.previous_observation, timestep.observation),
+        (timestep.first, rollout.terminated | rollout.truncated),
+    ):
+        assert torch.equal(shown[1:][counts], given[:-1][counts])
     assert timestep.first[0].all()
     assert (timestep.previous_action[0] == start_action).all() and (timestep.previous_reward[0] == 0).all()
 

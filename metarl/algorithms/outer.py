@@ -131,6 +131,7 @@ class BestIterate(AdamSurrogate):
     def step(self, learner, stages):
         first: dict[str, float] = {}
         best: dict[str, float] = {}
+        norm: dict[str, float] = {}
         chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
         for index in range(self.num_steps):
             self.optimizer.zero_grad(set_to_none=True)
@@ -139,11 +140,13 @@ class BestIterate(AdamSurrogate):
             if logs["kl"] < self.max_kl and (not best or logs["policy_loss"] < best["policy_loss"]):
                 best = logs | {"chosen_step": float(index)}
                 chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
-            if index + 1 < self.num_steps and not math.isfinite(self.move()):
-                break
+            if index + 1 < self.num_steps:
+                norm = {"gradient_norm": self.move()}  # the last one is not finite where one was not
+                if not math.isfinite(norm["gradient_norm"]):
+                    break
         with torch.no_grad():
             nn.utils.vector_to_parameters(chosen, self.parameters)
-        return best or first | {"chosen_step": 0.0}
+        return (best or first | {"chosen_step": 0.0}) | norm
 
 
 def _backward(found: "OuterTerms", weight: float) -> None:
@@ -199,6 +202,7 @@ class TrustRegion(Outer):
 
         direction = conjugate_gradients(curvature, gradient, self.conjugate_steps)
         length = (2 * self.max_kl / (direction @ curvature(direction)).clamp(min=1e-12)).sqrt()
+        before["gradient_norm"] = gradient.norm().item()
         return before | self._search(learner, stages, before["loss"], length * direction)
 
     @torch.no_grad()
