@@ -89,8 +89,8 @@ def next_timestep(env: MetaEnv, before: Rollout) -> Timestep:
     """Reset every lane; the timestep of an episode that follows those of an earlier rollout of the trial."""
     first = torch.ones(env.num_lanes, dtype=torch.bool, device=env.device)
     last, lanes = before.mask.sum(0) - 1, torch.arange(env.num_lanes, device=env.device)
-    seen = (before.timestep.observation, before.decision.action, before.reward)
-    return Timestep(env.reset(), *(part[last, lanes] for part in seen), first)
+    observation = before.timestep.observation[last, lanes]
+    return Timestep(env.reset(), observation, before.decision.action[last, lanes], before.reward[last, lanes], first)
 
 
 def first_timestep(env: MetaEnv) -> Timestep:
@@ -141,7 +141,8 @@ def collect(
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
-        rows.append((timestep, decision, step._replace(observation=None), mask))  # the next row has it
+        ended = (step.terminated, step.truncated)
+        rows.append((timestep, decision, step.reward, *ended, step.success, step.final_observation, mask))
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
         following = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
@@ -168,9 +169,7 @@ def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
 
 def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
     """Steps stacked over time; what the environment did in lanes that wait is left out."""
-    timestep, decision, step, mask = _stack(rows)
-    reward, terminated, truncated, success = step.reward, step.terminated, step.truncated, step.success
-    next_observation = step.final_observation
+    timestep, decision, reward, terminated, truncated, success, next_observation, mask = _stack(rows)
     if not env.fixed_length:
         reward = reward.masked_fill(~mask, 0.0)
         next_observation = torch.where(_beside(mask, next_observation), next_observation, timestep.observation)
