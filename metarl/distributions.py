@@ -38,21 +38,25 @@ class ActionDistribution(ABC):
 
 
 class Categorical(ActionDistribution):
-    """One of n actions, by logits."""
+    """One of n actions, by logits; actions are numbered from ``first`` on."""
 
-    def __init__(self, num_actions: int):
-        self.num_parameters = num_actions
+    def __init__(self, num_actions: int, first: int = 0):
+        self.num_parameters, self.first = num_actions, first
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         # Exponential race: the first of n independent clocks with rates exp(logit) is a categorical draw.
         clocks = torch.empty_like(parameters).exponential_(generator=generator)
-        return (parameters - clocks.log_()).argmax(-1)
+        return self._action((parameters - clocks.log_()).argmax(-1))
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return parameters.argmax(-1)
+        return self._action(parameters.argmax(-1))
+
+    def _action(self, index: Tensor) -> Tensor:
+        return index + self.first if self.first else index
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        return parameters.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        index = action - self.first if self.first else action
+        return parameters.log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         log_probs = parameters.log_softmax(-1)
@@ -99,7 +103,7 @@ def action_distribution(space: spaces.Space) -> ActionDistribution:
         TypeError: the space is neither Discrete nor a flat Box.
     """
     if isinstance(space, spaces.Discrete):
-        return Categorical(int(space.n))
+        return Categorical(int(space.n), int(space.start))
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return DiagonalGaussian(space.shape[0])
     raise TypeError(f"no action distribution for {space}; use Discrete or a one-dimensional Box")

@@ -23,6 +23,10 @@ class RunDirectoryError(MetarlError):
     """A directory that cannot hold, or does not hold, a run."""
 
 
+class ContractError(MetarlError):
+    """An environment that breaks its contract; the message names its class, what it did, and the remedy."""
+
+
 class CheckpointError(MetarlError):
     """A checkpoint that cannot be used."""
 

@@ -23,7 +23,7 @@ class Timestep(NamedTuple):
 
     observation: Tensor
     previous_observation: Tensor  # the one the previous action answered; as for it at the start of a trial
-    previous_action: Tensor  # -1 (discrete) or 0 (continuous) at the start of a trial
+    previous_action: Tensor  # at the start of a trial 0 (continuous), or one less than the first action: -1 (discrete)
     previous_reward: Tensor  # float32, 0 at the start of a trial
     first: Tensor  # bool, this step starts an episode
 
@@ -107,7 +107,7 @@ def first_timestep(env: MetaEnv) -> Timestep:
 def _nothing(space: spaces.Space, env: MetaEnv) -> Tensor:
     """Stands for an element of the space where there was none yet, ``[B, ...]``."""
     if isinstance(space, spaces.Discrete):
-        return torch.full((env.num_lanes,), -1, dtype=torch.long, device=env.device)
+        return torch.full((env.num_lanes,), int(space.start) - 1, dtype=torch.long, device=env.device)
     return torch.zeros(env.num_lanes, *(space.shape or ()), device=env.device)
 
 

@@ -214,14 +214,15 @@ def test_random_argmax_draws_among_ties_only():
     assert (close[[1, 2, 4]] - 10_000).abs().max() < 4 * 82
 
 
-def test_random_covers_a_box_and_refuses_the_plane():
-    box = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 4], np.float32))
+def test_random_covers_a_box_and_has_actions_without_bounds():
+    low, high = np.array([-1, 0, -np.inf, 2, -np.inf], np.float32), np.array([1, 4, np.inf, np.inf, 3], np.float32)
     timestep = Timestep(*[torch.zeros(20_000)] * 5)
-    action = Random(box, 1).act(timestep, (), make_generator(0))[0].action
-    assert torch.allclose(action.mean(0), torch.tensor([0.0, 2.0]), atol=0.05)
-    assert action[:, 0].min() >= -1 and action[:, 1].max() <= 4
-    with pytest.raises(TypeError, match="bounded Box"):
-        Random(spaces.Box(-np.inf, np.inf, (2,)), 1)
+    action = Random(spaces.Box(low, high), 1).act(timestep, (), make_generator(0))[0].action
+    assert torch.allclose(action.mean(0), torch.tensor([0.0, 2.0, 0.0, 3.0, 2.0]), atol=0.05)
+    assert (action >= torch.from_numpy(low)).all() and (action <= torch.from_numpy(high)).all()
+    assert torch.allclose(action[:, 2:].std(0), torch.ones(3), atol=0.05)
+    with pytest.raises(TypeError, match="use Discrete or Box"):
+        Random(spaces.MultiBinary(2), 1)
 
 
 def truncated_normal_by_integration(pulls, reward_sum, reward_std):

@@ -156,9 +156,10 @@ def test_steps_equal_gymnasiums(option):
             if began[twin.lane] or not carried:
                 twin.follow()
         said.clear()
+        native = env.actions.scaled(action.double().numpy())
         step = env.step(action)
         for twin in twins:
-            given = action[twin.lane].double().numpy()
+            given = native[twin.lane]
             observation, _, ended, _, info = twin.gym.step(given)
             lane = twin.lane
             atol = TOLERANCE * max(1, abs(observation).max())

@@ -43,6 +43,7 @@ class RL2(PolicyGradient):
         super().__init__(*world, **inherited)
 
     def build_others(self, env):
+        self.first_action = getattr(env.action_space, "start", 0)
         self.regrets = _regrets_of(env, self.objective, *self.regret_coefficient)
         self.regret_head = None
         if any(self.regret_coefficient):
@@ -54,7 +55,8 @@ class RL2(PolicyGradient):
     def rewards(self, rollout, known):
         if self.objective == "return":
             return rollout.reward
-        return -known["regrets"].gather(-1, rollout.decision.action.unsqueeze(-1)).squeeze(-1)
+        number = rollout.decision.action - self.first_action
+        return -known["regrets"].gather(-1, number.unsqueeze(-1)).squeeze(-1)
 
     def other_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
         if self.regret_head is None:

@@ -79,6 +79,8 @@ def samples_of(
     def by(part: Tensor) -> Tensor:
         return by_task(part, lanes_per_task)
 
+    # Nothing follows where the task itself ended, whatever else is said of the step.
+    rollout = rollout._replace(truncated=rollout.truncated & ~rollout.terminated)
     mask, time = rollout.mask, steps_of_episodes(rollout.timestep.first)
     continues = (~(rollout.terminated | rollout.truncated)).float()
     reward = rollout.reward * mask

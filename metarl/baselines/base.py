@@ -42,18 +42,18 @@ class Random(Solver):
     """Uniform over the action space: what an agent gets that does nothing clever.
 
     Args:
-        action_space: discrete, or a bounded box.
+        action_space: discrete, or a box. Where this has no bound, actions are normal; where it has one, exponential
+            from there, as Gymnasium draws them.
         num_episodes: episodes of a trial, n.
 
     Raises:
-        TypeError: there is no uniform distribution over the action space.
+        TypeError: the action space is of another kind.
     """
 
     def __init__(self, action_space: spaces.Space, num_episodes: int):
         super().__init__(num_episodes)
-        bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
-        if not bounded and not isinstance(action_space, spaces.Discrete):
-            raise TypeError(f"no uniform distribution over {action_space}; use Discrete or a bounded Box")
+        if not isinstance(action_space, spaces.Box | spaces.Discrete):
+            raise TypeError(f"no random actions of {action_space}; use Discrete or Box")
         self.action_space = action_space
 
     def initial_state(self, tasks: Tasks) -> State:
@@ -66,9 +66,20 @@ class Random(Solver):
         if isinstance(space, spaces.Box):
             low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (space.low, space.high))
             uniform = torch.rand(lanes, *space.shape, generator=generator, device=device)
-            return decision_of(low + (high - low) * uniform), state
+            bounded = low + (high - low) * uniform
+            return decision_of(bounded if space.is_bounded() else _spread(uniform, bounded, low, high)), state
         assert isinstance(space, spaces.Discrete)
-        return decision_of(torch.randint(int(space.n), (lanes,), generator=generator, device=device)), state
+        index = torch.randint(int(space.n), (lanes,), generator=generator, device=device)
+        return decision_of(index + int(space.start)), state
+
+
+def _spread(uniform: Tensor, bounded: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Draws from a box of which some channels have no bound, or one, by the quantiles of ``uniform``."""
+    quantile = uniform.clamp(1e-6, 1 - 1e-6)
+    beyond = -torch.log1p(-quantile)  # exponential
+    drawn = torch.where(low.isfinite(), low + beyond, torch.special.ndtri(quantile))
+    drawn = torch.where(high.isfinite() & ~low.isfinite(), high - beyond, drawn)
+    return torch.where(low.isfinite() & high.isfinite(), bounded, drawn)
 
 
 def decision_of(action: Tensor) -> Decision:

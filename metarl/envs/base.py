@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What all lanes answer to one action. Every tensor is ``[B, ...]``, B lanes."""
+    """What all lanes answer to one action. Every tensor is ``[B, ...]``, B lanes.
+
+    A step that ends the MDP at the horizon is terminated and not truncated: nothing follows it, so no return may go on
+    with the value of where it led.
+    """
 
     observation: Tensor  # first observation of the next episode where this step ended one
     reward: Tensor  # float32 [B]
     terminated: Tensor  # bool [B], the MDP itself ended
-    truncated: Tensor  # bool [B], the horizon was reached
+    truncated: Tensor  # bool [B], the horizon was reached and the MDP did not end; never where terminated
     success: Tensor | None  # bool [B], or None where the environment knows no success
     final_observation: Tensor  # the observation this step led to, before any reset
 
@@ -68,7 +72,7 @@ class MetaEnv(ABC):
     """
 
     observation_space: spaces.Space
-    action_space: spaces.Space
+    action_space: spaces.Space  # of what agents choose: Discrete, or a flat Box whose finite bounds are -1 and 1
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps

@@ -1,6 +1,7 @@
 """Anyone's Gymnasium environment with tasks, behind the contract of metarl."""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,8 +13,20 @@ from gymnasium import spaces
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from metarl.envs.actions import Actions
 from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.gymnasium_contract import (
+    check_methods,
+    check_time_limit,
+    checked_actions,
+    flat_space,
+    name_of,
+    try_out,
+)
+from metarl.envs.gymnasium_tasks import TaskForm, as_tasks
 from metarl.envs.lanes import LocalLanes, Make, WorkerLanes, limited, local_room
+from metarl.envs.streams import seeded_streams
+from metarl.errors import ContractError
 from metarl.trust import GymName
 
 MOST_SEED = 2**31
@@ -29,44 +42,71 @@ class LaneEnv(MetaEnv):
     """
 
     lanes: LocalLanes | WorkerLanes
+    name = "the environment"  # of its class, for messages
 
     def as_given(self, tasks: Tasks) -> list:
         """What ``set_task`` of each lane is called with."""
         raise NotImplementedError
 
-    def open(self, makes: list[Make], observation: spaces.Space, action: spaces.Space, num_workers: int) -> None:
-        """Make all lanes, one by each of ``makes``; they have these spaces. ``num_workers=0`` has them in here."""
-        self.observation_space, self.action_space = _single_precision(observation), _single_precision(action)
-        count, seen = (self.num_lanes,), observation.shape or ()
+    def open(
+        self, makes: list[Make], observation: spaces.Box | spaces.Discrete, actions: Actions, num_workers: int
+    ) -> None:
+        """Make all lanes, one by each of ``makes``.
+
+        Args:
+            makes: of the environments.
+            observation: space of what they show.
+            actions: from what agents choose to what they execute.
+            num_workers: processes; 0 has them in this one.
+        """
+        self.actions, self.action_space = actions, actions.space
+        self.observation_space = _single_precision(observation)
         kind = "int64" if isinstance(observation, spaces.Discrete) else "float64"
-        done = "int64" if isinstance(action, spaces.Discrete) else "float32"
-        shapes = [((*count, *(action.shape or ())), done), ((*count, *seen), kind), ((*count, *seen), kind)]
+        count, seen = (self.num_lanes,), ((self.num_lanes, *observation.shape), kind)
+        executed = actions.native(np.zeros((*count, *actions.space.shape), int))
+        shapes = [(executed.shape, executed.dtype.str), seen, seen]
         shapes += [(count, "float64"), (count, "bool"), (count, "bool"), (count, "int8")]
         makes = [partial(limited, make, self.horizon) for make in makes]
+        seeds = self._further_seeds("lanes", self.num_lanes)
         if num_workers:
-            self.lanes = WorkerLanes(makes, shapes, min(num_workers, self.num_lanes))
+            self.lanes = WorkerLanes(makes, shapes, seeds, min(num_workers, self.num_lanes))
         else:
-            self.lanes = LocalLanes(makes, local_room(shapes))
+            self.lanes = LocalLanes(makes, local_room(shapes), seeds)
+        self._elapsed = 0
 
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)
-        self.lanes.set_tasks(self.as_given(tasks))
+        of_tasks = self._further_seeds("tasks", self.num_tasks)  # lanes of a task agree on what it draws at random
+        self.lanes.set_tasks(self.as_given(tasks), [seed for seed in of_tasks for _ in range(self.lanes_per_task)])
         return tasks
+
+    def _further_seeds(self, purpose: str, count: int) -> list[int]:
+        """Seeds that depend on what the generator would draw next, and leave it where it is."""
+        ahead = torch.Generator(self.generator.device)
+        ahead.set_state(self.generator.get_state())
+        words = np.random.SeedSequence([_seeds(1, ahead)[0], *purpose.encode()]).generate_state(count)
+        return [int(word) % MOST_SEED for word in words]
 
     def reset(self) -> Tensor:
         self.lanes.reset(_seeds(self.num_lanes, self.generator))
+        self._elapsed = 0
         return self._observed(self.lanes.room.observation)
 
     def step(self, action: Tensor) -> Step:
         room = self.lanes.room
-        room.action[:] = self._acted(action.detach().cpu().numpy())
+        room.action[:] = self.actions.native(action.detach().cpu().numpy())
         self.lanes.step()
-        terminated, truncated = torch.from_numpy(room.terminated.copy()), torch.from_numpy(room.truncated.copy())
+        self._elapsed += 1
+        if self.fixed_length and self._elapsed % self.horizon and (room.terminated | room.truncated).any():
+            raise ContractError(
+                f"{self.name} ended an episode after {self._elapsed % self.horizon} steps, and env.ends_early=false "
+                f"says that all last env.horizon={self.horizon}; use env.ends_early=true"
+            )
         return Step(
             self._observed(room.observation),
             torch.from_numpy(room.reward.astype(np.float32)).to(self.device),
-            terminated.to(self.device),
-            truncated.to(self.device),
+            torch.from_numpy(room.terminated.copy()).to(self.device),
+            torch.from_numpy(room.truncated.copy()).to(self.device),
             self._succeeded(room.success),
             self._observed(room.final_observation),
         )
@@ -83,23 +123,28 @@ class LaneEnv(MetaEnv):
         """None where no lane says anything of success."""
         return None if (success < 0).all() else torch.from_numpy(success > 0).to(self.device)
 
-    def _acted(self, action: np.ndarray) -> np.ndarray:
-        space = self.action_space
-        return action.clip(space.low, space.high) if isinstance(space, spaces.Box) else action
-
     def _observed(self, values: np.ndarray) -> Tensor:
-        kind = np.int64 if isinstance(self.observation_space, spaces.Discrete) else np.float32
-        return torch.from_numpy(values.astype(kind)).to(self.device)
+        space = self.observation_space
+        if not isinstance(space, spaces.Discrete):
+            return torch.from_numpy(values.astype(np.float32)).to(self.device)
+        first, end = int(space.start), int(space.start + space.n)
+        if values.min() < first or values.max() >= end:
+            raise ContractError(
+                f"{self.name} gave the observation {next(seen for seen in values if not first <= seen < end)}, and its "
+                f"observation_space promises {first} to {end - 1}; change one of them"
+            )
+        return torch.from_numpy(values.copy()).to(self.device)
 
 
 class GymnasiumEnv(LaneEnv):
     """Lanes of one environment class, in this process or shared out among workers.
 
     The class has two methods beside Gymnasium's: ``sample_tasks(num_tasks)``, a list of tasks, and ``set_task(task)``,
-    which counts from the next reset on. A task is a number, an array, or a dictionary of them. Its own randomness comes
-    from ``self.np_random``: every trial seeds it anew, so that a trial does not depend on those before it. One that has
-    few tasks may list them all, each as likely as any other, in a method ``every_task()``: evaluations then play every
-    task equally often.
+    which counts from the next reset on. A task is a number, an array, or a dictionary of them. One that has few tasks
+    may list them all, each as likely as any other, in a method ``every_task()``: evaluations then play every task
+    equally often. Every trial seeds all that it draws from anew: ``self.np_random``, its spaces, and the global
+    generators of Python, NumPy and PyTorch, of which each lane has its own. So a trial depends neither on those before
+    it nor on other lanes.
 
     Args:
         make: a Gymnasium id, or ``package.module:Class``.
@@ -108,10 +153,12 @@ class GymnasiumEnv(LaneEnv):
         num_episodes: of a trial.
         ends_early: an episode can end before the horizon.
         num_workers: processes; 0 steps all lanes in this one.
+        scale_actions: agents know finite bounds of actions as -1 and 1; else they act in the environment's own units.
         lanes: see ``MetaEnv``.
 
     Raises:
-        ValueError: there is no such environment, or it lacks a method.
+        ValueError: there is no such environment, it lacks a method, or its spaces or its time limit do not fit.
+        ContractError: its tasks or what it returns do not fit.
     """
 
     def __init__(
@@ -122,52 +169,69 @@ class GymnasiumEnv(LaneEnv):
         num_episodes: PositiveInt,
         ends_early: bool,
         num_workers: NonNegativeInt,
+        scale_actions: bool = True,
         **lanes,
     ):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
         self.fixed_length = not ends_early
-        self._template = partial(make_environment, make, options)()
-        for name in ("sample_tasks", "set_task"):
-            if not hasattr(self._template.unwrapped, name):
-                raise ValueError(f"env.make={make}: {type(self._template.unwrapped).__name__} has no method {name}")
-        makes: list[Make] = [partial(make_environment, make, options)] * self.num_lanes
-        self.open(makes, self._template.observation_space, self._template.action_space, num_workers)
-        self.task_dim = _as_tasks(self._draw(1)).description.shape[1]
+        key, make_one = f"env.make={make}", partial(make_environment, make, options)
+        with seeded_streams(0):
+            self._template = template = make_one()
+        self.name = name_of(template)
+        check_methods(template, key)
+        check_time_limit(template, horizon, key)
+        seen = flat_space(template.observation_space, key)
+        actions = checked_actions(template.action_space, scale_actions, key)
+        examples = self._draw(2)
+        tasks = as_tasks(examples, 2, f"{self.name}.sample_tasks", self.device)
+        self._form = TaskForm(examples[0])
+        self.task_dim = tasks.description.shape[1]
+        with seeded_streams(0):
+            try_out(limited(lambda: template, horizon), self._form.rows(tasks)[0], actions, seen)
+        self.open([make_one] * self.num_lanes, seen, actions, num_workers)
 
     def draw_tasks(self, num_tasks, task_set):
-        return _as_tasks(self._draw(num_tasks))
+        return as_tasks(self._draw(num_tasks), num_tasks, f"{self.name}.sample_tasks", self.device)
 
     def every_task(self, task_set):
         listed = getattr(self._template.unwrapped, "every_task", None)
-        return None if listed is None else _as_tasks(listed())
+        if listed is None:
+            return None
+        with seeded_streams(0):
+            tasks = list(listed())
+        return as_tasks(tasks, len(tasks), f"{self.name}.every_task", self.device)
 
     def as_given(self, tasks):
-        return _as_given(tasks)
+        return self._form.rows(tasks)
 
     def _draw(self, num_tasks: int) -> list:
         """By the environment's own hook, from the generator of tasks."""
-        before = np.random.get_state()  # some hooks draw from the global stream
         inner: Any = self._template.unwrapped
-        try:
-            seed = _seeds(1, self.task_generator)[0]
-            np.random.seed(seed)
+        seed = _seeds(1, self.task_generator)[0]
+        with seeded_streams(seed):
             inner.np_random = np.random.default_rng(seed)  # without a reset, which may need a task
-            return inner.sample_tasks(num_tasks)
-        finally:
-            np.random.set_state(before)
+            return list(inner.sample_tasks(num_tasks))
 
 
 def make_environment(make: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """By its Gymnasium id, or its place ``package.module:Class``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it has no such options.
     """
     module, _, name = make.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)(**options) if name else gymnasium.make(make, **options)
+        if not name.isidentifier():  # an id, perhaps behind the module that registers it
+            return gymnasium.make(make, **options)
+        made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
         raise ValueError(f"env.make={make}: {error}; give a Gymnasium id, or package.module:Class") from error
+    try:
+        inspect.signature(made).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"env.options={dict(options)}: {name} has {error}") from None
+    environment: gymnasium.Env = made(**options)
+    return environment
 
 
 def _seeds(count: int, generator: torch.Generator) -> list[int]:
@@ -175,21 +239,8 @@ def _seeds(count: int, generator: torch.Generator) -> list[int]:
     return drawn
 
 
-def _single_precision(space: spaces.Space) -> spaces.Space:
+def _single_precision(space: spaces.Box | spaces.Discrete) -> spaces.Box | spaces.Discrete:
     """The same space with what torch computes in."""
     if isinstance(space, spaces.Box):
         return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
     return space
-
-
-def _as_tasks(given: list) -> Tasks:
-    """Tasks of an environment as tensors."""
-    rows = [task if isinstance(task, Mapping) else {"task": task} for task in given]
-    return Tasks({name: torch.as_tensor(np.array([row[name] for row in rows])) for name in rows[0]})
-
-
-def _as_given(tasks: Tasks) -> list:
-    """Tensors as the tasks an environment knows."""
-    columns = {name: value.cpu().numpy() for name, value in tasks.parameters.items()}
-    rows = [{name: column[lane] for name, column in columns.items()} for lane in range(len(tasks))]
-    return [row["task"] for row in rows] if list(columns) == ["task"] else rows

@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit
 from numpy.typing import NDArray
 
+from metarl.envs.gymnasium_contract import fitting, is_plain, number, observation_in, success_in, with_own_spaces
 from metarl.envs.pictures import NoRendererError
+from metarl.envs.streams import GlobalStreams, program_streams
+from metarl.errors import MetarlError
 
 Make = Callable[[], gymnasium.Env]
+Shapes = Sequence[tuple[tuple[int, ...], str]]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 GONE = "a worker process of the environments is gone; was it killed, for its memory?"
 
@@ -44,41 +48,75 @@ class Room(NamedTuple):
 class LocalLanes:
     """Environments of this process. An episode that ends is followed by a reset at once.
 
+    Each has global random generators of its own, and draws from its own spaces.
+
     Args:
         makes: one per lane.
         room: theirs.
+        seeds: of what their constructors draw, one per lane.
+
+    Raises:
+        ContractError: an environment breaks the contract of Gymnasium.
     """
 
-    def __init__(self, makes: Sequence[Make], room: Room):
-        self.envs = [make() for make in makes]
+    def __init__(self, makes: Sequence[Make], room: Room, seeds: Sequence[int]):
         self.room = room
+        self.streams = [GlobalStreams(seed) for seed in seeds]
+        self.envs: list[gymnasium.Env] = []
+        with program_streams():
+            for stream, make in zip(self.streams, makes, strict=True):
+                stream.enter()
+                self.envs.append(with_own_spaces(make()))
+                stream.leave()
 
     def call(self, lane: int, name: str, *given: Any) -> Any:
         """A method of one environment under its wrappers."""
-        return getattr(self.envs[lane].unwrapped, name)(*given)
+        with program_streams():
+            self.streams[lane].enter()
+            answer = getattr(self.envs[lane].unwrapped, name)(*given)
+            self.streams[lane].leave()
+        return answer
 
-    def set_tasks(self, tasks: Sequence[Any]) -> None:
-        """One per lane, by ``set_task``."""
-        for env, task in zip(self.envs, tasks, strict=True):
-            env.unwrapped.set_task(task)  # type: ignore[attr-defined]
+    def set_tasks(self, tasks: Sequence[Any], seeds: Sequence[int]) -> None:
+        """One per lane, by ``set_task``; what this draws at random depends on the seed of the lane."""
+        with program_streams():
+            for env, stream, task, seed in zip(self.envs, self.streams, tasks, seeds, strict=True):
+                stream.seed(seed)
+                stream.enter()
+                inner: Any = env.unwrapped
+                inner.np_random = np.random.default_rng(seed)
+                inner.set_task(task)
+                stream.leave()
 
     def reset(self, seeds: Sequence[int]) -> None:
         """A fresh episode everywhere, each with the seed of its lane."""
-        for lane, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            self.room.observation[lane] = env.reset(seed=seed)[0]
+        with program_streams():
+            for lane, (env, stream, seed) in enumerate(zip(self.envs, self.streams, seeds, strict=True)):
+                stream.seed(seed)
+                stream.enter()
+                env.unwrapped.action_space.seed(seed)
+                env.unwrapped.observation_space.seed(seed)
+                self.room.observation[lane] = observation_in(env.reset(seed=seed), env, self.room.observation[lane])
+                stream.leave()
 
     def step(self) -> None:
         """The actions in the room."""
-        for lane, env in enumerate(self.envs):
-            observation, reward, terminated, truncated, info = env.step(
-                self.room.action[lane].copy()
-            )  # which it may keep
-            self.room.final_observation[lane] = self.room.observation[lane] = observation
-            self.room.reward[lane] = reward
-            self.room.terminated[lane], self.room.truncated[lane] = terminated, truncated
-            self.room.success[lane] = info.get("success", -1)
-            if terminated or truncated:
-                self.room.observation[lane] = env.reset()[0]
+        with program_streams():
+            for lane, (env, stream) in enumerate(zip(self.envs, self.streams, strict=True)):
+                stream.enter()
+                self._step(lane, env)
+                stream.leave()
+
+    def _step(self, lane: int, env: gymnasium.Env) -> None:
+        room = self.room
+        seen, reward, terminated, truncated, info = env.step(room.action[lane].copy())  # which it may keep
+        observation = fitting(seen, env, room.observation[lane])
+        room.final_observation[lane] = room.observation[lane] = observation
+        room.reward[lane] = reward if isinstance(reward, float) else number(reward, env)
+        room.terminated[lane], room.truncated[lane] = terminated, truncated and not terminated
+        room.success[lane] = success_in(info, env)
+        if terminated or truncated:
+            room.observation[lane] = observation_in(env.reset(), env, room.observation[lane])
 
 
 class WorkerLanes:
@@ -90,13 +128,15 @@ class WorkerLanes:
     Args:
         makes: one per lane; must be picklable.
         shapes: of the room, one array's shape and type each.
+        seeds: see ``LocalLanes``.
         num_workers: processes.
 
     Raises:
         RuntimeError: in a worker something failed; its traceback is the message.
+        ContractError: see ``LocalLanes``.
     """
 
-    def __init__(self, makes: Sequence[Make], shapes: Sequence[tuple[tuple[int, ...], str]], num_workers: int):
+    def __init__(self, makes: Sequence[Make], shapes: Shapes, seeds: Sequence[int], num_workers: int):
         context = multiprocessing.get_context("spawn")
         memory = [
             context.RawArray("b", max(1, int(np.prod(shape)) * np.dtype(kind).itemsize)) for shape, kind in shapes
@@ -108,7 +148,7 @@ class WorkerLanes:
         processes = []
         for share in self._shares:
             ours, theirs = context.Pipe()
-            given = (theirs, list(makes[share]), memory, list(shapes), share)
+            given = (theirs, list(makes[share]), memory, list(shapes), list(seeds[share]), share)
             process = context.Process(target=_work, args=given, daemon=True)
             with _deaf():
                 process.start()
@@ -125,9 +165,9 @@ class WorkerLanes:
         self._ask(self._pipes[worker], "call", (lane - self._shares[worker].start, name, *given))
         return self._answer(self._pipes[worker])
 
-    def set_tasks(self, tasks: Sequence[Any]) -> None:
-        """One per lane, by ``set_task``."""
-        self._share_out("set_tasks", [(tasks[share],) for share in self._shares])
+    def set_tasks(self, tasks: Sequence[Any], seeds: Sequence[int]) -> None:
+        """One per lane, by ``set_task``; what this draws at random depends on the seed of the lane."""
+        self._share_out("set_tasks", [(tasks[share], seeds[share]) for share in self._shares])
 
     def reset(self, seeds: Sequence[int]) -> None:
         """A fresh episode everywhere, each with the seed of its lane."""
@@ -176,29 +216,37 @@ def _deaf() -> Iterator[None]:
 
 
 def limited(make: Make, horizon: int) -> gymnasium.Env:
-    """The environment with episodes of ``horizon`` steps at most."""
-    return TimeLimit(make(), horizon)
+    """The environment with episodes of ``horizon`` steps at most, and observations that are one array or number."""
+    env = TimeLimit(make(), horizon)
+    return env if is_plain(env.observation_space) else FlattenObservation(env)
 
 
-def local_room(shapes: Sequence[tuple[tuple[int, ...], str]]) -> Room:
+def local_room(shapes: Shapes) -> Room:
     """Of this process alone."""
     return Room(*(np.zeros(shape, kind) for shape, kind in shapes))
 
 
-def _room(memory: Sequence[Any], shapes: Sequence[tuple[tuple[int, ...], str]]) -> Room:
+def _room(memory: Sequence[Any], shapes: Shapes) -> Room:
     arrays = (
         np.frombuffer(part, kind)[: int(np.prod(shape))] for part, (shape, kind) in zip(memory, shapes, strict=True)
     )
     return Room(*(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True)))
 
 
-def _work(pipe: Connection, makes: Sequence[Make], memory: Sequence[Any], shapes: Sequence, share: slice) -> None:
+def _work(
+    pipe: Connection,
+    makes: Sequence[Make],
+    memory: Sequence[Any],
+    shapes: Shapes,
+    seeds: Sequence[int],
+    share: slice,
+) -> None:
     """What a worker process does."""
     for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)
     lanes: LocalLanes | None = None
     try:
-        lanes = LocalLanes(makes, _room(memory, shapes).rows(share.start, share.stop))
+        lanes = LocalLanes(makes, _room(memory, shapes).rows(share.start, share.stop), seeds)
         pipe.send((False, None))
         while True:
             name, given = pipe.recv()
@@ -208,6 +256,8 @@ def _work(pipe: Connection, makes: Sequence[Make], memory: Sequence[Any], shapes
                 pipe.send((True, error))
     except (EOFError, BrokenPipeError):
         pass
+    except MetarlError as error:  # a mistake of the user, whom a traceback does not help
+        pipe.send((True, error))
     except Exception:
         pipe.send((True, traceback.format_exc()))
 

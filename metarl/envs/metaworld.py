@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from metarl.envs.actions import BoxActions
 from metarl.envs.base import Tasks
 from metarl.envs.goal_cache import Goals, remembered
 from metarl.envs.gymnasium_lanes import LaneEnv
@@ -56,7 +57,7 @@ class MetaWorld(LaneEnv):
         self.goals = known_goals(benchmark, full_name(benchmark, task), goal_seed)
         self.classes = tuple(dict.fromkeys(name for goals in self.goals.values() for name in goals))
         self.task_dim = GOAL_DIM + (len(self.classes) if len(self.classes) > 1 else 0)
-        self.open([Sawyer] * self.num_lanes, OBSERVATION, ACTION, num_workers)
+        self.open([Sawyer] * self.num_lanes, OBSERVATION, BoxActions(ACTION), num_workers)
 
     def draw_tasks(self, num_tasks, task_set):
         goals = self.goals[task_set]

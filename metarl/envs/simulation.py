@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from metarl.envs.actions import BoxActions
 from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
 from metarl.envs.pictures import Camera, Picture
@@ -72,7 +73,8 @@ class SimulatedEnv(MetaEnv):
         models = [copy(model) for _ in range(self.num_lanes)] if self.models_per_lane else [model]
         kind = partial(ObservedPhysics, observed=self.observed) if self.observed else BatchedPhysics
         self.physics = kind(models, self.num_lanes, self.frame_skip, num_threads)
-        self.action_space = spaces.Box(*model.actuator_ctrlrange.T.astype(np.float32))
+        self.actions = BoxActions(self.executed_space())
+        self.action_space = self.actions.space
         self.steps_per_second = 1 / self.physics.control_interval
         self.before = self.physics.state.copy()
         self.observed_before = {name: values.copy() for name, values in self.physics.observed.items()}
@@ -96,7 +98,7 @@ class SimulatedEnv(MetaEnv):
 
     @abstractmethod
     def reward(self, action: Array) -> Array:
-        """Of the control step just made, ``[B]``; ``action`` as the agent gave it, ``[B, action_dim]``."""
+        """Of the control step just made, ``[B]``; ``action`` as given, beyond bounds too, ``[B, action_dim]``."""
 
     def ended(self) -> Flags:
         """Whose episode ends here, ``[B]``."""
@@ -105,6 +107,10 @@ class SimulatedEnv(MetaEnv):
     def succeeded(self) -> Flags | None:
         """Who reached what the task asks for, ``[B]``."""
         return None
+
+    def executed_space(self) -> spaces.Box:
+        """Of actions in the units of ``control`` and ``reward``; agents know its bounds as -1 and 1."""
+        return spaces.Box(*self.model.actuator_ctrlrange.T.astype(np.float32))
 
     def control(self, action: Array) -> Array:
         """What the actuators are told, ``[B, num_actuators]``: the action, as far as they go."""
@@ -181,7 +187,7 @@ class SimulatedEnv(MetaEnv):
         return self._tensor(self.observe())
 
     def step(self, action: Tensor) -> Step:
-        given = action.detach().double().cpu().numpy()
+        given = self.actions.scaled(action.detach().double().cpu().numpy())
         self._keep()
         self.physics.advance(self.control(given))
         unstable = self._recover()

@@ -52,7 +52,6 @@ class GoalReaching(GoalTasks, SimulatedEnv):
         model = self.model
         if isinstance(failed_actuator, int) and failed_actuator >= model.nu:
             raise ValueError(f"env.failed_actuator={failed_actuator}: this body has 0 to {model.nu - 1}, or random")
-        self.action_space = spaces.Box(-1, 1, (model.nu,))
         self.control_cost, self.shaped = control_cost, reward == "progress"
         self.observation_noise, self.failed_actuator = observation_noise, failed_actuator
         self._noise = np.zeros(())
@@ -67,6 +66,9 @@ class GoalReaching(GoalTasks, SimulatedEnv):
 
     def place(self):
         return self.point(self.physics.qpos)
+
+    def executed_space(self):
+        return spaces.Box(-1, 1, (self.model.nu,))
 
     def control(self, action):
         self._draw_noise()

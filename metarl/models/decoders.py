@@ -37,7 +37,7 @@ class TransitionDecoder(nn.Module):
         layers: list[int],
     ):
         super().__init__()
-        self.observation, self.action = OneHot(observation_space), OneHot(action_space)
+        self.observation, self.action = OneHot(observation_space), OneHot(action_space, executed=True)
         self.predicts_reward = predicts == "reward"
         width = self.observation.output_dim * (2 if self.predicts_reward else 1) + self.action.output_dim
         output_dim = 1 if self.predicts_reward else self.observation.output_dim

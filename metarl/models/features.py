@@ -49,7 +49,7 @@ class Features(nn.Module):
         self.inputs = inputs
         self.observation: Pictures | OneHot
         self.observation = Pictures(observation_space, image_size) if image_size else OneHot(observation_space)
-        self.action = OneHot(action_space)
+        self.action = OneHot(action_space, executed=True)
         observation_dim, action_dim = self.observation.output_dim, self.action.output_dim
         pairs = max(observation_dim, 1) * action_dim
         step = observation_dim + action_dim + 1
@@ -140,30 +140,38 @@ class Pictures(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Elements of a space as vectors: one-hot where it is discrete (-1 gives zeros), else as they are.
+    """Elements of a space as vectors: one-hot where it is discrete (other numbers give zeros), else as they are.
 
-    What lies beyond the bounds of a space counts as on them: environments carry out actions so, and no agent can drive
-    itself away by the actions it remembers.
+    Args:
+        space: discrete, from whatever number it starts, or a box.
+        executed: elements are actions as an agent chose them, and count as environments execute them: beyond a bound as
+            on it, so that no agent can drive itself away by the actions it remembers. Observations are never clipped.
+
+    Raises:
+        TypeError: the space is of another kind.
     """
 
-    def __init__(self, space: spaces.Space):
+    def __init__(self, space: spaces.Space, executed: bool = False):
         super().__init__()
+        self.executed, self.shape = executed, space.shape or ()
         self.classes: Tensor | None
         if isinstance(space, spaces.Discrete):
             self.output_dim = int(space.n) if space.n > 1 else 0
-            self.register_buffer("classes", torch.arange(self.output_dim), persistent=False)
-        else:
-            bounds = space if isinstance(space, spaces.Box) else spaces.Box(-math.inf, math.inf, space.shape)
-            self.output_dim = math.prod(bounds.shape)
-            self.classes = None
-            self.rank = len(bounds.shape)
+            classes = torch.arange(self.output_dim) + int(space.start)
+            self.register_buffer("classes", classes, persistent=False)
+        elif isinstance(space, spaces.Box):
+            self.output_dim, self.classes = math.prod(space.shape), None
             self.low: Tensor
             self.high: Tensor
-            self.register_buffer("low", torch.as_tensor(bounds.low), persistent=False)
-            self.register_buffer("high", torch.as_tensor(bounds.high), persistent=False)
+            self.register_buffer("low", torch.as_tensor(space.low), persistent=False)
+            self.register_buffer("high", torch.as_tensor(space.high), persistent=False)
+        else:
+            raise TypeError(f"no vectors for elements of {space}; use Discrete or Box")
 
     def forward(self, elements: Tensor) -> Tensor:
         """``[..., *shape]`` to ``[..., output_dim]``."""
-        if self.classes is None:
-            return elements.clamp(self.low, self.high).flatten(elements.ndim - self.rank).float()
-        return (elements.unsqueeze(-1) == self.classes).float()
+        if self.classes is not None:
+            return (elements.unsqueeze(-1) == self.classes).float()
+        if self.executed:
+            elements = elements.clamp(self.low, self.high)
+        return elements.reshape(*elements.shape[: elements.ndim - len(self.shape)], self.output_dim).float()
