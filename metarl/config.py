@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.capacity import check_bytes, check_lanes, check_state, check_trial, fitting, free_memory, sizes
+from metarl.envs.actions import check_bounds
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
@@ -208,6 +209,8 @@ def _construct(built: Parts):
         check_lanes(built.sizes, lanes, free)
         env = built.make_env(num_tasks=num_tasks, seed=stream_seed(settings.seed, "environment", parallel.rank()))
         check_trial(env, lanes, free)
+        if not env.native_actions:
+            check_bounds(env.action_space, type(env).__name__)
         algorithm = built.make_algorithm(env)
         check_state(algorithm, lanes, free)
         check_trial(env, built.sizes.get("algorithm.buffer_size", 0), free)

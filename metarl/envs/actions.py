@@ -112,6 +112,19 @@ class DiscreteActions:
 Actions = BoxActions | JointActions | DiscreteActions
 
 
+def check_bounds(space: spaces.Space, name: str) -> None:
+    """That agents of an environment of metarl act between -1 and 1, where there are bounds.
+
+    Raises:
+        ValueError: the space has others; ``name`` is the environment's in the message.
+    """
+    if isinstance(space, spaces.Box) and not BoxActions(space).is_identity:
+        raise ValueError(
+            f"{name}.action_space={space}: agents act between -1 and 1; scale actions in step and declare Box(-1, 1), "
+            "or set native_actions = True"
+        )
+
+
 def actions_of(space: spaces.Space, scale: bool = True) -> Actions:
     """What agents choose in place of the actions of a space.
 

@@ -73,6 +73,7 @@ class MetaEnv(ABC):
 
     observation_space: spaces.Space
     action_space: spaces.Space  # of what agents choose: Discrete, or a flat Box whose finite bounds are -1 and 1
+    native_actions = False  # agents act in the units of the environment, whatever its bounds
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps

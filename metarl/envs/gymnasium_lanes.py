@@ -173,7 +173,7 @@ class GymnasiumEnv(LaneEnv):
         **lanes,
     ):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
-        self.fixed_length = not ends_early
+        self.fixed_length, self.native_actions = not ends_early, not scale_actions
         key, make_one = f"env.make={make}", partial(make_environment, make, options)
         with seeded_streams(0):
             self._template = template = make_one()

@@ -86,7 +86,7 @@ class GlobalStreams:
     def enter(self) -> None:
         """Put them in place. What was there before is lost, see ``program_streams``."""
         self._python.restore(PYTHON)
-        np.random.set_bit_generator(self._numpy)
+        np.random.set_bit_generator(self._numpy)  # type: ignore[attr-defined]
         if self._torch is not None:
             sys.modules["torch"].random.default_generator.set_state(self._torch)
 
@@ -110,7 +110,7 @@ class _NumpyState:
 
     def read(self) -> tuple[Any, dict]:
         """The bit generator, and the state if a number waits."""
-        generator = np.random.get_bit_generator()
+        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
         address = generator.ctypes.state_address
         numbers = ctypes.string_at(address, 625 * 4) if isinstance(generator, np.random.MT19937) else b""
         if self._known is None or not numbers or self._known[0] != numbers or self._known[1]["has_gauss"]:
@@ -131,7 +131,7 @@ def program_streams() -> Iterator[None]:
         yield
     finally:
         python.restore(PYTHON)
-        np.random.set_bit_generator(bits)
+        np.random.set_bit_generator(bits)  # type: ignore[attr-defined]
         if numpy_state["has_gauss"]:
             np.random.set_state(numpy_state)
         if torch is not None:
