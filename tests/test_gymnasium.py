@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 from helpers import make_env, random_actions, same
 
 from metarl.compose import options
@@ -176,6 +177,33 @@ def test_what_cannot_be_made_is_refused(make, fragment):
 
 def test_every_environment_is_registered():
     assert {f"metarl/{option}-v0" for option in options("env")} <= set(gymnasium.registry)
+
+
+UNBOUNDED = "A Box observation space (maximum|minimum) value is"  # as those of Gymnasium's own simulators are
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings(f"ignore:.*{UNBOUNDED}")
+def test_a_registered_environment_passes_gymnasiums_checker(env_option):
+    keys = {"task": "reach"} if env_option == "ml1" else {}
+    check_env(gymnasium.make(f"metarl.envs:metarl/{env_option}-v0", **keys).unwrapped)
+
+
+@pytest.mark.parametrize("option", ["bandit", "tabular_mdp", "planning_game", "grid"])
+def test_observations_of_a_registered_environment_are_no_object_of_others(option):
+    env = gymnasium.make(f"metarl.envs:metarl/{option}-v0").unwrapped
+    first, second = env.reset(seed=0)[0], env.step(0)[0]
+    discrete = isinstance(env.observation_space, gymnasium.spaces.Discrete)
+    assert type(first) is np.int64 if discrete else not np.shares_memory(first, second)
+
+
+def test_tasks_of_a_registered_environment_depend_on_its_seed_alone():
+    def tasks(seed):
+        env = gymnasium.make("metarl.envs:metarl/bandit-v0").unwrapped
+        env.reset(seed=seed)
+        return [task["mean"].tolist() for task in env.sample_tasks(2)]
+
+    assert tasks(3) == tasks(3) != tasks(4)
 
 
 @pytest.mark.parametrize("option", ["bandit", "tabular_mdp", "cheetah_vel", "ant_dir", "point_goal", "wheeled"])

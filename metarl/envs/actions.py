@@ -31,12 +31,12 @@ class BoxActions:
         self._low, self._high = (end.reshape(-1).astype(np.float64) for end in (space.low, space.high))
         bounded = (space.bounded_below & space.bounded_above).reshape(-1)
         if np.issubdtype(space.dtype, np.floating):
-            most = float(np.finfo(space.dtype).max)
+            most = float(np.finfo(str(space.dtype)).max)
             bounded &= (self._low > -most) & (self._high < most)
         self._scaled = bounded & ((self._low != -1) | (self._high != 1)) & scale
         self.is_identity = not self._scaled.any()
-        ends = np.where(self._scaled, -1.0, self._low), np.where(self._scaled, 1.0, self._high)
-        self.space = spaces.Box(*(end.astype(np.float32) for end in ends))
+        low, high = np.where(self._scaled, -1.0, self._low), np.where(self._scaled, 1.0, self._high)
+        self.space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
 
     def scaled(self, action: NDArray) -> NDArray:
         """Actions ``[B, channels]`` in the units of the environment, from -1 at the low end to 1 at the high one.

@@ -174,7 +174,7 @@ def try_out(env: gymnasium.Env, task: Any, actions: Actions, observation_space: 
         return answer
 
     first = actions.space.start if isinstance(actions.space, spaces.Discrete) else 0
-    action = actions.native(np.full((1, *actions.space.shape), first))[0]
+    action = actions.native(np.full((1, *(actions.space.shape or ())), first))[0]
     place = np.empty(observation_space.shape or ())
     try:
         inner.set_task(task)

@@ -62,8 +62,8 @@ class LaneEnv(MetaEnv):
         self.actions, self.action_space = actions, actions.space
         self.observation_space = _single_precision(observation)
         kind = "int64" if isinstance(observation, spaces.Discrete) else "float64"
-        count, seen = (self.num_lanes,), ((self.num_lanes, *observation.shape), kind)
-        executed = actions.native(np.zeros((*count, *actions.space.shape), int))
+        count, seen = (self.num_lanes,), ((self.num_lanes, *(observation.shape or ())), kind)
+        executed = actions.native(np.zeros((*count, *(actions.space.shape or ())), int))
         shapes = [(executed.shape, executed.dtype.str), seen, seen]
         shapes += [(count, "float64"), (count, "bool"), (count, "bool"), (count, "int8")]
         makes = [partial(limited, make, self.horizon) for make in makes]

@@ -54,7 +54,7 @@ class TaskForm:
 
     def rows(self, tasks: Tasks) -> list:
         """Tasks as it wrote them: arrays and numbers of NumPy, and Python's whole numbers where it gave these."""
-        columns: dict[str, Sequence[Any]] = {}
+        columns: dict[str, Any] = {}
         for key, value in tasks.parameters.items():
             column = value.cpu().numpy()
             columns[key] = [self._whole[key](each) for each in column] if key in self._whole else column

@@ -52,7 +52,8 @@ class SingleLane(gymnasium.Env):
         self._env.sample_tasks()
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, np.ndarray]]:
-        """New tasks to train on, each a dictionary of its parameters."""
+        """New tasks to train on, each a dictionary of its parameters, drawn by ``np_random``."""
+        self._env.task_generator.manual_seed(int(self.np_random.integers(2**63)))
         parameters = self._env.draw_tasks(num_tasks, "train").parameters
         return [{name: value[row].cpu().numpy() for name, value in parameters.items()} for row in range(num_tasks)]
 
@@ -71,7 +72,7 @@ class SingleLane(gymnasium.Env):
             tasks = self._env.tasks
             self._open(seed)
             self._env.set_tasks(tasks)
-        return self._env.reset()[0].cpu().numpy(), {}
+        return self._seen(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """One step; ``info["success"]`` where the environment knows success."""
@@ -79,5 +80,9 @@ class SingleLane(gymnasium.Env):
 
         step = self._env.step(torch.as_tensor(action).unsqueeze(0).to(self._env.device))
         info = {} if step.success is None else {"success": bool(step.success)}
-        observation = step.final_observation[0].cpu().numpy()
-        return observation, float(step.reward), bool(step.terminated), bool(step.truncated), info
+        return self._seen(step.final_observation), float(step.reward), bool(step.terminated), bool(step.truncated), info
+
+    def _seen(self, observation: Any) -> Any:
+        """The observation of the lane: an array that nothing else holds, or a number where the space is discrete."""
+        seen = observation[0].cpu().numpy()
+        return seen.copy() if seen.ndim else seen[()]
