@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from metarl.errors import ContractError
+
 MOST_JOINT_ACTIONS = 4096  # of several discrete choices together
 
 
@@ -116,10 +118,10 @@ def check_bounds(space: spaces.Space, name: str) -> None:
     """That agents of an environment of metarl act between -1 and 1, where there are bounds.
 
     Raises:
-        ValueError: the space has others; ``name`` is the environment's in the message.
+        ContractError: the space has others; ``name`` is the environment's in the message.
     """
     if isinstance(space, spaces.Box) and not BoxActions(space).is_identity:
-        raise ValueError(
+        raise ContractError(
             f"{name}.action_space={space}: agents act between -1 and 1; scale actions in step and declare Box(-1, 1), "
             "or set native_actions = True"
         )

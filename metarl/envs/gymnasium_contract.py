@@ -162,7 +162,6 @@ def try_out(env: gymnasium.Env, task: Any, actions: Actions, observation_space: 
 
     Raises:
         ContractError: what the environment returns does not fit.
-        RuntimeError: it failed; its own error is the cause.
     """
     inner: Any = env.unwrapped
     step = inner.step
@@ -181,10 +180,6 @@ def try_out(env: gymnasium.Env, task: Any, actions: Actions, observation_space: 
         observation_in(env.reset(seed=0), env, place)
         inner.step = counted  # below the wrappers, which would stumble over its answer
         observation, reward, _, _, info = env.step(action)
-    except ContractError:
-        raise
-    except Exception as error:
-        raise RuntimeError(f"{name_of(env)} failed at its first step: {error!r}") from error
     finally:
         inner.step = step
     fitting(observation, env, place)

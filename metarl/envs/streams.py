@@ -123,7 +123,7 @@ _numpy_state = _NumpyState()
 
 @contextmanager
 def program_streams() -> Iterator[None]:
-    """The program's own generators are afterwards as they were before, whatever is drawn in here."""
+    """Give the program its own generators back afterwards; in here ``GlobalStreams`` may be put in their place."""
     python, (bits, numpy_state) = PythonState(PYTHON), _numpy_state.read()
     torch = sys.modules.get("torch")
     torch_state = None if torch is None else torch.random.default_generator.get_state()
