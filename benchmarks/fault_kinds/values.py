@@ -38,7 +38,7 @@ STRANGE: tuple[Any, ...] = (
     *({}, {"a": 1}, {"_target_": "metarl.models.gru.GRU"}, {"_target_": None}, {"_target_": "os"}, {1: 2}, {"": ""}),
     *("cpu", "cuda", "cuda:99", "meta", "mps", "cpu:0", "sampled", "all", "metarl.models.gru", "metarl.models.gru.GRU"),
 )
-MEMORY = 6 * 2**30  # bytes of address space; torch alone takes half
+MEMORY = 16 * 2**30  # bytes of address space, of which many threads take most
 SECONDS = 20  # of computing for one value
 PATIENCE = 300  # seconds for one value that does not compute
 BATCH = 100  # values of a worker
