@@ -178,13 +178,14 @@ def _build(config: dict, run_dir: Path, play: bool) -> None:
         return
     from metarl.experiment import final_summary
     from metarl.preemption import StopRequest
+    from metarl.run_files import to_json
 
     trainer = build(config | {"training": config["training"] | {"total_steps": 1}}, run_dir)
     trainer.run_dir.open(config)
     try:
         with StopRequest() as stop:
             trainer.train(stop)
-        json.dumps(final_summary(trainer, config, {}), allow_nan=False)
+        to_json(final_summary(trainer, config, {}))
     finally:
         trainer.run_dir.close()
         shutil.rmtree(run_dir, ignore_errors=True)
