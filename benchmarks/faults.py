@@ -21,9 +21,9 @@ from fault_kinds.children import preload
 # What a kind tries in full, and in the short form.
 KINDS = {
     "kills": (160, 2),
-    "damage": (100, 3),
-    "machine": (40, 3),
-    "hostile": (100, 6),
+    "damage": (100, 2),
+    "machine": (40, 2),
+    "hostile": (100, 4),
     "values": (10_000, 100),
     "nonfinite": (40, 1),
 }

@@ -1,9 +1,20 @@
-"""The harness of ``benchmarks/faults.py``."""
+"""The short form of ``benchmarks/faults.py``: a few faults of every kind, all of which runs must survive."""
 
+import os
 import subprocess
 import sys
 
 from helpers import REPOSITORY
+
+
+def test_a_few_faults_of_every_kind_are_survived(tmp_path):
+    script = REPOSITORY / "benchmarks" / "faults.py"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, str(script), "--short", "--keep", str(tmp_path / "faults")]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    rows = [row.split("|") for row in ended.stdout.splitlines()[2:]]
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(rows) == 6 and all(int(row[2]) == int(row[3]) > 0 for row in rows)
 
 
 def test_a_fault_that_is_not_survived_is_told(tmp_path):

@@ -11,6 +11,7 @@ import runpy
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -192,6 +193,7 @@ def _set_environment(environment: Mapping[str, str | None]) -> None:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+    tempfile.tempdir = None  # what the parent remembers
 
 
 def _stir() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 STARTING = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn")
 REACHING = ("socket.connect", "socket.bind", "urllib.Request", "ftplib.connect", "smtplib.connect", "webbrowser.open")
 CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink")
+HARMLESS = ("__pycache__", "matplotlib", "imageio_ffmpeg")  # caches, and what films are written with
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -57,4 +58,4 @@ def _inside(path: object, roots: tuple[str, ...], follow: bool = True) -> bool:
 def seen(log: Path) -> list[str]:
     """What was written down, without what any command of metarl does."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return [line for line in lines if not any(harmless in line for harmless in ("__pycache__", "matplotlib"))]
+    return [line for line in lines if not any(harmless in line for harmless in HARMLESS)]

@@ -30,7 +30,7 @@ def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterato
     """``number`` kills, shared out among the configurations."""
     names = list(CONFIGURATIONS)
     if short:
-        names = [names[0], names[5]]
+        names = names[:1]
     for index, name in enumerate(names):
         share = number * (index + 1) // len(names) - number * index // len(names)
         if share:

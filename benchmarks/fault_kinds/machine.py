@@ -148,9 +148,9 @@ def _no_flock(code: int, stage: Stage, dice: Random) -> Problem:
     outcome = call(stage.train(KILLED), stage.folder / "io", prepare)
     if (wrong := _as_whole(outcome, stage.run(KILLED), stage, KILLED)) is not None:
         return wrong
-    said = outcome.err.count("lock")
-    if said != 1:
-        return f"{said} words of locks on the console"
+    said = [line for line in (outcome.err + outcome.out).splitlines() if "lock" in line]
+    if len(said) != 1:
+        return f"{len(said)} lines about locks on the console"
     status = call(stage.command("status"), stage.folder / "io", prepare)
     return untidy(status) or (status.last_line() if status.code else None)
 

@@ -36,10 +36,10 @@ def _cases() -> Iterator[tuple[str, tuple[str, ...], bool]]:
         if "maml" not in name and "tesp" not in name:
             yield f"{STEP}: {name}", (*overrides, STEP), False
     for method, overrides in POISONED.items():
-        for poison in ("nan", "inf", "none", "huge"):
+        for poison in ("undefined", "infinite", "none", "huge"):
             yield f"reward {poison}: {method}", (*_poisoned("reward", poison), *overrides), True
-        yield f"observation nan: {method}", (*_poisoned("observation", "nan"), *overrides), True
-    workers = _poisoned("reward", "nan", workers=2)
+        yield f"observation nan: {method}", (*_poisoned("observation", "undefined"), *overrides), True
+    workers = _poisoned("reward", "undefined", workers=2)
     yield "reward nan in a worker process: gru rl2", (*workers, *POISONED["gru rl2"]), True
     spread = ("env=gaussian_bandit", "env.reward_std=1e25")
     for method in ("gru rl2", "gru varibad", "mlp promp"):

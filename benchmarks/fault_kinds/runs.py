@@ -75,7 +75,7 @@ CLOCK = ("wall_time", "per_second", "seconds")
 # The clock, the machine and the shell decide these.
 INCIDENTAL = {"wall_time", "command", "hardware", "versions", "commit"}
 UNCOMPARED = {"report.html", "run.log", ".lock", "trial.png", "stdout.txt", "stderr.txt"}
-OF_LOGGERS = {"tensorboard", "wandb"}
+OF_LOGGERS = {"tensorboard", "wandb", "wandb_id"}
 
 
 def train(configuration: tuple[str, ...], run_dir: Path) -> list[str]:

@@ -38,7 +38,7 @@ STRANGE: tuple[Any, ...] = (
     *({}, {"a": 1}, {"_target_": "metarl.models.gru.GRU"}, {"_target_": None}, {"_target_": "os"}, {1: 2}, {"": ""}),
     *("cpu", "cuda", "cuda:99", "meta", "mps", "cpu:0", "sampled", "all", "metarl.models.gru", "metarl.models.gru.GRU"),
 )
-MEMORY = 6 * 2**30  # bytes of address space; torch alone takes half
+MEMORY = 16 * 2**30  # bytes of address space, of which many threads take most
 SECONDS = 20  # of computing for one value
 PATIENCE = 300  # seconds for one value that does not compute
 BATCH = 100  # values of a worker
@@ -178,13 +178,14 @@ def _build(config: dict, run_dir: Path, play: bool) -> None:
         return
     from metarl.experiment import final_summary
     from metarl.preemption import StopRequest
+    from metarl.run_files import to_json
 
     trainer = build(config | {"training": config["training"] | {"total_steps": 1}}, run_dir)
     trainer.run_dir.open(config)
     try:
         with StopRequest() as stop:
             trainer.train(stop)
-        json.dumps(final_summary(trainer, config, {}), allow_nan=False)
+        to_json(final_summary(trainer, config, {}))
     finally:
         trainer.run_dir.close()
         shutil.rmtree(run_dir, ignore_errors=True)

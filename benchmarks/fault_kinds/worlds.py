@@ -30,7 +30,7 @@ class Walk(gymnasium.Env):
         return self.place.copy(), -distance, distance < 0.1, False, {}
 
 
-POISONS = {"nan": float("nan"), "inf": float("inf"), "none": None, "huge": 1e30}
+POISONS = {"undefined": float("nan"), "infinite": float("inf"), "none": None, "huge": 1e30}
 
 
 class Poisoned(Walk):
