@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def leave_directories_to_the_main_process() -> Path | None:
     """
     if os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
-    own = Path(tempfile.mkdtemp(prefix="metarl-rank-"))
+    own = Path(tempfile.gettempdir()) / f"metarl-rank-{uuid.uuid4().hex}"  # made once there is something to run
     sys.argv.append(f"hydra.run.dir={quoted(own)}")
     return own
 
@@ -74,6 +75,8 @@ def leave_directories_to_the_main_process() -> Path | None:
 def fail(error: Exception) -> None:
     """End with one message, or go on with the traceback of what is no mistake of the user."""
     if isinstance(error, (MetarlError, HydraException, OmegaConfBaseException)) and os.environ.get("RANK", "0") != "0":
+        if own_directory is not None:
+            remove_if_empty(own_directory)
         time.sleep(30)  # if the main process says the same, this one is stopped before it does
     if full_error or not report(error, sys.argv[1:]):
         raise error

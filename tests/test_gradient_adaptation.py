@@ -411,7 +411,7 @@ REFUSED = {
     ("algorithm=meta_sgd", "algorithm.step_bound=-0.1"): ["step_bound=-0.1", "greater than 0"],
     ("algorithm=meta_sgd", "algorithm.step_bound=0.01"): ["start below it"],
     ("algorithm=maml", "outer=none"): ["outer"],
-    ("outer=trpo",): ["algorithm.outer"],
+    ("outer=trpo",): ["outer=trpo"],
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from helpers import config_of, outcome, read_rows, run_py, small_config, trainer_of
 
+from metarl.config import build
 from metarl.errors import ConfigError
 from metarl.experiment import run
 from metarl.launching.search import Domain, Search, SearchLogger, checked_space
@@ -84,7 +85,7 @@ def test_a_run_that_is_given_up_is_finished_and_says_so(tmp_path):
         def finish(self, *_): ...
 
     config = small_config("env=bandit", "training.total_steps=1e6", "eval.final_num_tasks=5")
-    trainer = trainer_of(config, tmp_path / "run")
+    trainer = build(config, tmp_path / "run")
     trainer.loggers = Loggers({"impatient": Impatient()})
     run(trainer, config)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -10,7 +10,6 @@ from helpers import (
     config_of,
     finish,
     make_algorithm,
-    make_generator,
     perturb,
     same,
     small_config,
@@ -23,6 +22,7 @@ from metarl.algorithms.trial_buffer import TrialBuffer, trials_of
 from metarl.errors import ConfigError
 from metarl.models.decoders import TransitionDecoder
 from metarl.rollout import collect_trial
+from metarl.seeding import make_generator
 
 RAGGED = "env=tmaze_copying"
 

@@ -135,6 +135,10 @@ class Watched(dict[str, Tensor]):
         self.read.append(name)
         return super().get(name, default)
 
+    def items(self) -> Any:
+        self.read.extend(self)
+        return super().items()
+
 
 class WatchedTasks(Tasks):
     """Tasks that note whether their description is read."""
