@@ -212,7 +212,8 @@ def play_adapted(
     """Meta-World's protocol: a trial with sampled actions, then ``episodes`` episodes of the most likely actions.
 
     Each of these starts from the state after the trial, memory included, and every task counts the same. Where a task
-    set has no more than ``num_tasks`` each is played once; lanes that share a task play more episodes of it.
+    set has no more than ``num_tasks`` each is played once, or, where these are all the tasks there are, as often as
+    that many trials allow; lanes that share a task play more episodes of it.
     """
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)

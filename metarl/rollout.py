@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv, Step, Tasks
 from metarl.finite import check_rollout
 
 State = Any  # what an agent carries through a trial: a pytree of tensors, lanes on axis 0
@@ -141,8 +141,7 @@ def collect(
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
-        ended = (step.terminated, step.truncated)
-        rows.append((timestep, decision, step.reward, *ended, step.success, step.final_observation, mask))
+        rows.append(_row(timestep, decision, step, mask))
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
         following = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
@@ -165,6 +164,12 @@ def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
     """The following timestep in lanes that play on; the present one, which starts no episode, in those that wait."""
     held = Timestep(*(torch.where(_beside(plays, new), new, old) for new, old in zip(following, timestep, strict=True)))
     return held._replace(first=following.first & plays)
+
+
+def _row(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tuple:
+    """What a rollout keeps of a step; the next row has the observation that follows."""
+    ended = (step.terminated, step.truncated)
+    return timestep, decision, step.reward, *ended, step.success, step.final_observation, mask
 
 
 def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:

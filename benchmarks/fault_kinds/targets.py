@@ -35,6 +35,12 @@ def nodes(canary: Path) -> dict[str, dict[str, Any]]:
         "torch.utils.cpp_extension.load_inline": _of("torch.utils.cpp_extension.load_inline", "a", "int a;"),
         "numpy.load": _of("numpy.load", str(canary.parent / "pickle.pt"), allow_pickle=True),
         "numpy.save": _of("numpy.save", str(canary), [1]),
+    } | _importing(canary, shell, code)
+
+
+def _importing(canary: Path, shell: str, code: str) -> dict[str, dict[str, Any]]:
+    """Those that import, load, connect, or go through a name below metarl."""
+    return {
         "importlib.import_module": _of("importlib.import_module", "fault_kinds.effect"),
         "runpy.run_path": _of("runpy.run_path", str(canary.parent / "evil.py")),
         "runpy.run_module": _of("runpy.run_module", "fault_kinds.effect"),
