@@ -69,6 +69,12 @@ def test_goals_can_be_fresh_every_time():
     assert env.sample_tasks().parameters["goal"].norm(dim=1).mean().item() == pytest.approx(0.754, abs=0.02)
 
 
+@pytest.mark.parametrize("num_goals", ["100", "null"])
+def test_an_area_without_room_for_goals_is_refused_with_all_its_keys(num_goals):
+    with pytest.raises((ConfigError, ValueError), match=r"env\.nearest=0\.2, env\.border=1\.1, env\.farthest=1e\+30"):
+        make_env("env=wheeled", "env.farthest=1e30", f"env.num_goals={num_goals}").sample_tasks()
+
+
 @pytest.mark.parametrize(
     ("override", "fragment"),
     [

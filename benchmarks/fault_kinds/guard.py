@@ -25,7 +25,7 @@ def watch(log: Path, allowed: Sequence[Path]) -> None:
     def hook(event: str, arguments: tuple) -> None:
         if event in STARTING or event in REACHING:
             os.write(descriptor, f"{event} {arguments!r}"[:300].encode(errors="replace") + b"\n")
-        elif event == "open" and _writes(arguments) and not _inside(arguments[0], roots):
+        elif event == "open" and _writes(arguments) and not _opened_inside(arguments, roots):
             os.write(descriptor, f"{event} {arguments[0]!r}"[:300].encode(errors="replace") + b"\n")
         elif event in CHANGING and not _named_inside(event, arguments, roots):
             os.write(descriptor, f"{event} {arguments!r}"[:300].encode(errors="replace") + b"\n")
@@ -35,6 +35,14 @@ def watch(log: Path, allowed: Sequence[Path]) -> None:
 
 def _writes(arguments: tuple) -> bool:
     return isinstance(arguments[2], int) and bool(arguments[2] & WRITING)
+
+
+def _opened_inside(arguments: tuple, roots: tuple[str, ...]) -> bool:
+    """Whether the file that would be opened lies inside; a link in its place is refused, not followed, on request."""
+    if arguments[2] & os.O_NOFOLLOW and isinstance(arguments[0], str | bytes | os.PathLike):
+        folder, name = os.path.split(os.path.abspath(os.fsdecode(arguments[0])))
+        return _inside(os.path.join(os.path.realpath(folder), name), roots, follow=False)
+    return _inside(arguments[0], roots)
 
 
 def _named_inside(event: str, arguments: tuple, roots: tuple[str, ...]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl.envs.base import MetaEnv, Tasks
 
 ATTEMPTS = 100_000  # draws of a set before it counts as too tight
+ROUNDS = 10_000  # of drawing fresh goals; areas of a thousandth of all take far fewer
 TASK_SETS = ("train", "held_out", "out_of_range")
 
 
@@ -97,12 +98,15 @@ class GoalTasks(MetaEnv):
         """By rejection, in rounds over all that are missing."""
         generator, device = self.task_generator, self.device
         goals = torch.full((num_tasks, 2), torch.nan, dtype=torch.float64, device=device)
-        while (missing := goals[:, 0].isnan()).any():
+        for _ in range(ROUNDS):
+            missing = goals[:, 0].isnan()
+            if not missing.any():
+                return goals.float()
             unit = torch.rand(num_tasks, 2, generator=generator, dtype=torch.float64, device=device)
             candidates = scaled(unit.cpu().numpy(), self.plan, task_set)
             fits = torch.from_numpy(within(candidates, self.plan, task_set)).to(device)
             goals = torch.where((missing & fits).unsqueeze(1), torch.from_numpy(candidates).to(device), goals)
-        return goals.float()
+        raise ValueError(f"the area of the {task_set} goals is too small a part of all: {_area(self.plan)}; correct it")
 
 
 @cache
@@ -129,8 +133,12 @@ def _apart(candidates: np.ndarray, others: np.ndarray, plan: GoalPlan, task_set:
                 return kept[len(others) :]
     raise ValueError(
         f"env.num_goals={plan.num_goals} at env.spacing={plan.spacing} do not fit into the area of the "
-        f"{task_set} goals ({count - len(others)} did); lower one of them"
+        f"{task_set} goals ({count - len(others)} did); lower one of them, or mend the area: {_area(plan)}"
     )
+
+
+def _area(plan: GoalPlan) -> str:
+    return f"env.nearest={plan.nearest}, env.border={plan.border}, env.farthest={plan.farthest}"
 
 
 def scaled(unit: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:

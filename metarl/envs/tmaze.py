@@ -54,7 +54,10 @@ class TMaze(MetaEnv):
         if biased_bits is not None and indicators:
             raise ValueError(f"env.indicators={indicators}: with env.biased_bits there are none; use []")
         if len(set(indicators)) < len(indicators) or any(place >= length - 1 for place in indicators):
-            raise ValueError(f"env.indicators={indicators}: different positions before the junction at {length - 1}")
+            raise ValueError(
+                f"env.indicators={indicators}: must be different positions before the junction at {length - 1} "
+                f"(env.length={length})"
+            )
         self.length, self.indicators, self.biased_bits = length, indicators, biased_bits
         self.task_dim = max(len(indicators), 1)
         self.show_position = show_position
