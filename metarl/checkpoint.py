@@ -118,7 +118,10 @@ class Checkpoints:
             return numbered[-1]
         if which == "best" and (self.directory / "best.pt").exists():
             return self.directory / "best.pt"
-        raise CheckpointError(f"{self.directory} holds no {which} checkpoint; let the run finish an iteration first")
+        name = "best.pt" if which == "best" else "*.pt"
+        raise CheckpointError(
+            f"{self.directory / name}: no {which} checkpoint is there; let the run finish an iteration"
+        )
 
     def best_problem(self) -> str | None:
         """Why the best checkpoint cannot be used; None where it can."""

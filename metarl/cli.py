@@ -191,19 +191,13 @@ def _natural(text: str) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Sampled and greedy actions of a checkpoint on new held-out tasks."""
-    from metarl import checkpoint
     from metarl.analysis import playing
-    from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
-    from metarl.trust import trusted
+    from metarl.trained import load_agent
 
     directory = RunDirectory(options.run)
     config = directory.config()
-    if options.device:
-        config["device"] = options.device
-    path = directory.checkpoints.path(options.checkpoint)
-    agent, parts = build_algorithm(config, trusted(options.trust))
-    checkpoint.load_weights(agent, path, parts.settings.device)
+    agent, parts = load_agent(directory, options.checkpoint, options.trust, options.device)
     env = parts.make_env(num_tasks=1, seed=0)
     sets = playing.chosen_tasks(options, env)
     if options.format == "json" and not options.test_episodes and not options.by_task:
@@ -223,21 +217,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     """Film one trial of a trained agent."""
-    from metarl import checkpoint
     from metarl.analysis.film import write_video
     from metarl.analysis.filming import film_trial, with_parameters
-    from metarl.config import build_algorithm
     from metarl.envs.pictures import NoRendererError
     from metarl.run_directory import RunDirectory
-    from metarl.trust import trusted
+    from metarl.trained import load_agent
 
     path = options.video or options.run / "watch.mp4"
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
     directory = RunDirectory(options.run)
-    config = directory.config() | {"device": "cpu", "lanes_per_task": 1}
-    agent, parts = build_algorithm(config, trusted(options.trust))
-    checkpoint.load_weights(agent, directory.checkpoints.path(options.checkpoint), "cpu")
+    agent, parts = load_agent(directory, options.checkpoint, options.trust, "cpu", lanes_per_task=1)
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
         env.set_tasks(with_parameters(env.sample_tasks(options.task_set), options.task))
@@ -310,19 +300,16 @@ def analyse(options: argparse.Namespace) -> None:
 
 def _subjects(options: argparse.Namespace) -> Any:
     """Every run and every untrained model that is asked for."""
-    from metarl import checkpoint
     from metarl.analysis.studies import Subject
     from metarl.compose import compose, resolved
     from metarl.config import build_algorithm
     from metarl.run_directory import RunDirectory
-    from metarl.trust import TYPED, trusted
+    from metarl.trained import load_agent
+    from metarl.trust import TYPED
 
     overrides = [subject for subject in options.subjects if "=" in subject]
     for run in (Path(subject) for subject in options.subjects if "=" not in subject):
-        directory = RunDirectory(run)
-        config = directory.config() | {"device": "cpu"}
-        agent, parts = build_algorithm(config, trusted(options.trust))
-        checkpoint.load_weights(agent, directory.checkpoints.path("latest"), "cpu")
+        agent, parts = load_agent(RunDirectory(run), "latest", options.trust, "cpu")
         yield Subject(str(run), agent, parts.make_env)
     models = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
     others = [override for override in overrides if not override.startswith("model=")]

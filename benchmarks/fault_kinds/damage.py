@@ -56,8 +56,15 @@ class Damage:
         place = "sweep" if self.number == NO_SWEEP else ("finished", "killed", "failed")[self.number]
         return f"{place}: {self.path.name} {self.way}"
 
+    @property
+    def leaves_no_trace(self) -> bool:
+        """What is left is a run that was stopped before it wrote this file."""
+        return self.way == "deleted" and self.path.name in ("summary.json", "error.txt")
+
     def named(self, text: str) -> bool:
         """Whether a text tells which file, or which run, it is about."""
+        if self.leaves_no_trace:
+            return True
         return str(self.path) in text or self.path.name in text or f"{self.path.parent.name}/" in text
 
 
@@ -155,7 +162,9 @@ def _status(stage: Stage, damage: Damage) -> str | None:
     for number, row in now.items():
         other = {key: (before[number].get(key), value) for key, value in row.items() if number in before}
         wrong = {key: pair for key, pair in other.items() if pair[0] != pair[1] and pair[1] not in (None, "-")}
-        if wrong and not (number == damage.number and (row.get("error") or damage.way == "edited")):
+        if wrong and not (
+            number == damage.number and (row.get("error") or damage.way == "edited" or damage.leaves_no_trace)
+        ):
             return f"run {number} is another, and nothing is said: {json.dumps(wrong)[:150]}"
     return None
 

@@ -11,6 +11,7 @@ Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -276,7 +277,7 @@ def quoted(path: Path) -> str:
 
 def is_sweep(path: Path) -> bool:
     """Whether a directory holds a sweep."""
-    return (path / RECORD).is_file()
+    return os.path.lexists(path / RECORD)  # a damaged record, too, of which the reader says what is wrong
 
 
 def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
