@@ -16,10 +16,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarl.compose import resolved
-from metarl.errors import ConfigError, MetarlError, report
+from metarl.configuration.compose import resolved
+from metarl.configuration.reporting import report
+from metarl.errors import ConfigError, MetarlError
 from metarl.launching.job import FROZEN, run_frozen, train
-from metarl.launching.sweep import is_sweep, quoted, sweep_name
+from metarl.runs.sweep import is_sweep, quoted, sweep_name
 from metarl.trust import TYPED
 
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)

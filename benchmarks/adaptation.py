@@ -1,6 +1,7 @@
 """Adaptation by gradient steps with stacked parameters, against a loop over tasks."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 import torch
 from timing import Row, cpu_seconds, learner
@@ -9,7 +10,8 @@ from torch.func import functional_call
 
 from metarl.algorithms.gradient_adaptation import GradientAdaptation
 from metarl.algorithms.samples import Samples
-from metarl.rollout import Timestep
+from metarl.tree import tree_map
+from metarl.types import Timestep
 
 NETWORK = (
     "outer=vpg",
@@ -69,7 +71,7 @@ def plain_loss(agent: GradientAdaptation, given: list[Samples]) -> Tensor:
     log_prob = policy.distribution.log_prob
 
     def run(parameters: dict[str, Tensor], stage: Samples) -> Tensor:
-        timestep = Timestep(*(part[0] for part in stage.timestep))
+        timestep = tree_map(itemgetter(0), stage.timestep)
         output, _ = functional_call(policy, parameters, (timestep, ((),), timestep.first))
         return log_prob(output.parameters, stage.action[0])
 
@@ -91,7 +93,7 @@ def acting(tasks: int, lanes: int) -> float:
     observation, action = torch.randn(count, *env.observation_space.shape), torch.zeros(count, *env.action_space.shape)
     timestep = Timestep(observation, observation, action, torch.zeros(count), torch.zeros(count, dtype=torch.bool))
     own = [{name: value[task] for name, value in state.parameters.items()} for task in range(tasks)]
-    parts = [Timestep(*(part[task * lanes :][:lanes] for part in timestep)) for task in range(tasks)]
+    parts = [tree_map(itemgetter(slice(task * lanes, (task + 1) * lanes)), timestep) for task in range(tasks)]
 
     def loop() -> None:
         for parameters, part in zip(own, parts, strict=True):

@@ -27,8 +27,9 @@ from metarl.envs.bandit import BernoulliBandit
 from metarl.envs.base import MetaEnv
 from metarl.envs.tabular_mdp import TabularMDP
 from metarl.evaluation import MakeEnv
-from metarl.rollout import Agent, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator, split_seed
+from metarl.types import Agent
 
 PUBLISHED = """
 setting     Random Gittins Thompson OTS   UCB1  ε-greedy Greedy

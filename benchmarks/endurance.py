@@ -9,7 +9,7 @@ import time
 import torch
 from timing import configuration
 
-from metarl.config import build_env_factory
+from metarl.configuration.build import build_env_factory
 from metarl.envs.base import MetaEnv
 from metarl.seeding import make_generator
 

@@ -6,7 +6,7 @@ import time
 import torch
 from timing import Row, configuration
 
-from metarl.config import build_env_factory
+from metarl.configuration.build import build_env_factory
 from metarl.seeding import make_generator
 
 LANES, STEPS = 1024, 1000

@@ -13,7 +13,7 @@ from hydra.utils import get_class
 from timing import Row, configuration, cpu_seconds, learner, matmul_peak, trial_of
 from torch import Tensor
 
-from metarl.compose import options
+from metarl.configuration.compose import options
 from metarl.models.base import SequenceModel
 from metarl.seeding import make_generator
 

@@ -23,7 +23,7 @@ from metarl.analysis import style
 from metarl.analysis.runs import Run, load_runs
 from metarl.analysis.style import Label
 from metarl.analysis.tables import format_table
-from metarl.compose import compose, options
+from metarl.configuration.compose import compose, options
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 from results import run_row, write_curve

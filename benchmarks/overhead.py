@@ -10,8 +10,8 @@ from typing import Any
 
 from timing import Row, configuration
 
-from metarl.config import build
-from metarl.preemption import StopRequest
+from metarl.configuration.build import build
+from metarl.system import StopRequest
 
 SETTINGS = {
     "default configuration": (),

@@ -13,11 +13,12 @@ from mujoco.rollout import Rollout
 from timing import Row, configuration, learner, wall_seconds
 from torch import Tensor
 
-from metarl.config import build_env_factory
-from metarl.envs.base import MetaEnv, Step
+from metarl.configuration.build import build_env_factory
+from metarl.envs.base import MetaEnv
 from metarl.envs.simulation import SimulatedEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.types import Step
 
 THREADS = 2
 STEPS = 20  # control steps of one measurement

@@ -11,7 +11,7 @@ from timing import Row
 from metarl.launching.cards import cpu_slots
 from metarl.launching.commands import status_rows
 from metarl.launching.pool import Pool
-from metarl.launching.sweep import Job, Sweep
+from metarl.runs.sweep import Job, Sweep
 
 FAKE = """
 import json, pathlib, sys

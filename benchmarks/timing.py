@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from metarl.compose import compose, resolved
-from metarl.config import build_algorithm
+from metarl.configuration.build import build_algorithm
+from metarl.configuration.compose import compose, resolved
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 

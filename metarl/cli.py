@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.checking.command import add_check_command
-from metarl.errors import ConfigError, report
-from metarl.run_files import to_json
+from metarl.configuration.reporting import report
+from metarl.errors import ConfigError
+from metarl.runs.files import to_json
 
 if TYPE_CHECKING:
     from metarl.evaluation import Which
@@ -192,8 +193,8 @@ def _natural(text: str) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     """Sampled and greedy actions of a checkpoint on new held-out tasks."""
     from metarl.analysis import playing
-    from metarl.run_directory import RunDirectory
-    from metarl.trained import load_agent
+    from metarl.configuration.trained import load_agent
+    from metarl.runs.directory import RunDirectory
 
     directory = RunDirectory(options.run)
     config = directory.config()
@@ -219,9 +220,9 @@ def watch(options: argparse.Namespace) -> None:
     """Film one trial of a trained agent."""
     from metarl.analysis.film import write_video
     from metarl.analysis.filming import film_trial, with_parameters
+    from metarl.configuration.trained import load_agent
     from metarl.envs.pictures import NoRendererError
-    from metarl.run_directory import RunDirectory
-    from metarl.trained import load_agent
+    from metarl.runs.directory import RunDirectory
 
     path = options.video or options.run / "watch.mp4"
     if path.suffix not in (".mp4", ".gif"):
@@ -243,8 +244,8 @@ def watch(options: argparse.Namespace) -> None:
 def baselines(options: argparse.Namespace) -> None:
     """Every classical solver of an environment on held-out tasks, and its bounds."""
     from metarl.analysis import playing
-    from metarl.compose import compose, resolved
-    from metarl.config import build_env_factory
+    from metarl.configuration.build import build_env_factory
+    from metarl.configuration.compose import compose, resolved
     from metarl.trust import TYPED
 
     if any(
@@ -301,10 +302,10 @@ def analyse(options: argparse.Namespace) -> None:
 def _subjects(options: argparse.Namespace) -> Any:
     """Every run and every untrained model that is asked for."""
     from metarl.analysis.studies import Subject
-    from metarl.compose import compose, resolved
-    from metarl.config import build_algorithm
-    from metarl.run_directory import RunDirectory
-    from metarl.trained import load_agent
+    from metarl.configuration.build import build_algorithm
+    from metarl.configuration.compose import compose, resolved
+    from metarl.configuration.trained import load_agent
+    from metarl.runs.directory import RunDirectory
     from metarl.trust import TYPED
 
     overrides = [subject for subject in options.subjects if "=" in subject]
@@ -329,7 +330,7 @@ def compare(options: argparse.Namespace) -> None:
     from metarl.analysis.selection import selected
     from metarl.analysis.style import save_figures
     from metarl.analysis.tables import format_table
-    from metarl.launching.sweep import run_directories
+    from metarl.runs.sweep import run_directories
 
     runs = load_runs(run_directories(options.runs, finished=True))
     selection = selected(runs, options.best, options.by)
@@ -349,7 +350,7 @@ def compare(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """A row for each run; one line about all goes to stderr."""
     from metarl.launching.commands import status_rows
-    from metarl.launching.sweep import Sweep
+    from metarl.runs.sweep import Sweep
 
     rows, line = status_rows(Sweep(options.sweep))
     known = [key for key in rows[0] if any(row[key] is not None for row in rows)]
@@ -360,7 +361,7 @@ def status(options: argparse.Namespace) -> None:
 def resume(options: argparse.Namespace) -> None:
     """Whatever runs or is finished is left alone."""
     from metarl.launching import commands
-    from metarl.launching.sweep import Sweep
+    from metarl.runs.sweep import Sweep
     from metarl.trust import extend_environment
 
     extend_environment(options.trust)  # for the runs
@@ -370,7 +371,7 @@ def resume(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """One page for one run or several."""
     from metarl.analysis.report import write_report as write
-    from metarl.launching.sweep import run_directories
+    from metarl.runs.sweep import run_directories
 
     single = len(options.runs) == 1
     output = options.output or (options.runs[0] / "report.html" if single else Path("report.html"))
@@ -381,7 +382,7 @@ def write_report(options: argparse.Namespace) -> None:
 def dashboard(options: argparse.Namespace) -> None:
     """Tables and figures of a sweep as a W&B run of its group."""
     from metarl.analysis import dashboard as wandb_dashboard
-    from metarl.launching.sweep import Sweep
+    from metarl.runs.sweep import Sweep
 
     sweep, where = Sweep(options.sweep).path, (options.project, options.entity)
     for line in wandb_dashboard.show(sweep, options.mode, *where, options.best, options.by, options.workspace):
@@ -390,8 +391,8 @@ def dashboard(options: argparse.Namespace) -> None:
 
 def list_options(options: argparse.Namespace) -> None:
     """Options of every configuration group, then the runs below some directories."""
-    from metarl.compose import CONF
-    from metarl.compose import options as group_options
+    from metarl.configuration.compose import CONF
+    from metarl.configuration.compose import options as group_options
 
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
     rows = [{"kind": group, "name": name} for group in groups for name in group_options(group)]

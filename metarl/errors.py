@@ -1,10 +1,6 @@
-"""Errors a user can mend, told in one message; everything else keeps its traceback. Imports nothing heavy."""
+"""Errors a user can correct, with a message of one line; others keep their traceback. Imports nothing heavy."""
 
 import errno
-import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 
@@ -49,29 +45,6 @@ class NonFiniteError(MetarlError):
     """A number that is NaN or infinite, or too large to learn from; the message names it and where it was found."""
 
 
-def report(error: Exception, overrides: Sequence[str] = ()) -> bool:
-    """Tell the user; False if the error is not theirs."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from metarl.compose import explain
-
-    if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_by_hydra(error):
-        message = explain(error, overrides)
-    elif isinstance(error, (MetarlError, OSError)):
-        message = str(error)
-    else:
-        return False
-    print(f"error: {printable(message)}", file=sys.stderr)
-    return True
-
-
 def printable(text: str) -> str:
     """One line without what would steer a terminal: values may come from somebody else's files."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _raised_by_hydra(error: Exception) -> bool:
-    """Some overrides end in a bare ValueError of Hydra's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError) and bool(frames) and "hydra" in Path(frames[-1].filename).parts

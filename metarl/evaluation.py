@@ -7,10 +7,11 @@ from typing import NotRequired, Protocol, TypedDict, Unpack
 
 import torch
 
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.held_out import ErrorOver, TaskSource, error_over, standard_error, task_source
-from metarl.rollout import Agent, Rollout, collect, collect_to_branch, collect_trial, episode_returns
+from metarl.rollout import collect, collect_to_branch, collect_trial, episode_returns
 from metarl.seeding import make_generator, split_seed
+from metarl.types import Agent, Rollout, Tasks
 
 
 class MakeEnv(Protocol):

@@ -16,9 +16,9 @@ import torch
 from metarl import parallel
 from metarl.errors import MetarlError, RunDirectoryError
 from metarl.evaluation import evaluate
-from metarl.preemption import Interrupted, StopRequest
-from metarl.run_files import append_line
-from metarl.run_reader import check_evaluations
+from metarl.runs.files import append_line
+from metarl.runs.reader import check_evaluations
+from metarl.system import Interrupted, StopRequest
 from metarl.trainer import Trainer
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,13 @@ overflow.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metarl.errors import NonFiniteError
-
-if TYPE_CHECKING:
-    from metarl.rollout import Rollout
+from metarl.types import Rollout
 
 LARGEST = 1e15  # a sum of squares of larger numbers can overflow float32, which ends at 3e38
 
@@ -31,7 +29,7 @@ class _Part(NamedTuple):
     remedy: str
 
 
-def check_rollout(rollout: "Rollout", agent: object) -> None:
+def check_rollout(rollout: Rollout, agent: object) -> None:
     """Check all that the environment and the agent put into a rollout.
 
     Raises:
@@ -42,7 +40,7 @@ def check_rollout(rollout: "Rollout", agent: object) -> None:
         _raise_first(parts, agent)
 
 
-def _parts(rollout: "Rollout") -> list[_Part]:
+def _parts(rollout: Rollout) -> list[_Part]:
     """All that a step makes, in order."""
     decision = rollout.decision
     return [

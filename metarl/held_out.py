@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Tasks
 
 # Drawn from a distribution without end; those of one set of several; every task there is, which training plays too;
 # drawn by an environment that cannot list its tasks, and some came more than once.

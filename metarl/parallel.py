@@ -8,7 +8,7 @@ alone is handed back what it gave.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.functional import pad
 
-from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
-from metarl.rollout import Rollout
+from metarl.tree import tree_map
+from metarl.types import Rollout
 
 PATIENCE = timedelta(days=1)  # for the main process while it evaluates; one that dies closes its connections
 
@@ -133,32 +133,18 @@ def joined(trial: list[Rollout]) -> list[Rollout]:
     if count() == 1:
         return trial
     device = trial[0].mask.device
-    parts = from_all([mapped(rollout, lambda part: part.cpu()) for rollout in trial])
-    return [
-        _side_by_side([mapped(part, lambda part: part.to(device)) for part in row]) for row in zip(*parts, strict=True)
-    ]
+    trials = tree_map(lambda part: part.to(device), from_all(tree_map(Tensor.cpu, trial)))
+    return [_side_by_side(row) for row in zip(*trials, strict=True)]
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure of rollouts, with every tensor changed."""
-    match value:
-        case Tensor():
-            return change(value)
-        case Tasks():
-            return Tasks({name: change(part) for name, part in value.parameters.items()})
-        case tuple():
-            return type(value)(*(mapped(part, change) for part in value))
-    return value
+def _side_by_side(parts: tuple[Rollout, ...]) -> Rollout:
+    """Rollouts of different lanes as one, ``[T, B, ...]``; shorter ones are padded with zeros, and masked."""
+    steps = max(len(part.mask) for part in parts)
 
+    def joined(*lanes: Tensor) -> Tensor:
+        return torch.cat([pad(part, [0, 0] * (part.ndim - 1) + [0, steps - len(part)]) for part in lanes], dim=1)
 
-def _side_by_side(parts: Sequence[Any]) -> Any:
-    first = parts[0]
-    match first:
-        case Tensor():
-            steps = max(len(part) for part in parts)
-            return torch.cat([pad(part, [0, 0] * (part.ndim - 1) + [0, steps - len(part)]) for part in parts], dim=1)
-        case Tasks():
-            return Tasks({name: torch.cat([part.parameters[name] for part in parts]) for name in first.parameters})
-        case tuple():
-            return type(first)(*(_side_by_side(column) for column in zip(*parts, strict=True)))
-    return first
+    without_tasks = [part._replace(tasks=None) for part in parts]  # type: ignore[arg-type]
+    tasks = tree_map(lambda *rows: torch.cat(rows), *(part.tasks for part in parts))
+    rollout: Rollout = tree_map(joined, *without_tasks)
+    return rollout._replace(tasks=tasks)

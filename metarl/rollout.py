@@ -1,88 +1,18 @@
-"""The contract between agents and environments, and the one function that brings them together.
-
-Shapes are time-major: T steps, B lanes. A trial is all an agent experiences of one task: one or more
-rollouts, with ``Agent.adapt`` between them.
-"""
+"""Collecting rollouts and trials: the one place where an agent acts in an environment. Shapes are time-major."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from operator import itemgetter
+from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.finite import check_rollout
-
-State = Any  # what an agent carries through a trial: a pytree of tensors, lanes on axis 0
-
-
-class Timestep(NamedTuple):
-    """What an agent sees before it acts, ``[B, ...]`` or ``[T, B, ...]``."""
-
-    observation: Tensor
-    previous_observation: Tensor  # the one the previous action answered; as for it at the start of a trial
-    previous_action: Tensor  # at the start of a trial 0 (continuous), or one less than the first action: -1 (discrete)
-    previous_reward: Tensor  # float32, 0 at the start of a trial
-    first: Tensor  # bool, this step starts an episode
-
-
-class Decision(NamedTuple):
-    """What an agent answers, ``[B, ...]`` or ``[T, B, ...]``."""
-
-    action: Tensor
-    log_prob: Tensor  # of the action under the policy that acted
-    value: Tensor  # expected return, in units of reward
-    noise: Tensor | None = None  # what else was drawn, by agents that sample a latent
-
-
-class Rollout(NamedTuple):
-    """Consecutive steps of all lanes, every tensor ``[T, B, ...]``."""
-
-    timestep: Timestep
-    decision: Decision
-    next_observation: Tensor  # the one a step led to, of the same episode
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    success: Tensor | None
-    mask: Tensor  # bool, False after a lane has finished its episodes
-    tasks: Tasks  # one row per lane
-
-    def select(self, lanes: Tensor) -> "Rollout":
-        """Some lanes."""
-
-        def of(part: Any) -> Any:
-            match part:
-                case Tensor():
-                    return part[:, lanes]
-                case Tasks():
-                    return part.select(lanes)
-                case tuple():
-                    return type(part)(*map(of, part))
-            return part
-
-        return of(self)
-
-
-class Agent(Protocol):
-    """Anything that can live through a trial: a learner, or a classical solver."""
-
-    @property
-    def rollouts(self) -> tuple[int, ...]:
-        """Episodes of each rollout of a trial; ``adapt`` runs between rollouts."""
-
-    def initial_state(self, tasks: Tasks) -> State:
-        """Knowing nothing: the state at the start of a trial. Only oracles may look at ``tasks``."""
-
-    def act(
-        self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
-    ) -> tuple[Decision, State]:
-        """Choose actions for all lanes; ``greedy`` takes the most likely action instead of a sample."""
-
-    def adapt(self, state: State, rollout: Rollout) -> State:
-        """The state after learning from a support rollout."""
+from metarl.tree import tree_map
+from metarl.types import Agent, Decision, Rollout, State, Step, Tasks, Timestep
 
 
 def next_timestep(env: MetaEnv, before: Rollout) -> Timestep:
@@ -162,7 +92,7 @@ def collect(
 
 def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
     """The following timestep in lanes that play on; the present one, which starts no episode, in those that wait."""
-    held = Timestep(*(torch.where(_beside(plays, new), new, old) for new, old in zip(following, timestep, strict=True)))
+    held: Timestep = tree_map(lambda new, old: torch.where(_beside(plays, new), new, old), following, timestep)
     return held._replace(first=following.first & plays)
 
 
@@ -174,7 +104,9 @@ def _row(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tu
 
 def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
     """Steps stacked over time; what the environment did in lanes that wait is left out."""
-    timestep, decision, reward, terminated, truncated, success, next_observation, mask = _stack(rows)
+    timestep, decision, reward, terminated, truncated, success, next_observation, mask = tree_map(
+        lambda *steps: torch.stack(steps), *rows
+    )
     if not env.fixed_length:
         reward = reward.masked_fill(~mask, 0.0)
         next_observation = torch.where(_beside(mask, next_observation), next_observation, timestep.observation)
@@ -186,19 +118,6 @@ def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
 def _beside(flags: Tensor, values: Tensor) -> Tensor:
     """Flags ``[...]`` with axes of one for what else ``values [..., *shape]`` have."""
     return flags.view(*flags.shape, *[1] * (values.ndim - flags.ndim))
-
-
-def _stack(rows: Sequence[tuple]) -> list[Any]:
-    """Rows of equal structure, stacked over time leaf by leaf."""
-    columns: list[Any] = []
-    for column in zip(*rows, strict=True):
-        if column[0] is None:
-            columns.append(None)
-        elif isinstance(column[0], tuple):
-            columns.append(type(column[0])(*_stack(column)))
-        else:
-            columns.append(torch.stack(column))
-    return columns
 
 
 def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> list[Rollout]:
@@ -286,7 +205,7 @@ class _Branches:
         self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, State]:
         answers = [
-            self.agent.act(Timestep(*(part[lanes] for part in timestep)), own, generator, greedy)
+            self.agent.act(tree_map(itemgetter(lanes), timestep), own, generator, greedy)
             for lanes, own in zip(self.lanes, state, strict=True)
         ]
         decisions = [decision for decision, _ in answers]

@@ -15,15 +15,16 @@ from tqdm import tqdm
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
-from metarl.checkpoint import load_weights
 from metarl.envs.base import MetaEnv
 from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.finite import check_diagnostics, check_parameters
-from metarl.logging import Loggers
-from metarl.preemption import StopRequest
-from metarl.rollout import Rollout, collect_trial
-from metarl.run_directory import RunDirectory
+from metarl.rollout import collect_trial
+from metarl.runs.checkpoint import load_weights
+from metarl.runs.directory import RunDirectory
+from metarl.runs.loggers import Loggers
+from metarl.system import StopRequest
+from metarl.types import Rollout
 
 log = logging.getLogger(__name__)
 

@@ -112,7 +112,7 @@ def check_gym_name(name: str, key: str, trust: Trust) -> None:
 
     A plain id is one of Gymnasium's own registry, whose code has to be Gymnasium's, metarl's or trusted.
     """
-    if trust.everything or name.startswith("metarl.envs:metarl/"):
+    if trust.everything or name.removeprefix("metarl.gymnasium_envs:").startswith("metarl/"):
         return
     module, colon, _ = name.partition(":")
     if colon and module.partition(".")[0] != "metarl":

@@ -8,7 +8,7 @@ import torch
 from helpers import combinations, usual_combinations
 from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
 
-from metarl.compose import options
+from metarl.configuration.compose import options
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarl.launching.cards import Slot
 from metarl.launching.pool import Pool
-from metarl.launching.sweep import Job, Sweep, quoted
+from metarl.runs.sweep import Job, Sweep, quoted
 
 TINY = (
     "training.total_steps=3000",

@@ -18,11 +18,11 @@ from torch import Tensor
 from metarl.checking.algorithms import Learner, collected  # noqa: F401 -- one implementation for tests and command
 from metarl.checking.comparing import global_randomness, perturb, random_actions, same  # noqa: F401
 from metarl.checking.runs import StopAt, timeless, timeless_states, trainer_of  # noqa: F401
-from metarl.compose import compose, options
-from metarl.config import build_algorithm, build_env_factory
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.configuration.build import build_algorithm, build_env_factory
+from metarl.configuration.compose import compose, options
+from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
-from metarl.rollout import Decision
+from metarl.types import Decision, Step, Tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -6,9 +6,9 @@ import pytest
 from helpers import read_rows, small_config
 from wandb_records import by_key, records
 
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.experiment import run
-from metarl.logging import scalars
+from metarl.runs.loggers import scalars
 
 SIZE = ("training.eval_every=2", "eval.num_tasks=8", "eval.final_num_tasks=8", "eval.baselines=false")
 STEPS_OF_AN_ITERATION = 6 * 3  # lanes, pulls

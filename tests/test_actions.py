@@ -11,15 +11,16 @@ from helpers import make_algorithm, make_env, small_config
 
 from metarl.algorithms.samples import Credit, samples_of
 from metarl.baselines.base import Random
-from metarl.config import build_algorithm
-from metarl.distributions import action_distribution
+from metarl.configuration.build import build_algorithm
 from metarl.envs.actions import BoxActions, JointActions
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.gymnasium_lanes import GymnasiumEnv
 from metarl.errors import ContractError
+from metarl.models.distributions import action_distribution
 from metarl.models.features import OneHot
-from metarl.rollout import Timestep, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.types import Step, Tasks, Timestep
 
 
 class Aim(gymnasium.Env):

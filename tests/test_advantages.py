@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.advantages import generalized_advantages
+from metarl.algorithms.advantages import generalized_advantages
 from metarl.seeding import make_generator
 
 TIMES = [1, 2, 13]

@@ -11,7 +11,7 @@ from helpers import make_policy, perturb
 from metarl.analysis.attention import attention_maps, head_table
 from metarl.analysis.embeddings import principal_components, project
 from metarl.cli import main
-from metarl.compose import options
+from metarl.configuration.compose import options
 from metarl.models.watching import watched
 
 STEPS, LANES, STARTS = 12, 3, (0, 5, 6)

@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 from math import comb
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from metarl.baselines.gittins import gittins_index, gittins_table
 from metarl.baselines.references import best_values, nearest, tune
 from metarl.envs.bandit import BernoulliBandit, GaussianBandit
 from metarl.evaluation import evaluate
-from metarl.rollout import Timestep, collect_trial, first_timestep
+from metarl.rollout import collect_trial, first_timestep
 from metarl.seeding import make_generator
+from metarl.tree import tree_map
+from metarl.types import Timestep
 
 BETA = BetaBelief()
 
@@ -176,7 +179,7 @@ def test_statistics_are_those_of_a_loop():
     agent = bandits.Greedy(BETA, 4, 12)
     state = agent.initial_state(env.tasks)
     for t in range(12):
-        _, state = agent.act(Timestep(*(entry[t] for entry in rollout.timestep)), state, make_generator(1))
+        _, state = agent.act(tree_map(itemgetter(t), rollout.timestep), state, make_generator(1))
     pulls, reward_sum = torch.zeros(6, 4), torch.zeros(6, 4)
     for lane in range(6):
         for t in range(11):  # what the last pull gave is not seen before acting

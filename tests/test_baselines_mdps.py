@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from metarl.baselines.planning import MDP, extended_value_iteration, optimistic_
 from metarl.baselines.references import mdp_grid, mdp_solvers
 from metarl.envs.tabular_mdp import TabularMDP
 from metarl.evaluation import evaluate
-from metarl.rollout import Timestep, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.tree import tree_map
+from metarl.types import Timestep
 
 SIZE = TabularSize(10, 5, 10, 10)
 SMALL = TabularSize(4, 3, 5, 3)
@@ -38,7 +41,7 @@ def some_experience(size=SMALL, num_tasks=3, seed=0):
     agent = mdps.Greedy(size)
     experience = agent.initial_knowledge(env.tasks)
     for t in range(len(rollout.reward)):
-        experience = agent.learn(experience, Timestep(*(entry[t] for entry in rollout.timestep)))
+        experience = agent.learn(experience, tree_map(itemgetter(t), rollout.timestep))
     return experience, rollout
 
 
@@ -208,7 +211,7 @@ def replay(agent, env, timesteps):
     """Actions of an agent that is shown these timesteps, whatever it does."""
     state, generator, actions = agent.initial_state(env.tasks), make_generator(0), []
     for t in range(len(timesteps.first)):
-        timestep = Timestep(*(entry[t] for entry in timesteps))
+        timestep = tree_map(itemgetter(t), timesteps)
         agent.act(timestep, state, make_generator(9))  # must leave no trace
         decision, state = agent.act(timestep, state, generator)
         actions.append(decision.action)

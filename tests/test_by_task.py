@@ -8,9 +8,9 @@ from helpers import Corridor, Counter, outcome, run_py
 
 from metarl.analysis.by_task import task_table
 from metarl.cli import main
-from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
 from metarl.evaluation import PlayedTasks, evaluate, play_tasks, summarise
+from metarl.types import Tasks
 
 
 def played(returns, lengths, successes=None, falls=None, fixed_length=False, **parameters) -> PlayedTasks:

@@ -7,7 +7,8 @@ from gymnasium import spaces
 from metarl.checking.environments import ENVIRONMENT_CHECKS
 from metarl.checking.outcomes import failed, run
 from metarl.checking.world import World
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Step, Tasks
 
 
 class Line(MetaEnv):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers import read_rows, same, small_config, timeless, trainer_of, tree
 
-from metarl import checkpoint
 from metarl.checking.algorithms import interrupted_equals_uninterrupted
 from metarl.checking.runs import run_until
-from metarl.checkpoint import FORMAT, Checkpoints, load, save
 from metarl.errors import CheckpointError
+from metarl.runs import checkpoint
+from metarl.runs.checkpoint import FORMAT, Checkpoints, load, save
 
 STATE = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(True)},

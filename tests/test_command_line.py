@@ -60,7 +60,8 @@ def test_help_takes_no_torch_and_lists_the_options(tmp_path):
 
 def test_composing_and_the_help_of_the_command_take_no_torch(tmp_path):
     script = (
-        "import metarl.compose, metarl.cli; metarl.compose.compose(['env=tabular_mdp']); metarl.cli.main(['--help'])"
+        "from metarl import cli; from metarl.configuration import compose; "
+        "compose.compose(['env=tabular_mdp']); cli.main(['--help'])"
     )
     environment = without_torch(tmp_path)["PYTHONPATH"] + ":" + str(REPOSITORY)
     result = subprocess.run(

@@ -8,7 +8,7 @@ import torch
 from helpers import collected, config_of, make_algorithm, make_policy, perturb, same
 from hydra.utils import instantiate
 
-from metarl.compose import options
+from metarl.configuration.compose import options
 from metarl.errors import ConfigError
 from metarl.models.conditional_layers import FilmLayer, FreeLayer, GeneratedLayer, initializer
 from metarl.models.conditioning import Concatenate, Film, Hypernetwork

@@ -8,10 +8,11 @@ import torch
 import yaml
 from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_of, tree
 
-from metarl.checkpoint import save
-from metarl.compose import CONF, compose, options, resolved, unknown_key
-from metarl.config import build, build_algorithm
-from metarl.errors import ConfigError, MetarlError, report
+from metarl.configuration.build import build, build_algorithm
+from metarl.configuration.compose import CONF, compose, options, resolved, unknown_key
+from metarl.configuration.reporting import report
+from metarl.errors import ConfigError, MetarlError
+from metarl.runs.checkpoint import save
 from metarl.trust import TYPED
 
 
@@ -184,8 +185,11 @@ WRONG = {
     "env=3": ["env=3", "no such option", "metarl list"],
     "logger=[jsonl,tb]": ["logger=[jsonl,tb]", "jsonl, tensorboard, wandb"],
     "+logger.x=3": ["logger.x=3", "_target_"],
-    "+logger.x._target_=metarl.logging": ["logger.x._target_=metarl.logging", "is a module"],
-    "+logger.x._target_=metarl.logging.scalars": ["logger.x._target_=metarl.logging.scalars", "start, log, finish"],
+    "+logger.x._target_=metarl.runs.loggers": ["logger.x._target_=metarl.runs.loggers", "is a module"],
+    "+logger.x._target_=metarl.runs.loggers.scalars": [
+        "logger.x._target_=metarl.runs.loggers.scalars",
+        "start, log, finish",
+    ],
     "env._target_=metarl.envs.bandit": ["env._target_=metarl.envs.bandit", "is a module", "package.module.Class"],
     "env._target_=torch.nn.GRU": ["env._target_=torch.nn.GRU", "must be a MetaEnv"],
     "env._target_=metarl.envs.base.MetaEnv": ["env._target_=metarl.envs.base.MetaEnv", "must be a MetaEnv"],
@@ -238,8 +242,8 @@ def test_a_run_of_another_machine_names_the_device_to_evaluate_it_on(device):
 
 def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch, tmp_path):
     """One byte more than is free is too much, and what is free may be used."""
-    monkeypatch.setattr("metarl.config.free_memory", lambda device="cpu": 2**40)
-    monkeypatch.setattr("metarl.capacity.free_memory", lambda device="cpu": 2**21)
+    monkeypatch.setattr("metarl.configuration.build.free_memory", lambda device="cpu": 2**40)
+    monkeypatch.setattr("metarl.configuration.capacity.free_memory", lambda device="cpu": 2**21)
     with pytest.raises(ConfigError, match=r"model.hidden_size=1000: needs .* and 0.0 GiB are free; lower it"):
         build(configuration((*PLAIN[2:], "meta_batch_size=4", "model.hidden_size=1000")), tmp_path / "run")
     build(configuration(PLAIN), tmp_path / "run")
@@ -363,7 +367,7 @@ def test_a_path_below_a_file_is_refused(tmp_path, capsys):
 
 def test_a_directory_without_write_permission_is_refused(tmp_path, capsys, monkeypatch):
     """By name rather than by ``chmod``, which root would not feel."""
-    monkeypatch.setattr("metarl.run_directory.os.access", lambda path, mode: False)
+    monkeypatch.setattr("metarl.runs.directory.os.access", lambda path, mode: False)
     message = complaint(PLAIN, tmp_path / "run", capsys)
     assert "hydra.run.dir" in message and "write" in message
 

@@ -10,13 +10,13 @@ from helpers import StopAt, outcome, read_rows, run_py, small_config, timeless, 
 from run_directories import write_run
 
 from metarl import experiment
-from metarl.checkpoint import Checkpoints, load, save
 from metarl.cli import main
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.errors import CheckpointError, RunDirectoryError
 from metarl.launching.commands import status_rows
-from metarl.launching.sweep import Sweep
-from metarl.run_directory import RunDirectory
+from metarl.runs.checkpoint import Checkpoints, load, save
+from metarl.runs.directory import RunDirectory
+from metarl.runs.sweep import Sweep
 
 SIZE = ("training.total_steps=100_000", "training.eval_every=0", "eval.num_tasks=4", "eval.final_num_tasks=8")
 SHORT = (*SIZE, "training.total_steps=36", "eval.baselines=false")

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
-from metarl.distributions import Categorical, DiagonalGaussian, action_distribution
+from metarl.models.distributions import Categorical, DiagonalGaussian, action_distribution
 from metarl.seeding import make_generator
 
 LEADS = [(), (7,), (4, 3)]

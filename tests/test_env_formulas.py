@@ -6,9 +6,9 @@ import torch
 from helpers import make_env, random_actions
 from scipy import stats
 
-from metarl.envs.base import Tasks
 from metarl.rollout import collect_trial, episode_returns
 from metarl.seeding import make_generator
+from metarl.types import Tasks
 
 SIGMAS = 5  # of a mean; a right implementation fails once in two million draws of a seed
 

@@ -19,9 +19,9 @@ from helpers import (
     trainer_of,
 )
 
-from metarl.config import build_env_factory
+from metarl.configuration.build import build_env_factory
 from metarl.evaluation import evaluate
-from metarl.rollout import Decision
+from metarl.types import Decision
 
 
 class Watched:

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from helpers import collected, make_algorithm, make_policy, perturb
 
 from metarl.errors import ConfigError
-from metarl.rollout import Timestep
+from metarl.types import Timestep
 
 START_AND_NEXT = Timestep(
     observation=torch.tensor([0, 1]),

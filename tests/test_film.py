@@ -15,11 +15,11 @@ from metarl.analysis import film as films
 from metarl.analysis.filming import film_trial
 from metarl.analysis.report import write_report
 from metarl.cli import main
-from metarl.config import build
-from metarl.envs.base import Tasks
+from metarl.configuration.build import build
 from metarl.envs.pictures import NoRendererError, choose_backend
 from metarl.experiment import run
 from metarl.rollout import episode_returns
+from metarl.types import Tasks
 
 SMALL = ("env.horizon=6", "env.num_episodes=2")
 

@@ -20,9 +20,9 @@ from helpers import (
     trainer_of,
 )
 
-from metarl.checkpoint import Checkpoints, load
 from metarl.errors import NonFiniteError
 from metarl.finite import check_diagnostics, check_parameters, check_rollout
+from metarl.runs.checkpoint import Checkpoints, load
 
 PARTS = {
     "observation": lambda rollout: rollout.timestep.observation,
@@ -195,7 +195,7 @@ def test_a_run_that_dropped_updates_resumes_exactly(tmp_path):
 
 
 def test_an_evaluation_of_a_broken_agent_has_no_result():
-    from metarl.config import build_algorithm
+    from metarl.configuration.build import build_algorithm
     from metarl.evaluation import evaluate
 
     agent, built = build_algorithm(small_config("env=bandit"))
@@ -214,7 +214,7 @@ def test_the_program_says_so_in_a_line_and_fails(tmp_path):
 
 
 def test_a_failed_run_of_a_sweep_shows_as_failed(tmp_path):
-    from metarl.launching.sweep import Sweep
+    from metarl.runs.sweep import Sweep
 
     given = ("meta_batch_size=32", "training.total_steps=640", "eval.num_tasks=20", "eval.final_num_tasks=20")
     rates = "algorithm.learning_rate=1e-3,1e20"

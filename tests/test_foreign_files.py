@@ -13,13 +13,13 @@ from helpers import small_config
 from PIL import Image
 from run_directories import write_run
 
-from metarl import checkpoint
 from metarl.analysis.embedding import picture
 from metarl.analysis.report import write_report
-from metarl.checkpoint import Checkpoints
 from metarl.cli import main
 from metarl.errors import CheckpointError, RunDirectoryError
-from metarl.logging import Loggers, TensorboardLogger, WandbLogger
+from metarl.runs import checkpoint
+from metarl.runs.checkpoint import Checkpoints
+from metarl.runs.loggers import Loggers, TensorboardLogger, WandbLogger
 
 SECRET = "secret of this machine"
 
@@ -193,7 +193,7 @@ def test_aliases_that_multiply_are_refused(run):
 
 
 def test_files_that_are_too_large_are_refused_unread(run, monkeypatch):
-    monkeypatch.setattr("metarl.run_reader.MOST_BYTES", 10)
+    monkeypatch.setattr("metarl.runs.reader.MOST_BYTES", 10)
     with pytest.raises(RunDirectoryError, match=r"config.yaml.*too large"):
         write_report([run], run / "report.html")
 

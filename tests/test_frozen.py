@@ -12,13 +12,14 @@ import yaml
 from fake_sweeps import TINY, fake_sweep, pool_of
 from helpers import REPOSITORY, config_of
 
-from metarl.compose import compose
+from metarl.configuration.compose import compose
 from metarl.errors import ConfigError, MetarlError, RunDirectoryError
-from metarl.launching import frozen, origin, pool
+from metarl.launching import origin, pool
 from metarl.launching.cards import cpu_slots
 from metarl.launching.commands import resume
 from metarl.launching.proposals import Proposals
-from metarl.launching.sweep import Sweep
+from metarl.runs import frozen
+from metarl.runs.sweep import Sweep
 
 DEATHS = {
     "killed": ("import os; print('so far', flush=True); os.kill(os.getpid(), 9)", "killed by SIGKILL", "so far"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers import make_env
 
-from metarl.envs.base import Tasks
 from metarl.errors import ConfigError
-from metarl.rollout import Decision, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.types import Decision, Tasks
 
 BODIES = ["wheeled", "ant_target", "reacher_2link", "reacher_4link"]
 SETS = [*BODIES, "point_goal"]

@@ -1,6 +1,7 @@
 """Adaptation by gradient steps: meta-gradients, stacked parameters, trust regions, and tasks kept apart."""
 
 import copy
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from helpers import (
 from metarl.algorithms.outer import Curvature, conjugate_gradients
 from metarl.algorithms.samples import by_lane, samples_of
 from metarl.errors import ConfigError
-from metarl.rollout import Timestep, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.tree import tree_map
 
 METHODS = ("maml", "meta_sgd", "promp", "e_maml", "adapt_sv", "maesn", "tesp")
 TINY = ("model.hidden_size=3", "env.horizon=4", "env.num_episodes=2", "lanes_per_task=2")
@@ -43,7 +45,7 @@ def double_stages(agent, env):
 
     return [
         stage._replace(
-            timestep=Timestep(*map(double, stage.timestep)),
+            timestep=tree_map(double, stage.timestep),
             **{name: double(part) for name, part in stage._asdict().items() if name != "timestep"},
         )
         for stage in stages
@@ -260,7 +262,7 @@ def test_stacked_parameters_are_a_policy_for_each_task():
     for task in range(3):
         alone = copy.deepcopy(agent.policy)
         alone.load_state_dict({name: value[task] for name, value in state.parameters.items()}, strict=False)
-        timestep = Timestep(*(part[task] for part in stage.timestep))
+        timestep = tree_map(itemgetter(task), stage.timestep)
         expected, _ = alone(timestep, ((),), timestep.first)
         torch.testing.assert_close(output.parameters[task], expected.parameters, atol=1e-6, rtol=1e-5)
 

@@ -13,7 +13,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from helpers import make_env, random_actions, same
 
-from metarl.compose import options
+from metarl.configuration.compose import options
 from metarl.envs.gymnasium_lanes import GymnasiumEnv
 from metarl.seeding import make_generator
 
@@ -188,13 +188,13 @@ def test_a_registered_environment_passes_gymnasiums_checker(env_option):
     keys = {"task": "reach"} if env_option == "ml1" else {}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        check_env(gymnasium.make(f"metarl.envs:metarl/{env_option}-v0", **keys).unwrapped)
+        check_env(gymnasium.make(f"metarl.gymnasium_envs:metarl/{env_option}-v0", **keys).unwrapped)
     assert not [str(each.message) for each in said if not re.search(UNBOUNDED, str(each.message))]
 
 
 @pytest.mark.parametrize("option", ["bandit", "tabular_mdp", "planning_game", "grid"])
 def test_observations_of_a_registered_environment_are_no_object_of_others(option):
-    env = gymnasium.make(f"metarl.envs:metarl/{option}-v0").unwrapped
+    env = gymnasium.make(f"metarl.gymnasium_envs:metarl/{option}-v0").unwrapped
     first, second = env.reset(seed=0)[0], env.step(0)[0]
     discrete = isinstance(env.observation_space, gymnasium.spaces.Discrete)
     assert type(first) is np.int64 if discrete else not np.shares_memory(first, second)
@@ -202,7 +202,7 @@ def test_observations_of_a_registered_environment_are_no_object_of_others(option
 
 def test_tasks_of_a_registered_environment_depend_on_its_seed_alone():
     def tasks(seed):
-        env = gymnasium.make("metarl.envs:metarl/bandit-v0").unwrapped
+        env = gymnasium.make("metarl.gymnasium_envs:metarl/bandit-v0").unwrapped
         env.reset(seed=seed)
         return [task["mean"].tolist() for task in env.sample_tasks(2)]
 
@@ -211,7 +211,7 @@ def test_tasks_of_a_registered_environment_depend_on_its_seed_alone():
 
 @pytest.mark.parametrize("option", ["bandit", "tabular_mdp", "cheetah_vel", "ant_dir", "point_goal", "wheeled"])
 def test_a_registered_environment_is_one_lane_of_ours(option):
-    env = gymnasium.make(f"metarl.envs:metarl/{option}-v0").unwrapped
+    env = gymnasium.make(f"metarl.gymnasium_envs:metarl/{option}-v0").unwrapped
     task = env.sample_tasks(3)[1]
     env.set_task(task)
     ours, generator = make_env(f"env={option}", num_tasks=1, seed=5), make_generator(0)
@@ -232,12 +232,12 @@ def test_a_registered_environment_is_one_lane_of_ours(option):
 
 
 def test_nulls_are_keys_like_others():
-    env = gymnasium.make("metarl.envs:metarl/wheeled-v0", num_goals=None).unwrapped
+    env = gymnasium.make("metarl.gymnasium_envs:metarl/wheeled-v0", num_goals=None).unwrapped
     assert len({task["goal"].tobytes() for task in env.sample_tasks(300)}) == 300
 
 
 def test_keys_of_a_registered_environment_are_those_of_its_yaml():
-    env = gymnasium.make("metarl.envs:metarl/cheetah_vel-v0", max_velocity=0.5, horizon=3).unwrapped
+    env = gymnasium.make("metarl.gymnasium_envs:metarl/cheetah_vel-v0", max_velocity=0.5, horizon=3).unwrapped
     assert max(task["velocity"] for task in env.sample_tasks(100)) < 0.5
     env.reset(seed=0)
     assert [env.step(np.zeros(6, np.float32))[3] for _ in range(3)] == [False, False, True]

@@ -14,13 +14,12 @@ from metarl.analysis.runs import load_run
 from metarl.analysis.selection import select
 from metarl.analysis.task_notes import selected_on_the_same, sentence
 from metarl.cli import main
-from metarl.compose import compose
-from metarl.config import build, build_env_factory
-from metarl.envs.base import Tasks
+from metarl.configuration.build import build, build_env_factory
+from metarl.configuration.compose import compose
 from metarl.errors import ConfigError
 from metarl.evaluation import evaluate, play_adapted, play_tasks
 from metarl.held_out import error_over, standard_error, task_source
-from metarl.rollout import Decision
+from metarl.types import Decision, Tasks
 
 COUNTS = {  # of all tasks, and of the held-out ones
     ("ant_dir",): (2, 2),

@@ -20,7 +20,7 @@ from metarl.errors import ConfigError, RunDirectoryError
 from metarl.launching import slurm
 from metarl.launching.cards import Slot, cpu_slots, gpu_slots
 from metarl.launching.commands import resume, status_rows
-from metarl.launching.sweep import (
+from metarl.runs.sweep import (
     Sweep,
     finished_summary,
     launching,

@@ -19,9 +19,9 @@ from metarl.checking.algorithms import (
     trials_with_another_task,
 )
 from metarl.checking.outcomes import NotApplicable
-from metarl.compose import options
-from metarl.rollout import Rollout
+from metarl.configuration.compose import options
 from metarl.seeding import make_generator
+from metarl.types import Rollout
 
 CRITICS = ("shared", "separate", "privileged", "present")
 

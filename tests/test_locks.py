@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from metarl import locks
-from metarl.locks import Lock, holder
+from metarl.runs import locks
+from metarl.runs.locks import Lock, holder
 
 CHILD = """
 import fcntl, os, sys, time
-from metarl import locks
+from metarl.runs import locks
 if sys.argv[2] != "0":
     def refuse(descriptor, kind):
         raise OSError(int(sys.argv[2]), os.strerror(int(sys.argv[2])))

@@ -16,9 +16,9 @@ from helpers import outcome, read_rows, run_py, small_config, tree
 from live_runs import SIZE, STEPS_OF_AN_ITERATION, assert_history_is, history, live, of_kind
 from wandb_records import by_key, is_closed, wandb_files
 
-from metarl.config import build, parts
+from metarl.configuration.build import build, parts
 from metarl.experiment import run
-from metarl.logging import Loggers, TensorboardLogger, scalars, wandb_identity
+from metarl.runs.loggers import Loggers, TensorboardLogger, scalars, wandb_identity
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from metarl.checking.models import (
     random_timesteps,
     whole,
 )
-from metarl.compose import CONF, options
+from metarl.configuration.compose import CONF, options
 
 INPUT = 9  # a box of 4, 3 actions, reward and flag
 SPACES = (spaces.Box(-1, 1, (4,)), spaces.Discrete(3))  # of ``make_policy``

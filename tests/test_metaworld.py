@@ -9,8 +9,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metarl.analysis.adapted import adapted_table, counted_by_the_library
 from metarl.envs.sawyer import Sawyer
 from metarl.evaluation import evaluate, play_adapted
-from metarl.rollout import Decision
 from metarl.seeding import make_generator
+from metarl.types import Decision
 
 BRIEF = ("env.num_workers=0", "env.horizon=30")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.normalization import RunningScale, ValueHead, ValueLayer
+from metarl.models.normalization import RunningScale, ValueHead, ValueLayer
 from metarl.seeding import make_generator
 
 

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from helpers import collected, small_config
 
-from metarl.config import build_algorithm
+from metarl.configuration.build import build_algorithm
 from metarl.envs.gymnasium_lanes import GymnasiumEnv
 from metarl.errors import ContractError, MetarlError
 

@@ -13,10 +13,11 @@ from helpers import outcome, read_rows, run_py, small_config, timeless
 from torch import multiprocessing
 
 from metarl import parallel
-from metarl.compose import options
-from metarl.config import build_algorithm
+from metarl.configuration.build import build_algorithm
+from metarl.configuration.compose import options
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.tree import tree_map
 
 ADAPTING = ("env=point_navigation", "model=mlp")
 BELIEVING = ("env=grid", "conditioning=concatenate", "model.latent_dim=3")
@@ -72,7 +73,7 @@ def doubled(part: torch.Tensor) -> torch.Tensor:
 def learned(name: str, algorithm, trial) -> dict:
     if "env=grid" not in METHODS[name]:  # float64 shows what is wrong alone; cells are one-hot in float32
         algorithm.double()
-        trial = [parallel.mapped(rollout, doubled) for rollout in trial]
+        trial = [tree_map(doubled, rollout) for rollout in trial]
     logs = algorithm.update(trial, 0.3, make_generator(5))
     gradients = {name: p.grad.clone() for name, p in algorithm.named_parameters() if p.grad is not None}
     return {"logs": logs, "gradients": gradients, "weights": algorithm.state_dict()}

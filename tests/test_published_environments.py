@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import config_of, make_env
 
-from metarl.envs.base import Tasks
 from metarl.envs.simulation import load_model
+from metarl.types import Tasks
 
 # ---------------------------------------------------------------- bodies that differ (rand_param_envs)
 

@@ -375,7 +375,7 @@ def test_report_escapes_everything(tmp_path):
 def test_a_report_that_fails_leaves_the_old_one(bandit, tmp_path, monkeypatch):
     path = write_report([bandit], tmp_path / "report.html")
     before = path.read_text()
-    monkeypatch.setattr("metarl.run_files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("metarl.runs.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_report([bandit], path)
     assert path.read_text() == before

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import outcome, read_rows, run_py, same, timeless
 
-from metarl.checkpoint import Checkpoints, load
+from metarl.runs.checkpoint import Checkpoints, load
 
 KILLS = int(os.environ.get("METARL_KILLS", "3"))
 ITERATIONS, LANES, PULLS = 40, 32, 5

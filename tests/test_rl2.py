@@ -9,12 +9,13 @@ from gymnasium import spaces
 from helpers import Corridor, collected, config_of, make_algorithm, make_policy, perturb, same, small_config
 from hydra.utils import instantiate
 
-from metarl.compose import options
-from metarl.config import build_env_factory, parts
+from metarl.configuration.build import build_env_factory, parts
+from metarl.configuration.compose import options
 from metarl.evaluation import evaluate
 from metarl.models.policy import Policy
-from metarl.rollout import Timestep, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.types import Timestep
 
 PROGRESS = 0.5  # in the middle of the schedules, where both of their ends count
 

@@ -15,8 +15,9 @@ from helpers import (
 )
 
 from metarl.baselines.base import Random
-from metarl.rollout import Rollout, collect, collect_trial, episode_returns
+from metarl.rollout import collect, collect_trial, episode_returns
 from metarl.seeding import make_generator
+from metarl.types import Rollout
 
 LENGTHS = [1, 4, 2, 9]  # of episodes; the horizon of 5 truncates the last
 LIVED = [1, 4, 2, 5]

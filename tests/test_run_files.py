@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import FileError
-from metarl.run_files import append_line, replace_file, replacing, to_json
+from metarl.runs.files import append_line, replace_file, replacing, to_json
 
 
 def names(folder) -> list[str]:

@@ -8,7 +8,7 @@ from run_directories import write_run
 from metarl import experiment
 from metarl.analysis.figures import run_figures
 from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, require_finished
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.errors import RunDirectoryError
 
 # Loading

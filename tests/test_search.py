@@ -9,12 +9,12 @@ import pytest
 import yaml
 from helpers import config_of, outcome, read_rows, run_py, small_config, trainer_of
 
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.errors import ConfigError
 from metarl.experiment import run
 from metarl.launching.search import Domain, Search, SearchLogger, checked_space
-from metarl.launching.sweep import Sweep, finished_summary
-from metarl.logging import Loggers
+from metarl.runs.loggers import Loggers
+from metarl.runs.sweep import Sweep, finished_summary
 
 SPACE = {
     "algorithm.num_epochs": Domain(choices=("1", "2")),

@@ -9,7 +9,7 @@ import slurm
 from helpers import outcome, read_rows, run_py, timeless
 
 from metarl.launching.slurm import states
-from metarl.launching.sweep import Sweep, finished_summary
+from metarl.runs.sweep import Sweep, finished_summary
 
 pytestmark = [
     pytest.mark.slurm,

@@ -11,7 +11,7 @@ import yaml
 from helpers import config_of, small_config
 
 from metarl.cli import main
-from metarl.config import build_algorithm, build_env_factory
+from metarl.configuration.build import build_algorithm, build_env_factory
 from metarl.errors import ConfigError
 from metarl.trust import TYPED, VARIABLE, Trust, check_names, packages_of, trusted
 
@@ -31,10 +31,10 @@ SAVED = [
     "marker",
     "marker.Environment",
     "metarl.cli.os.system",  # what metarl's modules import themselves
-    "metarl.config.torch.utils.collect_env.run",
+    "metarl.configuration.build.torch.utils.collect_env.run",
     "metarl.cli.main",
     "metarl.__main__.main",
-    "metarl.checkpoint.save",
+    "metarl.runs.checkpoint.save",
     "metarl.experiment.run",
     "metarl.launching.slurm.Run",
     "metarl.envs.gymnasium_lanes.make_environment",
@@ -153,7 +153,9 @@ def test_environments_of_gymnasium_are_made_from_trusted_packages(make, marker):
 def test_our_environments_take_no_overrides_from_their_options():
     options = {"num_arms=3 env._target_": "os.system", "_target_": "os.system"}
     for name, value in options.items():
-        config = small_config() | {"env": ODD | {"make": "metarl.envs:metarl/bandit-v0", "options": {name: value}}}
+        config = small_config() | {
+            "env": ODD | {"make": "metarl.gymnasium_envs:metarl/bandit-v0", "options": {name: value}}
+        }
         with pytest.raises((ConfigError, ValueError)):
             build_env_factory(config)(num_tasks=2, seed=0)
 

@@ -8,10 +8,10 @@ from helpers import Corridor, Counter, corridor_with, perturb, small_config
 from hydra.utils import instantiate
 
 from metarl.algorithms.rl2 import RL2
-from metarl.envs.base import Tasks
 from metarl.evaluation import play_adapted
 from metarl.rollout import collect, collect_to_branch
 from metarl.seeding import make_generator
+from metarl.types import Tasks
 
 LENGTHS = [1, 4, 2, 9]  # of episodes; the horizon of 5 truncates the last
 STEPS = torch.tensor([2, 8, 4, 10])  # of a trial of two episodes

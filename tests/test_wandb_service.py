@@ -14,9 +14,9 @@ from live_runs import SIZE, STEPS_OF_AN_ITERATION, assert_history_is, history, l
 from wandb_records import wandb_files
 from wandb_server import KEY, WandbServer, wait_for
 
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.experiment import run
-from metarl.logging import Loggers, WandbLogger
+from metarl.runs.loggers import Loggers, WandbLogger
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def live_with_a_fault(run_dir: Path, saboteur: Saboteur) -> list[dict]:
 
 @pytest.mark.parametrize("fault", [401, 500, "hang", "drop"])
 def test_a_service_that_fails_in_mid_run_stops_nothing_and_loses_nothing(tmp_path, service, fault, monkeypatch, caplog):
-    monkeypatch.setattr("metarl.logging.FINISH_TIMEOUT", 2.0)
+    monkeypatch.setattr("metarl.runs.loggers.FINISH_TIMEOUT", 2.0)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
         rows = live_with_a_fault(tmp_path / "run", Saboteur(service, fault, begin=1))

@@ -75,7 +75,7 @@ def _ended_well(outcome: Outcome) -> str | None:
 
 def _kept(run_dir: Path, sound: bool) -> str | None:
     """Checkpoints of finite weights alone, and files of strict JSON."""
-    from metarl.checkpoint import Checkpoints, load
+    from metarl.runs.checkpoint import Checkpoints, load
 
     store = Checkpoints(run_dir / "checkpoints")
     for path in sorted((run_dir / "checkpoints").glob("*.pt")):

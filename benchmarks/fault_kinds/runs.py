@@ -125,7 +125,7 @@ def _rows(found: Path, expected: Path) -> str | None:
 
 
 def _checkpoints(found: Path, expected: Path) -> str | None:
-    from metarl.checkpoint import Checkpoints, load
+    from metarl.runs.checkpoint import Checkpoints, load
 
     for which in ("latest", "best"):
         paths = [Checkpoints(folder / "checkpoints").path(which) for folder in (found, expected)]

@@ -66,16 +66,18 @@ def _importing(canary: Path, shell: str, code: str) -> dict[str, dict[str, Any]]
         "hydra.utils.get_method of a bad path": _of("hydra.utils.get_method", path="os.system"),
         "omegaconf.OmegaConf.load": _of("omegaconf.OmegaConf.load", "/etc/hostname"),
         "yaml.unsafe_load": _of("yaml.unsafe_load", f"!!python/object/apply:os.system ['{shell}']"),
-        "metarl.compose.os": _of("metarl.launching.sweep.os.system", shell),
+        "metarl.configuration.compose.os": _of("metarl.runs.sweep.os.system", shell),
         "metarl.experiment.subprocess.run": _of("metarl.experiment.subprocess.run", shell, shell=True),
         "metarl.launching.pool.shutil.rmtree": _of("metarl.launching.pool.shutil.rmtree", str(canary.parent)),
-        "metarl.checkpoint.os.replace": _of("metarl.checkpoint.os.replace", str(canary), "b"),
-        "metarl.config.instantiate": _of("metarl.config.instantiate", {"_target_": "os.system", "command": shell}),
+        "metarl.runs.checkpoint.os.replace": _of("metarl.runs.checkpoint.os.replace", str(canary), "b"),
+        "metarl.configuration.build.instantiate": _of(
+            "metarl.configuration.build.instantiate", {"_target_": "os.system", "command": shell}
+        ),
         "a module with an effect": {"_target_": "fault_kinds.effect"},
         "a class of it": {"_target_": "fault_kinds.effect.Anything"},
         "a partial of it": {"_target_": "fault_kinds.effect.Anything", "_partial_": True},
         "antigravity": {"_target_": "antigravity.geohash"},
-        "an attribute of a function": {"_target_": "metarl.config.build.__globals__.get"},
+        "an attribute of a function": {"_target_": "metarl.configuration.build.build.__globals__.get"},
         "an object's class": {"_target_": "metarl.models.gru.GRU.__init__.__globals__"},
         "a method that trains": {"_target_": "metarl.cli.main", "arguments": ["resume", str(canary.parent)]},
     }

@@ -82,7 +82,7 @@ def _combinations(short: bool) -> dict[str, tuple[str, ...]]:
 
 def small_config(overrides: tuple[str, ...]) -> dict[str, Any]:
     """A resolved configuration, as ``run.py`` makes it."""
-    from metarl.compose import compose, resolved
+    from metarl.configuration.compose import compose, resolved
 
     pairs = (text.partition("=") for text in overrides)
     given = {name: option for name, _, option in pairs}
@@ -171,14 +171,14 @@ def _try(config: dict, value: Value, run_dir: Path, play: bool) -> str | None:
 
 
 def _build(config: dict, run_dir: Path, play: bool) -> None:
-    from metarl.config import build
+    from metarl.configuration.build import build
 
     trainer = build(config, run_dir)
     if not play or not _is_short(trainer, config):
         return
     from metarl.experiment import final_summary
-    from metarl.preemption import StopRequest
-    from metarl.run_files import to_json
+    from metarl.runs.files import to_json
+    from metarl.system import StopRequest
 
     trainer = build(config | {"training": config["training"] | {"total_steps": 1}}, run_dir)
     trainer.run_dir.open(config)

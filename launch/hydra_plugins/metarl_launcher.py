@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from metarl.launching.sweep import Job, JobStatus, Sweep
+    from metarl.runs.sweep import Job, JobStatus, Sweep
 
 
 class SweepLauncher(Launcher):
@@ -69,7 +69,7 @@ class SweepLauncher(Launcher):
 
     def compose(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """The resolved configuration of a job."""
-        from metarl.launching.frozen import resolved_job
+        from metarl.configuration.compose import resolved_job
 
         composed = self.loader.load_sweep_config(self.config, list(overrides))
         return resolved_job(composed, number, self.sweep_dir / str(number))
@@ -78,8 +78,8 @@ class SweepLauncher(Launcher):
         self, overrides: Sequence[Sequence[str]], first: int, configs: Mapping[int, Mapping[str, Any]]
     ) -> list["JobStatus"]:
         """Freeze the configurations of jobs that are new, and run what is not finished."""
-        from metarl.launching import frozen
         from metarl.launching import sweep as sweeps
+        from metarl.runs import frozen
 
         with sweeps.launching(str(self.sweep_dir)):
             sweep = sweeps.Sweep.launched(self.sweep_dir, self.origin, overrides, first, configs)
@@ -89,7 +89,7 @@ class SweepLauncher(Launcher):
 
     def go_on(self, sweep: "Sweep", jobs: list["Job"]) -> list["JobStatus"]:
         """Run those that are not finished, as they were frozen; what has become of all."""
-        from metarl.launching.sweep import finished_summary
+        from metarl.runs.sweep import finished_summary
 
         waiting = self.order([job for job in jobs if finished_summary(job.directory) is None])
         if len(waiting) < len(jobs):
@@ -180,7 +180,7 @@ class ProcessLauncher(SweepLauncher):
     """One run after the other, in this process."""
 
     def start(self, sweep: "Sweep", jobs: list["Job"]) -> None:
-        from metarl.errors import report
+        from metarl.configuration.reporting import report
         from metarl.launching.job import run_frozen
 
         for job in jobs:

@@ -4,9 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Generator, nn
 
-from metarl.envs.base import Tasks
 from metarl.models.features import Features
-from metarl.rollout import Agent, Decision, Rollout, State, Timestep
+from metarl.types import Agent, Decision, Rollout, State, Tasks, Timestep
 
 
 class Algorithm(nn.Module, ABC):

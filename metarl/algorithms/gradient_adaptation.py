@@ -17,12 +17,13 @@ from metarl.algorithms.base import Algorithm
 from metarl.algorithms.outer import Outer
 from metarl.algorithms.policy_gradient import UnitInterval
 from metarl.algorithms.samples import Baseline, Credit, Samples, samples_of
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.models.features import OneHot, Pictures
 from metarl.models.heads import DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.models.policy import Policy
-from metarl.rollout import Decision, Rollout, Timestep
+from metarl.tree import tree_map
+from metarl.types import Decision, Rollout, Tasks, Timestep
 
 InnerLoss = Literal["log_likelihood", "likelihood_ratio", "dice"]
 Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
@@ -152,7 +153,7 @@ class GradientAdaptation(Algorithm):
     def act(
         self, timestep: Timestep, state: AdaptedState, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, AdaptedState]:
-        per_task = Timestep(*(part.unflatten(0, (-1, self.lanes_per_task)) for part in timestep))
+        per_task = tree_map(lambda part: part.unflatten(0, (-1, self.lanes_per_task)), timestep)
         output = self.output(state.parameters, per_task, state.context)
         parameters, distribution = output.parameters.flatten(0, 1), self.policy.distribution
         action = distribution.mode(parameters) if greedy else distribution.sample(parameters, generator)

@@ -7,8 +7,8 @@ from torch import Tensor
 from metarl.algorithms.elbo import as_belief
 from metarl.algorithms.varibad import VariBAD
 from metarl.models.decoders import rectified_layers
-from metarl.normalization import RunningScale
-from metarl.rollout import Rollout
+from metarl.models.normalization import RunningScale
+from metarl.types import Rollout
 
 SIZE = 128  # outputs of the random network and of the one that predicts it
 

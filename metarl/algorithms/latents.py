@@ -8,7 +8,7 @@ from metarl.envs.base import MetaEnv
 from metarl.models.features import OneHot
 from metarl.models.heads import HeadOutput
 from metarl.models.policy import Policy
-from metarl.rollout import Timestep
+from metarl.types import Timestep
 
 
 def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:

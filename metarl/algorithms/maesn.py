@@ -14,7 +14,7 @@ from metarl.algorithms.elbo import Belief
 from metarl.algorithms.gradient_adaptation import AdaptedState
 from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
-from metarl.rollout import Timestep
+from metarl.types import Timestep
 
 LATENT = ("latent_mean", "latent_log_std")
 

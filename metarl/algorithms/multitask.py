@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
-from metarl.rollout import Rollout
+from metarl.types import Rollout, Tasks
 
 Information = Literal["task", "number", "belief", "nothing"]
 

@@ -11,12 +11,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from metarl import parallel
-from metarl.advantages import generalized_advantages
+from metarl.algorithms.advantages import generalized_advantages
 from metarl.algorithms.base import Algorithm
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.models.heads import HeadOutput
 from metarl.models.policy import Policy
-from metarl.rollout import Decision, Rollout, Timestep
+from metarl.tree import tree_map
+from metarl.types import Decision, Rollout, Tasks, Timestep
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
@@ -233,13 +234,9 @@ class Batch(NamedTuple):
 
     def select(self, lanes: Tensor) -> "Batch":
         """The trials of some lanes."""
-
-        def of(part: Tensor) -> Tensor:
-            return part.index_select(1, lanes)
-
-        timestep, known = Timestep(*map(of, self.timestep)), {name: of(part) for name, part in self.known.items()}
-        action, log_prob, advantage, returns, mask = map(of, self[1:6])
-        return Batch(timestep, action, log_prob, advantage, returns, mask, self.task[lanes], known, mask.sum())
+        steps = self._replace(task=None, num_steps=None)  # type: ignore[arg-type]
+        selected: Batch = tree_map(lambda part: part.index_select(1, lanes), steps)
+        return selected._replace(task=self.task[lanes], num_steps=selected.mask.sum())
 
     def own_part(self) -> "Batch":
         """The trials that this process computes gradients of."""

@@ -13,7 +13,7 @@ from metarl import parallel
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient, linear
 from metarl.envs.base import MetaEnv
 from metarl.models.heads import HeadOutput
-from metarl.rollout import Rollout
+from metarl.types import Rollout
 
 
 class RL2(PolicyGradient):

@@ -1,13 +1,15 @@
 """Rollouts of many tasks as samples of each task, and advantages over baselines that are fitted to them."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.advantages import generalized_advantages
-from metarl.rollout import Rollout, Timestep
+from metarl.algorithms.advantages import generalized_advantages
+from metarl.tree import tree_map
+from metarl.types import Rollout, Timestep
 
 Baseline = Literal["linear", "linear_time", "zero", "network"]
 RIDGE = 1e-5
@@ -31,18 +33,9 @@ class Samples(NamedTuple):
     gradients: dict[str, Tensor] | None = None  # what the tasks stepped along, [N, ...]; null to compute them anew
 
     def select(self, tasks: slice) -> "Samples":
-        """Views of those of some tasks."""
-
-        def of(part: Tensor) -> Tensor:
-            return part[tasks]
-
-        timestep = Timestep(*map(of, self.timestep))
-        action, log_prob, advantage, returns, impact, mask = map(of, self[1:7])
-        acted = None if self.acted is None else of(self.acted)
-        context = {name: of(part) for name, part in self.context.items()}
-        gradients = self.gradients and {name: of(part) for name, part in self.gradients.items()}
-        steps = self.lane_steps
-        return Samples(timestep, action, log_prob, advantage, returns, impact, mask, steps, context, acted, gradients)
+        """Samples of some tasks, as views."""
+        selected: Samples = tree_map(itemgetter(tasks), self)
+        return selected
 
     def mean(self, values: Tensor) -> Tensor:
         """Of ``values [N, M]`` over the steps that count, for each task ``[N]``."""
@@ -97,7 +90,7 @@ def samples_of(
     estimates = by(advantage), by(advantage + values), by(impact)
     noise = rollout.decision.noise
     context = {} if noise is None else {"noise": by(noise)}
-    timestep = Timestep(*map(by, rollout.timestep))
+    timestep = tree_map(by, rollout.timestep)
     samples = Samples(timestep, action, log_prob, *estimates, by(mask), len(mask), context)
     return samples._replace(advantage=_standardized(samples)) if credit.standardize else samples
 

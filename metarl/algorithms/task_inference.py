@@ -16,7 +16,7 @@ from metarl.algorithms.varibad import VariBAD
 from metarl.models.conditioning import Hypernetwork, tanh_layers
 from metarl.models.decoders import rectified_layers
 from metarl.models.heads import ConditionedHeads, HeadOutput, Known
-from metarl.rollout import Agent
+from metarl.types import Agent
 
 Target = Literal["task", "embedding", "networks"]
 

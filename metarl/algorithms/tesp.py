@@ -16,7 +16,8 @@ from metarl.algorithms.latents import act_on, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
 from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, Kernel, best_episodes, no_episodes
-from metarl.rollout import Rollout, Timestep
+from metarl.tree import tree_map
+from metarl.types import Rollout, Timestep
 
 ENCODER = "encoder."
 
@@ -145,7 +146,7 @@ class TESP(MetaSGD):
 
     def _remembered(self, state: TESPState, rollout: Rollout) -> Episodes:
         """The episodes to embed from now on."""
-        timestep = Timestep(*(by_task(part, self.lanes_per_task) for part in rollout.timestep))
+        timestep = tree_map(lambda part: by_task(part, self.lanes_per_task), rollout.timestep)
         acted = self.output(state.adapted.parameters, timestep, state.adapted.context).parameters
         new = episodes_of(rollout, self._features(rollout, acted), self.rollouts[0], self.horizon, self.lanes_per_task)
         if self.memory == "best":

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl.rollout import Rollout, Timestep
+from metarl.tree import tree_map
+from metarl.types import Rollout, Timestep
 
 
 class Trials(NamedTuple):
@@ -20,9 +21,9 @@ class Trials(NamedTuple):
 
     def select(self, lanes: Tensor) -> "Trials":
         """The trials of some lanes."""
-        timestep = Timestep(*(part[:, lanes] for part in self.timestep))
-        action, reward, next_observation, mask = (part[:, lanes] for part in self[1:5])
-        return Trials(timestep, action, reward, next_observation, mask, self.task[lanes])
+        steps = tree_map(lambda part: part[:, lanes], self._replace(task=None))  # type: ignore[arg-type]
+        selected: Trials = steps._replace(task=self.task[lanes])
+        return selected
 
 
 def trials_of(rollout: Rollout) -> Trials:

@@ -30,7 +30,7 @@ from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
 from metarl.models.heads import HeadOutput, Known
-from metarl.rollout import Rollout
+from metarl.types import Rollout
 
 CHUNK = 16  # beliefs decoded at once over whole trials
 

@@ -14,8 +14,8 @@ from metarl.analysis import style
 from metarl.analysis.tables import Row
 from metarl.envs.base import MetaEnv
 from metarl.models.decoders import CellDecoder
-from metarl.rollout import Rollout
 from metarl.seeding import make_generator
+from metarl.types import Rollout
 
 MAPS = 6  # moments of a trial whose maps are drawn
 

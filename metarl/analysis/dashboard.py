@@ -13,8 +13,8 @@ from metarl.analysis.runs import Run, load_runs
 from metarl.analysis.selection import Criterion, Selection, selected
 from metarl.analysis.tables import Row
 from metarl.errors import ConfigError, RunDirectoryError
-from metarl.launching.sweep import run_directories
-from metarl.logging import Mode, as_image, sync_command, wandb_identity, wandb_mode
+from metarl.runs.loggers import Mode, as_image, sync_command, wandb_identity, wandb_mode
+from metarl.runs.sweep import run_directories
 
 
 def show(

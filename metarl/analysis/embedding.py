@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from metarl.run_reader import read_bytes
+from metarl.runs.reader import read_bytes
 
 MOST_BYTES = 2**24
 MOST_PIXELS = 5 * 10**7

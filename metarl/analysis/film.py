@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl import run_files
 from metarl.analysis import style
 from metarl.envs.pictures import Picture
+from metarl.runs import files as run_files
 
 BAND, MARGIN = 26, 6  # pixels of the caption, and beside it
 STRIP = 5  # pictures of each episode in a strip

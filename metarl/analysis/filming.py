@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from metarl.analysis.film import STRIP, Film, captioned
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.pictures import NoRendererError
-from metarl.rollout import Agent, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator, split_seed
+from metarl.types import Agent, Step, Tasks
 
 
 class FilmedEnv:

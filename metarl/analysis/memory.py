@@ -17,7 +17,7 @@ from metarl.analysis import style
 from metarl.analysis.style import save_figure
 from metarl.analysis.tables import Row, format_table
 from metarl.models.base import SequenceModel
-from metarl.run_files import replace_file
+from metarl.runs.files import replace_file
 
 Measured = dict[str, np.ndarray]  # by name of the quantity, one value per step
 

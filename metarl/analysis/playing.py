@@ -11,11 +11,11 @@ from metarl.analysis.adapted import adapted_table
 from metarl.analysis.by_task import task_table
 from metarl.analysis.runs import ACTIONS
 from metarl.analysis.tables import Row
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv, Which, evaluate, play_adapted, play_tasks
-from metarl.rollout import Agent
 from metarl.seeding import stream_seed
+from metarl.types import Agent, Tasks
 
 
 def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:

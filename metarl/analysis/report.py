@@ -21,8 +21,8 @@ from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
 from metarl.analysis.task_notes import sentence
-from metarl.run_files import replace_file
-from metarl.run_reader import parsed, read_text
+from metarl.runs.files import replace_file
+from metarl.runs.reader import parsed, read_text
 
 TEMPLATE = "report.html.j2"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from metarl.errors import RunDirectoryError
-from metarl.run_reader import check_evaluations, read_config, read_rows, read_summary
+from metarl.runs.reader import check_evaluations, read_config, read_rows, read_summary
 
 Actions = Literal["sampled", "greedy"]
 ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")

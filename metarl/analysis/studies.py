@@ -12,9 +12,10 @@ from metarl.analysis.style import save_figure
 from metarl.analysis.tables import Row, format_table
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
-from metarl.rollout import Rollout, collect_trial, episode_returns
-from metarl.run_files import replace_file, replacing
+from metarl.rollout import collect_trial, episode_returns
+from metarl.runs.files import replace_file, replacing
 from metarl.seeding import make_generator, split_seed, stream_seed
+from metarl.types import Rollout
 
 
 class Subject(NamedTuple):

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
-from metarl.run_files import replacing
+from metarl.runs.files import replacing
 
 INK, MUTED, GRID = "#1f2429", "#6b747d", "#d9dee3"
 # Okabe & Ito 2008, without its yellow, which is too light for lines.

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from tabulate import tabulate
 
-from metarl.run_files import finite
+from metarl.runs.files import finite
 
 Row = dict[str, Any]
 Format = Literal["text", "markdown", "csv", "json"]

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from metarl.envs.base import Tasks
-from metarl.rollout import Timestep
+from metarl.types import Tasks, Timestep
 
 
 class ArmStatistics(NamedTuple):

@@ -12,8 +12,7 @@ from torch import Generator, Tensor
 from metarl.baselines.arm_beliefs import ArmBelief, ArmStatistics, BetaBelief, no_pulls
 from metarl.baselines.base import Solver, decision_of, random_argmax
 from metarl.baselines.gittins import gittins_index, gittins_table
-from metarl.envs.base import Tasks
-from metarl.rollout import Decision, Timestep
+from metarl.types import Decision, Tasks, Timestep
 
 
 class IndexPolicy(Solver):

@@ -6,8 +6,7 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from metarl.envs.base import Tasks
-from metarl.rollout import Decision, Rollout, State, Timestep
+from metarl.types import Decision, Rollout, State, Tasks, Timestep
 
 
 class Solver(ABC):

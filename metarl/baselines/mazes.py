@@ -6,10 +6,9 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of
-from metarl.envs.base import Tasks
 from metarl.envs.rooms import DEPTH, GREEN, LEFT_DOOR, RED, ROOM
 from metarl.envs.tmaze import CopyingTMaze, upward
-from metarl.rollout import Decision, Timestep
+from metarl.types import Decision, Tasks, Timestep
 
 if TYPE_CHECKING:
     from metarl.envs.rooms import Rooms

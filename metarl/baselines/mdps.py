@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of, random_argmax
 from metarl.baselines.planning import MDP, extended_value_iteration, value_iteration
-from metarl.envs.base import Tasks
-from metarl.rollout import Decision, Timestep
+from metarl.types import Decision, Tasks, Timestep
 
 TIE = 1e-5  # action values this close are equal but for the rounding of float32
 

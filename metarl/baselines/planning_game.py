@@ -6,8 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of
-from metarl.envs.base import Tasks
-from metarl.rollout import Decision, Timestep
+from metarl.types import Decision, Tasks, Timestep
 
 if TYPE_CHECKING:
     from metarl.envs.planning import PlanningGame

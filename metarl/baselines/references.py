@@ -14,7 +14,7 @@ from metarl.baselines.bandit_bounds import upper_bound
 from metarl.baselines.bandit_optimum import bayes_optimum, is_tractable
 from metarl.baselines.mdps import TRUE_PRIOR, Prior, TabularSize
 from metarl.evaluation import MakeEnv, evaluate
-from metarl.rollout import Agent
+from metarl.types import Agent
 
 Family = Callable[[Any], Agent]  # a solver, given its tunable parameter
 Grid = dict[str, list[tuple[float, Agent]]]

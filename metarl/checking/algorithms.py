@@ -20,11 +20,12 @@ from metarl.algorithms.policy_gradient import PolicyGradient
 from metarl.checking.comparing import demand, demand_close, global_seed, perturb, same
 from metarl.checking.outcomes import Check, NotApplicable
 from metarl.checking.runs import FOREVER, run_until, timeless_states
-from metarl.config import build_algorithm
+from metarl.configuration.build import build_algorithm
 from metarl.envs.base import MetaEnv
-from metarl.rollout import Rollout, collect_trial
+from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 from metarl.trust import TYPED
+from metarl.types import Rollout
 
 ONE_STEP = ("num_epochs", "num_minibatches")  # of 1 each: an update whose first gradient step sees the whole trial
 

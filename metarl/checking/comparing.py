@@ -11,8 +11,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.checking.outcomes import Fault
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.seeding import make_generator
+from metarl.types import Tasks
 
 
 def same(left: Any, right: Any) -> bool:

@@ -10,11 +10,12 @@ from metarl.checking.outcomes import Check, NotApplicable
 from metarl.checking.randomness import RANDOMNESS_CHECKS, SEED_CHECKS
 from metarl.checking.tasks import TASK_CHECKS
 from metarl.checking.world import Play, World, stack
-from metarl.distributions import action_distribution
-from metarl.envs.base import MetaEnv, Step
+from metarl.envs.base import MetaEnv
 from metarl.envs.pictures import NoRendererError
+from metarl.models.distributions import action_distribution
 from metarl.models.features import OneHot
 from metarl.seeding import make_generator
+from metarl.types import Step
 
 USUAL_SCALE = (1 / 3, 3.0)  # of bounds of actions: policies start with a standard deviation of one
 

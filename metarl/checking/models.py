@@ -3,18 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from metarl.checking.comparing import demand, demand_close, perturb
 from metarl.checking.outcomes import Check
 from metarl.models.base import SequenceModel
 from metarl.models.policy import Policy
-from metarl.rollout import Timestep
+from metarl.tree import tree_map
+from metarl.types import Timestep
 
 STEPS, LANES = 37, 5  # 37: no power of two, prime
 LONGEST = STEPS + 4  # steps that a memory is fed
@@ -231,7 +233,7 @@ def policy_steps_equal_the_whole(policy: Policy, timestep: Timestep, task: Tenso
     demand(output.value.shape == (STEPS, LANES), f"values of shape {tuple(output.value.shape)}, not {(STEPS, LANES)}")
     carry, rows = policy.initial_carry(LANES), []
     for t in range(STEPS):
-        row, carry = policy.step(Timestep(*(part[t] for part in timestep)), carry, task)
+        row, carry = policy.step(tree_map(itemgetter(t), timestep), carry, task)
         rows.append(row)
     for name in ("parameters", "value"):
         found = torch.stack([getattr(row, name) for row in rows])

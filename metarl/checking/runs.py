@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.config import build
+from metarl.configuration.build import build
 from metarl.trust import TYPED, Trust
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from metarl.checking.environments import ENVIRONMENT_CHECKS
 from metarl.checking.models import LONGEST, MEMORY_CHECKS, Memory
 from metarl.checking.outcomes import Outcome, run
 from metarl.checking.world import World
-from metarl.compose import compose, resolved
-from metarl.config import build_env_factory, build_policy_factory
+from metarl.configuration.build import build_env_factory, build_policy_factory
+from metarl.configuration.compose import compose, resolved
 from metarl.envs.gymnasium_lanes import make_environment
 from metarl.trust import TYPED
 

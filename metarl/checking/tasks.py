@@ -11,9 +11,9 @@ from torch import Tensor
 from metarl.checking.comparing import demand, random_actions, same
 from metarl.checking.outcomes import Check, Fault, NotApplicable
 from metarl.checking.world import World, stream
-from metarl.envs.base import Tasks
 from metarl.envs.gymnasium_lanes import LaneEnv
 from metarl.seeding import make_generator
+from metarl.types import Tasks
 
 SAMPLE = 200  # tasks of a set, to compare sets
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from metarl.checking.comparing import random_actions
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.gymnasium_lanes import LaneEnv
 from metarl.seeding import make_generator
+from metarl.types import Step, Tasks
 
 MOST_SIMULATIONS = 4  # side by side, where each lane is an object of its own
 MOST_STEPS = 1000  # of a recorded play, beyond the first episode

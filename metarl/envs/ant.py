@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
 from metarl.envs.simulation import DirectionTasks, Flags, SimulatedEnv, VelocityTasks, on_circle
+from metarl.types import Tasks
 
 TORSO = 1  # body number
 HEALTHY = (0.2, 1.0)  # metres above the ground

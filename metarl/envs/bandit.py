@@ -7,10 +7,11 @@ from gymnasium import spaces
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Step, Tasks
 
 if TYPE_CHECKING:
-    from metarl.rollout import Agent, Rollout
+    from metarl.types import Agent, Rollout
 
 
 class Bandit(MetaEnv):

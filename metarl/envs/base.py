@@ -1,58 +1,20 @@
 """The environment contract: many lanes, each with a task that lasts until new tasks are given."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from metarl.seeding import make_generator, split_seed
+from metarl.tree import tree_map
+from metarl.types import Agent, EnvSpec, Rollout, Step, Tasks, Timestep
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from metarl.rollout import Agent, Rollout, Timestep
-
-
-class Step(NamedTuple):
-    """What all lanes answer to one action. Every tensor is ``[B, ...]``, B lanes.
-
-    A step that ends the MDP at the horizon is terminated and not truncated: nothing follows it, so no return may go on
-    with the value of where it led.
-    """
-
-    observation: Tensor  # first observation of the next episode where this step ended one
-    reward: Tensor  # float32 [B]
-    terminated: Tensor  # bool [B], the MDP itself ended
-    truncated: Tensor  # bool [B], the horizon was reached and the MDP did not end; never where terminated
-    success: Tensor | None  # bool [B], or None where the environment knows no success
-    final_observation: Tensor  # the observation this step led to, before any reset
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """N tasks: named parameters, each ``[N, ...]``."""
-
-    parameters: dict[str, Tensor]
-
-    def __len__(self) -> int:
-        return next(iter(self.parameters.values())).shape[0]
-
-    @property
-    def description(self) -> Tensor:
-        """All parameters side by side, ``[N, task_dim]``: what oracles and task inference may see."""
-        return torch.cat([value.reshape(len(value), -1).float() for value in self.parameters.values()], dim=1)
-
-    def select(self, index: Tensor | slice) -> "Tasks":
-        """The tasks at ``index``."""
-        return Tasks({name: value[index] for name, value in self.parameters.items()})
-
-    def repeat(self, times: int) -> "Tasks":
-        """Each task ``times`` times in a row."""
-        return Tasks({name: value.repeat_interleave(times, 0) for name, value in self.parameters.items()})
 
 
 class MetaEnv(ABC):
@@ -111,6 +73,11 @@ class MetaEnv(ABC):
     def trial_length(self) -> int:
         """Most steps of a trial."""
         return self.num_episodes * self.horizon
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What a model has to fit."""
+        return EnvSpec(self.observation_space, self.action_space, self.task_dim, self.trial_length)
 
     @abstractmethod
     def draw_tasks(self, num_tasks: int, task_set: str) -> Tasks:
@@ -201,25 +168,25 @@ class MetaEnv(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
 
-    def revise_belief(self, belief: Tensor, timestep: "Timestep") -> Tensor:
+    def revise_belief(self, belief: Tensor, timestep: Timestep) -> Tensor:
         """The same after one more step, ``[B, belief_dim]``."""
         raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
 
-    def exact_beliefs(self, timestep: "Timestep") -> Tensor:
+    def exact_beliefs(self, timestep: Timestep) -> Tensor:
         """The same at every step of whole trials ``[T, B, ...]``: ``[T, B, belief_dim]``."""
         belief, beliefs = self.initial_belief(timestep.first.shape[1]), []
         for step in range(len(timestep.first)):
-            belief = self.revise_belief(belief, type(timestep)(*(part[step] for part in timestep)))
+            belief = self.revise_belief(belief, tree_map(itemgetter(step), timestep))
             beliefs.append(belief)
         return torch.stack(beliefs)
 
-    def baselines(self) -> "dict[str, Agent]":
+    def baselines(self) -> dict[str, Agent]:
         """Solvers of this environment that need no training, by name."""
         from metarl.baselines.base import Random
 
         return {"Random": Random(self.action_space, self.num_episodes)}
 
-    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
+    def baseline_grid(self) -> dict[str, list[tuple[float, Agent]]]:
         """For each baseline with a tunable parameter, the values to try and the solvers they make."""
         return {}
 
@@ -227,7 +194,7 @@ class MetaEnv(ABC):
         """Returns of a trial that no agent exceeds in expectation, by name."""
         return {}
 
-    def regrets(self, rollout: "Rollout") -> Tensor:
+    def regrets(self, rollout: Rollout) -> Tensor:
         """What every action would have cost at every step, ``[T, B, A]``: ``V*(s) - Q*(s, a)`` of the known task.
 
         Summed over the actions taken it is, in expectation, what the trial's return misses to that of the best

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat
 
-from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
 from metarl.envs.simulation import Flags, SimulatedEnv
 from metarl.envs.simulator import mujoco
+from metarl.types import Tasks
 
 FIELDS = {"mass": "body_mass", "inertia": "body_inertia", "friction": "geom_friction", "damping": "dof_damping"}
 RATIOS = (0.75, 0.85, 1.0, 1.15, 1.25)

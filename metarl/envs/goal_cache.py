@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarl.run_files import replace_file
+from metarl.runs.files import replace_file
 
 Goals = dict[str, dict[str, np.ndarray]]  # of each set, the vectors [50, size] of each class
 SETS = ("train", "held_out")

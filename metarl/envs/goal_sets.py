@@ -9,7 +9,8 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Tasks
 
 ATTEMPTS = 100_000  # draws of a set before it counts as too tight
 ROUNDS = 10_000  # of drawing fresh goals; areas of a thousandth of all take far fewer

@@ -9,10 +9,11 @@ from gymnasium import spaces
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Step, Tasks
 
 if TYPE_CHECKING:
-    from metarl.rollout import Agent, Timestep
+    from metarl.types import Agent, Timestep
 
 STEP_REWARD = -0.1  # of every step that earns nothing else
 PIXELS = 32  # a cell in a picture

@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from metarl.envs.actions import Actions
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.gymnasium_contract import (
     check_methods,
     check_time_limit,
@@ -28,6 +28,7 @@ from metarl.envs.lanes import LocalLanes, Make, WorkerLanes, limited, local_room
 from metarl.envs.streams import seeded_streams
 from metarl.errors import ContractError
 from metarl.trust import GymName
+from metarl.types import Step, Tasks
 
 MOST_SEED = 2**31
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.envs.base import Tasks
 from metarl.errors import ContractError
+from metarl.types import Tasks
 
 ONLY = "task"  # name of the parameter where a task is no dictionary
 KINDS = "a task is a number, an array of numbers that are as many in every task, or a dictionary of these"

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from pydantic import NonNegativeFloat
 
-from metarl.envs.base import Tasks
 from metarl.envs.physics import Array
 from metarl.envs.simulation import SimulatedEnv, VelocityTasks, check_range
+from metarl.types import Tasks
 
 TORSO_HEIGHT = 0.7  # metres, of the torso where the joint that lifts it is at 0
 

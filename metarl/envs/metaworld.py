@@ -10,10 +10,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from metarl.envs.actions import BoxActions
-from metarl.envs.base import Tasks
 from metarl.envs.goal_cache import Goals, remembered
 from metarl.envs.gymnasium_lanes import LaneEnv
 from metarl.envs.sawyer import ACTION, GOAL_DIM, HORIZON, OBSERVATION, Sawyer
+from metarl.types import Tasks
 
 Benchmark = Literal["ML1", "ML10", "ML25", "ML45"]
 NUM_GOALS = 50  # of each class and set

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.cores import available_cores
 from metarl.envs.simulator import Rollout, mujoco
+from metarl.system import available_cores
 
 Array = NDArray[np.float64]
 HUGE = 1e10  # MuJoCo's own limit for a sane position or velocity (mjMAXVAL)

@@ -7,7 +7,8 @@ from gymnasium import spaces
 from pydantic import PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Step, Tasks
 
 
 class PlanningGame(MetaEnv):

@@ -7,8 +7,9 @@ from gymnasium import spaces
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.goal_sets import GoalTasks
+from metarl.types import Step, Tasks
 
 PARTS = 10  # of an action of Semicircle
 

@@ -11,8 +11,9 @@ from gymnasium import spaces
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks, every_bit_pattern
+from metarl.envs.base import MetaEnv, every_bit_pattern
 from metarl.envs.tmaze import RIGHT_TURN, WRONG_TURN
+from metarl.types import Step, Tasks
 
 PIXELS = 10  # a side
 DEPTH = 6  # steps of a room: five forward, then through the door on one side

@@ -16,10 +16,11 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.actions import BoxActions
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
 from metarl.envs.pictures import Camera, Picture
 from metarl.envs.simulator import mujoco
+from metarl.types import Step, Tasks
 
 Flags = NDArray[np.bool_]
 # Along the x axis; any in the plane; the angles 1 and -1 radian of TrMRL's code, 115 degrees apart.

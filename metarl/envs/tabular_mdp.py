@@ -7,11 +7,12 @@ from gymnasium import spaces
 from pydantic import PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks
+from metarl.envs.base import MetaEnv
+from metarl.types import Step, Tasks
 
 if TYPE_CHECKING:
     from metarl.baselines.mdps import TabularSize
-    from metarl.rollout import Agent, Rollout
+    from metarl.types import Agent, Rollout
 
 
 class TabularMDP(MetaEnv):

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from metarl.envs.base import MetaEnv, Step, Tasks, every_bit_pattern
+from metarl.envs.base import MetaEnv, every_bit_pattern
+from metarl.types import Step, Tasks
 
 RIGHT_TURN, WRONG_TURN = 4.0, -3.0  # rewards at the junction
 Share = Annotated[float, Field(gt=0.5, le=1)]

@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metarl.cores import available_cores
 from metarl.errors import ConfigError
+from metarl.system import available_cores
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NONE = ("", "-1", "NoDevFiles")  # values of it that hide all cards

@@ -8,7 +8,7 @@ from metarl.analysis.tables import duration
 from metarl.errors import ConfigError
 from metarl.launching import origin, slurm
 from metarl.launching.proposals import is_search
-from metarl.launching.sweep import JobStatus, Sweep, launching
+from metarl.runs.sweep import JobStatus, Sweep, launching
 
 UNENDED = ("running", "queued")
 

@@ -11,10 +11,10 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-from metarl.compose import CONF
+from metarl.configuration.compose import CONF
 from metarl.errors import MetarlError, RunDirectoryError
-from metarl.launching.frozen import commit, frozen
-from metarl.launching.sweep import Job, Sweep, occupant, quoted
+from metarl.runs.frozen import commit, frozen
+from metarl.runs.sweep import Job, Sweep, occupant, quoted
 from metarl.trust import Trust
 
 FROZEN = "--frozen"  # python run.py --frozen SWEEP NUMBER
@@ -46,9 +46,9 @@ def train(
         fresh: the name of the run directory is no choice of the user, see ``RunDirectory.open``.
     """
     from metarl import parallel
-    from metarl.config import build
+    from metarl.configuration.build import build
     from metarl.experiment import run
-    from metarl.run_directory import RunDirectory
+    from metarl.runs.directory import RunDirectory
 
     try:
         parallel.join(config["device"])
@@ -92,7 +92,7 @@ def command(sweep: Sweep, job: Job) -> list[str]:
 
 
 def _note(error: Exception, job: Job) -> None:
-    from metarl.run_directory import RunDirectory
+    from metarl.runs.directory import RunDirectory
 
     if occupant(job.directory) is None:
         RunDirectory(job.directory).write_error(error)

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from metarl.compose import CONF, compose, options
+from metarl.configuration.compose import CONF, compose, options
 from metarl.errors import ConfigError
-from metarl.launching.frozen import frozen
-from metarl.launching.sweep import Sweep
+from metarl.runs.frozen import frozen
+from metarl.runs.sweep import Sweep
 
 PLAIN = (
     *("shuffle", "first", "slots", "gpus", "jobs_per_gpu", "min_free_memory", "threads", "wait"),

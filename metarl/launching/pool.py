@@ -13,9 +13,9 @@ from pathlib import Path
 from metarl.errors import ConfigError
 from metarl.launching.cards import Slot, card_of, cards
 from metarl.launching.job import command
-from metarl.launching.sweep import Job, JobStatus, Sweep, finished_summary, occupant
-from metarl.preemption import StopRequest
-from metarl.run_files import ERROR, appending, replace_file
+from metarl.runs.files import ERROR, appending, replace_file
+from metarl.runs.sweep import Job, JobStatus, Sweep, finished_summary, occupant
+from metarl.system import StopRequest
 
 INTERVAL = 0.02  # seconds between looks at what runs
 MEMORY_INTERVAL = 1.0  # between looks at the memory of cards

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from metarl.compose import CONF, resolved, unknown_key
+from metarl.configuration.compose import CONF, resolved, unknown_key
 from metarl.errors import ConfigError, RunDirectoryError
-from metarl.launching.frozen import first_difference, freeze, frozen, path_of
+from metarl.runs.frozen import first_difference, freeze, frozen, path_of
 
 SEARCH = "search"
 RESOLVER = re.compile(r"\$\{\s*[^${}]*:")  # as ${oc.env:

@@ -17,11 +17,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metarl.errors import ConfigError, RunDirectoryError
-from metarl.launching.frozen import path_of
 from metarl.launching.pool import died
 from metarl.launching.proposals import SEARCH, Proposals
-from metarl.launching.sweep import finished_summary
-from metarl.preemption import StopRequest
+from metarl.runs.frozen import path_of
+from metarl.runs.sweep import finished_summary
+from metarl.system import StopRequest
 
 JOURNAL = "search.journal"
 NAME = "search"

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.compose import CONF
-from metarl.errors import ConfigError, MetarlError, report
+from metarl.configuration.compose import CONF
+from metarl.configuration.reporting import report
+from metarl.errors import ConfigError, MetarlError
 from metarl.launching.job import run_frozen
-from metarl.launching.sweep import Job, Sweep
-from metarl.preemption import StopRequest
+from metarl.runs.sweep import Job, Sweep
+from metarl.system import StopRequest
 from metarl.trust import extend_environment, trusted
 
 

@@ -7,9 +7,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metarl.models.normalization import RunningScale
 from metarl.models.stackable import StackableLinear
-from metarl.normalization import RunningScale
-from metarl.rollout import Timestep
+from metarl.types import Timestep
 
 Inputs = Literal["observation", "step", "transition", "conjunction"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from metarl.models.conditioning import Conditioning
 from metarl.models.features import rectified_layer
+from metarl.models.normalization import ValueHead, ValueLayer
 from metarl.models.stackable import StackableLinear, per_sample
-from metarl.normalization import ValueHead, ValueLayer
 
 ActionStd = Literal["free", "state"]
 

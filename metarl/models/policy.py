@@ -8,14 +8,14 @@ from gymnasium import spaces
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from metarl.distributions import action_distribution
 from metarl.models.base import Carry, SequenceModel
 from metarl.models.conditioning import Conditioning
+from metarl.models.distributions import action_distribution
 from metarl.models.features import Features, Inputs, Pictures
 from metarl.models.heads import ActionStd, ConditionedHeads, DirectHeads, HeadOutput, Known
 from metarl.models.mlp import MLP
-from metarl.normalization import ValueHead
-from metarl.rollout import Timestep
+from metarl.models.normalization import ValueHead
+from metarl.types import Timestep
 
 Critic = Literal["shared", "separate", "privileged", "present"]
 

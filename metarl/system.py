@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: finish the iteration, save, then go."""
+"""Cores this process may use, and signals that ask a run to stop. Imports nothing heavy."""
 
 import os
 import signal
@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)
+
+
+def available_cores() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Interrupted(BaseException):

@@ -15,15 +15,23 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
-from metarl.capacity import check_bytes, check_lanes, check_state, check_trial, fitting, free_memory, sizes
+from metarl.configuration.capacity import (
+    check_bytes,
+    check_lanes,
+    check_state,
+    check_trial,
+    fitting,
+    free_memory,
+    sizes,
+)
+from metarl.configuration.schema import Kind, Schema
 from metarl.envs.actions import check_bounds
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
-from metarl.logging import Loggers
 from metarl.models.policy import Policy
-from metarl.run_directory import RunDirectory
-from metarl.schema import Kind, Schema
+from metarl.runs.directory import RunDirectory
+from metarl.runs.loggers import Loggers
 from metarl.seeding import make_generator, stream_seed
 from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 from metarl.trust import Trust, check_names, trusted

@@ -1,6 +1,7 @@
-"""Our environments for programs that know Gymnasium alone: ``gymnasium.make("metarl.envs:metarl/cheetah_vel-v0")``.
+"""Environments of metarl for programs that use Gymnasium alone: ``gymnasium.make("metarl/cheetah_vel-v0")``.
 
-Importing ``metarl.envs`` registers them, and imports nothing heavy.
+Gymnasium finds them by itself where metarl is installed (entry point ``gymnasium.envs``); importing this module
+registers them, too, and imports nothing heavy.
 """
 
 from typing import Any
@@ -8,22 +9,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from metarl.compose import options
+from metarl.configuration.compose import options
 
 VERSION = 0
 
 
 def register() -> None:
-    """Every option of ``conf/env``."""
+    """Register every option of ``conf/env`` with Gymnasium, once."""
     for option in options("env"):
-        gymnasium.register(f"metarl/{option}-v{VERSION}", f"{__name__}:SingleLane", kwargs={"option": option})
+        name = f"metarl/{option}-v{VERSION}"
+        if name not in gymnasium.registry:
+            gymnasium.register(name, f"{__name__}:SingleLane", kwargs={"option": option})
 
 
 class SingleLane(gymnasium.Env):
     """One lane of a ``MetaEnv``, with the two methods by which meta-RL codes change tasks.
 
     Until ``set_task`` it plays one task of its own choice. Keyword arguments are those of the environment's YAML:
-    ``gymnasium.make("metarl.envs:metarl/cheetah_vel-v0", max_velocity=2.0)``.
+    ``gymnasium.make("metarl/cheetah_vel-v0", max_velocity=2.0)``.
 
     Args:
         option: of ``conf/env``.
@@ -34,8 +37,8 @@ class SingleLane(gymnasium.Env):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as Gymnasium has it)
 
     def __init__(self, option: str, render_mode: None = None, **keys: Any):
-        from metarl.compose import compose, resolved
-        from metarl.config import build_env_factory
+        from metarl.configuration.build import build_env_factory
+        from metarl.configuration.compose import compose, resolved
 
         if option not in options("env"):
             raise ValueError(f"option={option}: no such option; env has {', '.join(options('env'))}")
@@ -61,7 +64,7 @@ class SingleLane(gymnasium.Env):
         """Play this task from the next reset on."""
         import torch
 
-        from metarl.envs.base import Tasks
+        from metarl.types import Tasks
 
         self._env.set_tasks(Tasks({name: torch.as_tensor(value).unsqueeze(0) for name, value in task.items()}))
 
@@ -86,3 +89,6 @@ class SingleLane(gymnasium.Env):
         """The observation of the lane: an array that nothing else holds, or a number where the space is discrete."""
         seen = observation[0].cpu().numpy()
         return seen.copy() if seen.ndim else seen[()]
+
+
+register()

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from metarl.errors import CheckpointError, RunDirectoryError
-from metarl.run_files import refuse_link, replacing
-from metarl.run_reader import read_bytes
+from metarl.runs.files import refuse_link, replacing
+from metarl.runs.reader import read_bytes
 
 FORMAT = 3
 MOST_BYTES = 2**40

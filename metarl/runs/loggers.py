@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from metarl.errors import RunDirectoryError
-from metarl.run_files import refuse_link, replace_file
-from metarl.run_reader import read_last_rows, read_text
+from metarl.runs.files import refuse_link, replace_file
+from metarl.runs.reader import read_last_rows, read_text
 
 Mode = Literal["offline", "online", "disabled"]
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from metarl.run_files import naming
+from metarl.runs.files import naming
 
 RETRIES = 10  # whoever asks whether a lock is held holds it for a moment
 PAUSE = 0.05  # seconds between retries

@@ -6,7 +6,6 @@ configs/search.yaml   of a search: its settings, and the configurations that its
 Whatever happens to the files of ``conf/`` afterwards changes no job that waits.
 """
 
-import copy
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from metarl.compose import CONF
 from metarl.errors import RunDirectoryError
-from metarl.run_files import refuse_link, replace_file
-from metarl.run_reader import bounded, parsed, read_text
+from metarl.runs.files import refuse_link, replace_file
+from metarl.runs.reader import bounded, parsed, read_text
 
 CONFIGS = "configs"
+HERE = Path(__file__).parent  # in the repository, where metarl runs from one
 
 
 def path_of(sweep: Path, name: int | str) -> Path:
@@ -64,29 +63,6 @@ def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
     return config
 
 
-def resolved_job(config: Any, number: int, directory: Path) -> dict[str, Any]:
-    """The plain configuration of a job that Hydra composed, with the names of its choices.
-
-    Args:
-        config: with its ``hydra`` node, whose values the rest may refer to.
-        number: of the job.
-        directory: of its run.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict, read_write
-
-    from metarl.compose import resolved
-
-    config = copy.deepcopy(config)
-    with read_write(config), open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
-        config.hydra.runtime.output_dir = str(directory)
-        HydraConfig.instance().set_config(config)
-        choices = OmegaConf.to_container(config.hydra.runtime.choices)
-        del config["hydra"]
-    return resolved(config, choices)  # type: ignore[arg-type]
-
-
 def commit() -> dict[str, Any]:
     """The commit of this metarl, and whether files differ from it; None where nothing tells."""
     revision, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
@@ -95,7 +71,7 @@ def commit() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        answer = subprocess.run(["git", *arguments], cwd=CONF.parent, capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The one place where a run directory is written; ``metarl.run_reader`` reads it.
+"""The one place where a run directory is written; ``metarl.runs.reader`` reads it.
 
 config.yaml      resolved configuration
 metrics.jsonl    one row per iteration
@@ -19,10 +19,9 @@ from typing import Any
 
 import yaml
 
-from metarl.checkpoint import Checkpoints
 from metarl.errors import RunDirectoryError
-from metarl.locks import Lock, occupation
-from metarl.run_files import (
+from metarl.runs.checkpoint import Checkpoints
+from metarl.runs.files import (
     CONFIG,
     ERROR,
     LOCK,
@@ -35,7 +34,8 @@ from metarl.run_files import (
     sync_file,
     to_json,
 )
-from metarl.run_reader import read_config, read_rows, read_summary
+from metarl.runs.locks import Lock, occupation
+from metarl.runs.reader import read_config, read_rows, read_summary
 
 # Keys whose change leaves a resumed run the same experiment.
 FREE_TO_CHANGE = ("training", "eval", "logger", "wandb", "num_threads", "choices")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.errors import RunDirectoryError
-from metarl.run_files import CONFIG, ERROR, METRICS, SUMMARY
+from metarl.runs.files import CONFIG, ERROR, METRICS, SUMMARY
 
 MOST_BYTES = 2**24  # of a file that is read at once
 MOST_METRICS = 2**30

@@ -1,8 +1,8 @@
 """A sweep is a directory: the jobs it was launched with, a run directory for each, and what became of them.
 
 sweep.json    how it was launched, and the overrides of every job; data, of which nothing is executed
-configs/      what each job runs, see ``metarl.launching.frozen``
-0/ 1/ ...     run directories, see ``metarl.run_directory``
+configs/      what each job runs, see ``metarl.runs.frozen``
+0/ 1/ ...     run directories, see ``metarl.runs.directory``
 logs/         what each job said on the console
 
 Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.errors import RunDirectoryError
-from metarl.launching import frozen
-from metarl.locks import Lock, holder, occupation
-from metarl.run_files import CONFIG, LOCK, SUMMARY, refuse_link, replace_file, to_json
-from metarl.run_reader import (
+from metarl.runs import frozen
+from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, replace_file, to_json
+from metarl.runs.locks import Lock, holder, occupation
+from metarl.runs.reader import (
     Rows,
     is_number,
     parsed,

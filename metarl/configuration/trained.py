@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from metarl.algorithms.base import Algorithm
-from metarl.checkpoint import load_weights
-from metarl.config import Parts, build_algorithm
+from metarl.configuration.build import Parts, build_algorithm
 from metarl.errors import ConfigError
-from metarl.run_directory import RunDirectory
+from metarl.runs.checkpoint import load_weights
+from metarl.runs.directory import RunDirectory
 from metarl.trust import trusted
 
 

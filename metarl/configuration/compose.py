@@ -1,5 +1,6 @@
 """Composing configurations and explaining what is wrong with them; imports neither torch nor any environment."""
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from metarl.errors import ConfigError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 MANY = 20  # options that still fit a message
 
 
@@ -50,6 +51,27 @@ def resolved(config: Any, choices: Mapping[str, str]) -> dict:
         )
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return plain | {"choices": {name: choice for name, choice in choices.items() if "hydra/" not in name}}
+
+
+def resolved_job(config: Any, number: int, directory: Path) -> dict[str, Any]:
+    """The plain configuration of a job that Hydra composed, with the names of its choices.
+
+    Args:
+        config: with its ``hydra`` node, whose values the rest may refer to.
+        number: of the job.
+        directory: of its run.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    config = copy.deepcopy(config)
+    with read_write(config), open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.runtime.output_dir = str(directory)
+        HydraConfig.instance().set_config(config)
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        del config["hydra"]
+    return resolved(config, choices)  # type: ignore[arg-type]
 
 
 def options(group: str) -> list[str]:

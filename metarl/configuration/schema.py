@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from metarl.compose import unknown_key
+from metarl.configuration.compose import unknown_key
 from metarl.errors import ConfigError
 from metarl.trust import CLASS_BY_PATH, NamesCode, Trust, check_gym_name, locate
 

@@ -1,0 +1,1 @@
+"""Run directories and sweeps on disk: one reader and one writer of every file."""
