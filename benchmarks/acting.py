@@ -1,4 +1,4 @@
-"""How fast an agent acts: many lanes against one, and against the bare arithmetic of its cell."""
+"""Acting speed: many lanes against one lane, and against the bare recurrent cell."""
 
 import os
 from functools import partial

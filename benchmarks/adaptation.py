@@ -1,4 +1,4 @@
-"""Adaptation by gradient steps with stacked parameters, against a loop over tasks."""
+"""Gradient adaptation with per-task parameters stacked, against a loop over tasks."""
 
 from collections.abc import Iterator
 from operator import itemgetter
@@ -36,7 +36,7 @@ def rows() -> Iterator[Row]:
 
 
 def stages(agent: GradientAdaptation, env, tasks: int, samples: int) -> list[Samples]:
-    """Random samples of a support rollout and a query."""
+    """Random samples of a support rollout and of a query rollout."""
     observation = torch.randn(tasks, samples, *env.observation_space.shape)
     action = torch.randn(tasks, samples, *env.action_space.shape)
     numbers = torch.randn(tasks, samples)
@@ -66,7 +66,7 @@ def ratio(tasks: int, samples: int) -> float:
 
 
 def plain_loss(agent: GradientAdaptation, given: list[Samples]) -> Tensor:
-    """MAML's loss of one task on ordinary weights."""
+    """MAML's outer loss of one task, written with plain autograd."""
     policy, start = agent.policy, agent.inner_parameters()
     log_prob = policy.distribution.log_prob
 

@@ -1,13 +1,13 @@
-"""Measure every classical solver on the settings of Duan et al. 2016 (RL²), or search its parameter.
+"""Measure every classical solver on the settings of Duan et al. 2016 (RL²), or tune its parameter.
 
     python benchmarks/baselines.py --bandits 10,5 100,5 --tasks 20000
     python benchmarks/baselines.py --mdps 10 25 --tasks 4000
-    python benchmarks/baselines.py --mdps 10 25 --tasks 4000 --prior tabularl  # what the published solvers believed
+    python benchmarks/baselines.py --mdps 10 25 --tasks 4000 --prior tabularl  # the prior of the published solvers
     python benchmarks/baselines.py --bandits 100,5 --tasks 20000 --tune
 
-Prints rows of a Markdown table as they are known: return of a trial as it was paid; the same without luck (the best
-return to be expected of the task distribution, less the regret of the actions taken), which is the closer estimate;
-the same from an independent computation and as published (over 1,000 tasks), each with its distance in joint standard
+Prints the rows of a Markdown table one by one. Columns: the return of a trial; the regret-corrected return (the optimal
+expected return over the task distribution minus the regret of the actions taken), an estimate with less variance; the
+value of an independent computation and the published value (over 1,000 tasks), each with its distance in joint standard
 errors; and seconds.
 """
 
@@ -49,7 +49,7 @@ n=50    499.7  904.4  930.7  918.9  917.8  823.3    769.3
 n=75    749.9  1417.1 1449.2 1427.6 1422.6 1293.9   1172.9
 n=100   999.4  1939.5 1973.9 1942.1 1935.1 1778.2   1578.5
 """
-# Exact (no error), or simulated by code that shares nothing with this package; MDP solvers with the true prior.
+# Exact (no error), or simulated by code independent of this package; MDP solvers with the true prior.
 INDEPENDENT = """
 setting    Random Gittins     Thompson  OTS       UCB1      Greedy    Bayes_optimum
 n=10,k=5   5      6.65999     5.842±.014 6.47±.015 6.659±.016 6.62622 6.65999
@@ -82,7 +82,7 @@ class Estimate:
         return f"{self.mean:.3f} ± {self.error:.3f}"
 
     def distance(self, other: "Estimate") -> float:
-        """In standard errors of the difference."""
+        """Difference of the means in units of its standard error."""
         return (self.mean - other.mean) / math.hypot(self.error, other.error, 1e-9)
 
 
@@ -104,12 +104,12 @@ def make_bandit(num_arms: int, num_episodes: int, *, num_tasks: int, seed: int) 
 
 
 def make_mdp(num_episodes: int, *, num_tasks: int, seed: int) -> MetaEnv:
-    """10 states, 5 actions, 10 steps."""
+    """A tabular MDP of 10 states, 5 actions and episodes of 10 steps."""
     return TabularMDP(10, 5, 10, num_episodes, num_tasks=num_tasks, seed=seed)
 
 
 def settings(arguments: argparse.Namespace) -> Iterator[tuple[str, MakeEnv]]:
-    """Name and environment of every setting asked for."""
+    """Name and environment factory of every requested setting."""
     for setting in arguments.bandits:
         num_episodes, num_arms = map(int, setting.split(","))
         yield f"n={num_episodes},k={num_arms}", partial(make_bandit, num_arms, num_episodes)
@@ -141,7 +141,7 @@ def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> N
 
 
 def play(agent: Agent, make_env: MakeEnv, num_tasks: int, seed: int, at_once: int = 1000) -> tuple[Tensor, Tensor]:
-    """Return paid and regret of a trial on each task, ``[num_tasks]`` each."""
+    """Return and regret of a trial on each task, ``[num_tasks]`` each."""
     env_seed, acting_seed = split_seed(seed, 2)
     env, generator = make_env(num_tasks=at_once, seed=env_seed), make_generator(acting_seed)
     paid, regrets = [], []
@@ -155,7 +155,7 @@ def play(agent: Agent, make_env: MakeEnv, num_tasks: int, seed: int, at_once: in
 
 
 def best_return(env: MetaEnv, num_tasks: int = 400_000) -> Estimate:
-    """Of a trial whose task is known: exact for bandits, over many tasks for MDPs."""
+    """Optimal expected return of a trial when the task is given: exact for bandits, over many tasks for MDPs."""
     if isinstance(env, BernoulliBandit):
         return Estimate(env.num_episodes * env.num_arms / (env.num_arms + 1))
     values = []
@@ -166,12 +166,12 @@ def best_return(env: MetaEnv, num_tasks: int = 400_000) -> Estimate:
 
 
 def estimate(values: Tensor) -> Estimate:
-    """Of the mean."""
+    """Mean of the values and its standard error."""
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 
 def known(table: dict[tuple[str, str], str], setting: str, solver: str, error: float = 0.0) -> Estimate | None:
-    """An entry, with its own error where it states one; None where there is none."""
+    """An entry of the table with its own error, else ``error``; None if the table has no such entry."""
     cell = table.get((setting, solver), "-")
     if cell == "-":
         return None
@@ -180,7 +180,7 @@ def known(table: dict[tuple[str, str], str], setting: str, solver: str, error: f
 
 
 def compared(ours: Estimate, other: Estimate | None) -> tuple[str, str]:
-    """Another estimate, and how many standard errors ours lies above it."""
+    """Another estimate, and the number of standard errors by which ours exceeds it."""
     if other is None:
         return "", ""
     distance = "exact" if ours.error == other.error == 0 else f"{ours.distance(other):+.1f}"
@@ -193,7 +193,7 @@ def print_row(*cells: object) -> None:
 
 
 def search(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> None:
-    """Print every point of the grids, then the best."""
+    """Print every point of the grids, then the best values."""
     env = make_env(num_tasks=1, seed=0)
     grid = mdp_grid(env.size, arguments.prior) if isinstance(env, TabularMDP) else env.baseline_grid()
     grid = {solver: points for solver, points in grid.items() if solver in (arguments.solvers or grid)}
@@ -207,9 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bandits", nargs="*", default=[], metavar="n,k")
     parser.add_argument("--mdps", nargs="*", type=int, default=[], metavar="n")
-    parser.add_argument("--solvers", nargs="*", help="only these, and no bounds")
-    parser.add_argument("--skip", nargs="*", default=[], help="not these")
-    parser.add_argument("--prior", choices=["true", "tabularl"], default="true", help="of the MDP solvers")
+    parser.add_argument("--solvers", nargs="*", help="solvers to measure, without bounds (default: all, with bounds)")
+    parser.add_argument("--skip", nargs="*", default=[], help="solvers to leave out")
+    parser.add_argument("--prior", choices=["true", "tabularl"], default="true", help="prior of the MDP solvers")
     parser.add_argument("--tasks", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tune", action="store_true")
@@ -220,7 +220,7 @@ def main() -> None:
             "setting",
             "solver",
             "return",
-            "without luck",
+            "regret-corrected",
             "independent",
             "distance",
             "published",

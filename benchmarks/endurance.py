@@ -1,6 +1,6 @@
 """Two million steps of random actions and changing tasks: ``python benchmarks/endurance.py [env=ant_dir ...]``.
 
-Prints resident memory as it goes. Ends with an error where anything that is not a number leaves the environment.
+Prints resident memory ten times on the way. Exits with an error if the environment returns a NaN or an infinity.
 """
 
 import sys
@@ -17,7 +17,7 @@ STEPS, LANES, REPORTS = 2_000_000, 250, 10
 
 
 def main() -> None:
-    """A line per tenth of the way."""
+    """Step the environment and print a row for every tenth of the steps."""
     torch.set_num_threads(1)
     env = build_env_factory(configuration(*(sys.argv[1:] or ["env=ant_dir"])))(num_tasks=LANES, seed=0)
     generator = make_generator(1)
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def play(env: MetaEnv, generator: torch.Generator) -> None:
-    """A trial on new tasks."""
+    """Play a trial on new tasks with random actions."""
     env.sample_tasks()
     env.reset()
     for _ in range(env.trial_length):
@@ -40,11 +40,11 @@ def play(env: MetaEnv, generator: torch.Generator) -> None:
         step = env.step(action)
         said = step.observation.sum() + step.final_observation.sum() + step.reward.sum()
         if not said.isfinite():
-            raise SystemExit("something left the environment that is not a number")
+            raise SystemExit("the environment returned a NaN or an infinity")
 
 
 def resident() -> float:
-    """Memory of this process now, MiB."""
+    """Current resident memory of this process, MiB."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024

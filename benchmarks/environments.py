@@ -1,4 +1,4 @@
-"""How fast environments step alone, with random actions drawn before."""
+"""Stepping speed of environments alone, with random actions drawn beforehand."""
 
 import os
 import time
@@ -13,7 +13,7 @@ LANES, STEPS = 1024, 1000
 
 
 def rows() -> list[Row]:
-    """Steps per second of wall time, all cores; best of five, because others may use the machine."""
+    """Steps per second of wall time, all cores; the best of five, because other processes may use the machine."""
     torch.set_num_threads(os.cpu_count() or 1)
     targets = {"bandit": 5e6, "tabular_mdp": 2e6}
     targets |= dict.fromkeys(("grid", "hall", "tmaze", "tmaze_copying", "planning_game"), 1e6)
@@ -22,7 +22,7 @@ def rows() -> list[Row]:
 
 @torch.no_grad()
 def speed(name: str) -> float:
-    """Environment steps per second."""
+    """Environment steps per second of one environment."""
     env = build_env_factory(configuration(f"env={name}"))(num_tasks=LANES, seed=0)
     actions = torch.randint(int(env.action_space.n), (STEPS, LANES), generator=make_generator(1))
     env.sample_tasks()

@@ -1,10 +1,10 @@
-"""Tries what can go wrong around a run and counts what survives: ``python benchmarks/faults.py``.
+"""Injects faults into runs and counts the cases that are handled correctly: ``python benchmarks/faults.py``.
 
     python benchmarks/faults.py --kinds kills damage --number 20 --seed 1
     python benchmarks/faults.py --short
 
-Every case works in a folder of its own and in forked processes. Ends with an error where anything did not survive, and
-lists it; the same seed tries the same cases again.
+Every case runs in its own folder and in forked processes. Cases that are not handled are listed, and the exit code is
+then 1; the same seed gives the same cases.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from random import Random
 
 from fault_kinds.children import preload
 
-# What a kind tries in full, and in the short form.
+# Number of cases of each kind: in full, and in the short form.
 KINDS = {
     "kills": (160, 2),
     "damage": (100, 2),
@@ -33,18 +33,18 @@ WORDS = {
     "machine": "faults of the machine",
     "hostile": "hostile run directories",
     "values": "fuzzed configuration values",
-    "nonfinite": "numbers that are not finite",
+    "nonfinite": "non-finite numbers",
 }
 
 
 def main() -> None:
-    """A row for each kind; cases that did not survive go to stderr at once."""
+    """Print a row for each kind; failed cases go to stderr at once."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
-    parser.add_argument("--number", type=int, help="cases of each kind (default: as many as the full form has)")
+    parser.add_argument("--number", type=int, help="cases of each kind (default: those of the full form)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="a few cases of each kind")
-    parser.add_argument("--keep", type=Path, help="work in this folder, and leave it there")
+    parser.add_argument("--keep", type=Path, help="folder to work in, which is kept")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="metarl-faults-"))
     preload()
@@ -56,28 +56,28 @@ def main() -> None:
 
 
 def try_all(options: argparse.Namespace, folder: Path) -> int:
-    """Try the kinds that are chosen; the exit code."""
+    """Try the chosen kinds and return the exit code."""
     failed = 0
     print(
-        f"| {'what':<50} |  tried | survived | CPU seconds |\n|{'-' * 52}|{'-' * 8}|{'-' * 10}|{'-' * 13}|", flush=True
+        f"| {'what':<50} |  tried | handled  | CPU seconds |\n|{'-' * 52}|{'-' * 8}|{'-' * 10}|{'-' * 13}|", flush=True
     )
     for kind in options.kinds:
-        started, tried, survived = cpu_seconds(), 0, 0
+        started, tried, handled = cpu_seconds(), 0, 0
         module = importlib.import_module(f"fault_kinds.{kind}")
         number = options.number or KINDS[kind][options.short]
         for case in module.run(number, Random(options.seed), folder, options.short):
             tried += 1
-            survived += case.problem is None
+            handled += case.problem is None
             if case.problem is not None:
                 print(f"{kind}: {case.name}\n    {case.problem}", file=sys.stderr, flush=True)
-        row = f"| {WORDS[kind]:<50} | {tried:>6,} | {survived:>8,} | {cpu_seconds() - started:>11.0f} |"
+        row = f"| {WORDS[kind]:<50} | {tried:>6,} | {handled:>8,} | {cpu_seconds() - started:>11.0f} |"
         print(row, flush=True)
-        failed += tried - survived
+        failed += tried - handled
     return int(failed > 0)
 
 
 def cpu_seconds() -> float:
-    """Of this process and all that it waited for."""
+    """CPU time of this process and of the children it waited for."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 

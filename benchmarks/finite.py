@@ -1,4 +1,4 @@
-"""What it costs to check that every number is finite."""
+"""Cost of checking that every number is finite."""
 
 from timing import Row, cpu_seconds, learner, trial_of
 
@@ -17,7 +17,7 @@ def rows() -> list[Row]:
 
 
 def share(*overrides: str) -> float:
-    """CPU time of the checks of an iteration over that of the iteration."""
+    """CPU time of the checks of an iteration as a share of the iteration."""
     agent, env = learner(*overrides)
     trial = trial_of(agent, env)
     diagnostics = agent.update(trial, 0.0, make_generator(0))

@@ -1,4 +1,4 @@
-"""A generated layer in its bilinear form, against weights of its own for every sample (expand, multiply, sum)."""
+"""A hypernetwork layer in bilinear form, against one weight matrix per sample (expand, multiply, sum)."""
 
 import subprocess
 import sys
@@ -15,14 +15,14 @@ SAMPLES, WIDTH, CONDITION = 256, 256, 25
 
 
 def rows() -> Iterator[Row]:
-    """Forward and backward, one thread: CPU time, and memory beyond what both hold before."""
+    """Forward and backward pass, one thread: CPU time and additional memory."""
     torch.set_num_threads(1)
     forms = work()
     seconds = cpu_seconds(forms)
     size = f"generated layer, {SAMPLES} samples, {WIDTH} x {WIDTH}, condition {CONDITION}"
-    yield Row(f"{size}: times faster than a matrix each", seconds["expanded"] / seconds["bilinear"], 2)
+    yield Row(f"{size}: speed-up over a matrix per sample", seconds["expanded"] / seconds["bilinear"], 2)
     memory = {form: peak_memory(form) for form in forms}
-    yield Row(f"{size}: share of its memory", memory["bilinear"] / memory["expanded"], 0.25, most=True)
+    yield Row(f"{size}: share of that memory", memory["bilinear"] / memory["expanded"], 0.25, most=True)
 
 
 def work() -> dict[str, Callable[[], None]]:
@@ -42,7 +42,7 @@ def work() -> dict[str, Callable[[], None]]:
 
 
 def peak_memory(form: str) -> float:
-    """In a process of its own, KiB."""
+    """Peak memory of one form in a separate process, KiB."""
     command = [sys.executable, __file__, form]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout)
 
@@ -50,7 +50,7 @@ def peak_memory(form: str) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen = work()[sys.argv[1]]
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # libraries are loaded before
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # load libraries first
     before = high_water_mark()
     chosen()
     print(high_water_mark() - before)

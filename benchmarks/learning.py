@@ -1,4 +1,4 @@
-"""How fast an agent learns: one epoch of PPO against Python loops over time, and against the machine's arithmetic."""
+"""Learning speed: one epoch of PPO against Python loops over time, and against the matrix-multiply peak."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ EPOCH = (
 
 
 class CellLoop(SequenceModel):
-    """``nn.GRUCell``, step after step."""
+    """A Python loop over ``nn.GRUCell``."""
 
     def __init__(self, input_dim: int, hidden_size: int):
         super().__init__()
@@ -28,7 +28,7 @@ class CellLoop(SequenceModel):
         self.cell = self.make_cell(input_dim, hidden_size)
 
     def make_cell(self, input_dim: int, hidden_size: int) -> nn.Module:
-        """What is called at every step."""
+        """The module that is called at every step."""
         return nn.GRUCell(input_dim, hidden_size)
 
     def initial_carry(self, batch_size: int) -> Tensor:
@@ -43,14 +43,14 @@ class CellLoop(SequenceModel):
 
 
 class PublishedLoop(CellLoop):
-    """The layer-normalised cell as published codes write it: its own normalisation, all projections at every step."""
+    """A loop over the layer-normalised cell as in published codes: all projections at every step."""
 
     def make_cell(self, input_dim: int, hidden_size: int) -> nn.Module:
         return PublishedCell(input_dim, hidden_size)
 
 
 class PublishedCell(nn.Module):
-    """Four projections and four normalisations written out per step."""
+    """A GRU cell with four projections and four layer normalisations per step."""
 
     def __init__(self, input_dim: int, hidden_size: int):
         super().__init__()
@@ -70,7 +70,7 @@ class PublishedCell(nn.Module):
 
 
 class WrittenLayerNorm(nn.Module):
-    """Layer normalisation in elementary operations."""
+    """Layer normalisation written in elementary operations."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -83,7 +83,7 @@ class WrittenLayerNorm(nn.Module):
 
 
 def epoch(lanes: int, hidden: int, memory: str | None = None, layer_norm: bool = False):
-    """A call that runs one epoch of PPO on ``lanes`` trials as one batch, and its useful operations."""
+    """A call that runs one epoch of PPO on ``lanes`` trials as one batch, and its number of useful operations."""
     overrides = [*EPOCH, f"meta_batch_size={lanes}", f"model.hidden_size={hidden}"]
     algorithm, env = learner(*overrides, f"model.layer_norm={str(layer_norm).lower()}", memory=memory)
     call = partial(algorithm.update, trial_of(algorithm, env), 0.0, make_generator(2))
@@ -101,7 +101,7 @@ def rows() -> list[Row]:
 
 
 def against_loops(lanes: int, peak: float) -> list[Row]:
-    """One epoch of GRU 256 against the same epoch with a loop as memory."""
+    """One epoch of PPO with a GRU of 256 units, against the same epoch with loops over cells."""
     calls, flops = {}, 0
     for name, memory, norm in (
         ("GRU", None, False),
@@ -126,7 +126,7 @@ def against_loops(lanes: int, peak: float) -> list[Row]:
 
 
 def over_sizes(peak: float) -> list[Row]:
-    """Transitions per CPU-second and share of the peak for several sizes; they only inform."""
+    """Transitions per CPU-second and share of the peak for several sizes, without targets."""
     found = []
     for hidden in (128, 256):
         for norm in (False, True):

@@ -1,4 +1,4 @@
-"""What the memories cost: acting late against early, caches against recomputing, learning against stepping, memory."""
+"""Cost of the memories: late against early steps, caches against recomputing, sequences against steps, peak memory."""
 
 import inspect
 import subprocess
@@ -19,21 +19,21 @@ from metarl.seeding import make_generator
 
 INPUT = 28
 LATE, EARLY = 1000, 100
-FULL_ATTENTION = ("transformer",)  # sees the whole trial at every step, by its nature
+FULL_ATTENTION = ("transformer",)  # attends to the whole trial at every step by design
 Works = dict[str, Callable]
-# Cells that step through time anyway, or no memory at all.
+# Cells that loop over time by design, or no memory at all.
 LOOPS = ("amrl", "gru", "lstm", "mlp", "reinstatement", "splagger")
 
 
 def rows() -> Iterator[Row]:
-    """Every model as its YAML has it, one thread, CPU time."""
+    """Rows of every model with the settings of its YAML file, one thread, CPU time."""
     torch.set_num_threads(1)
     for part in (late_acting, caches, long_trials, shares_of_peak, peak_memories):
         yield from part()
 
 
 def memory_of(model: str, *changes: str, context: int = LATE + 10) -> SequenceModel:
-    """The bare memory of a model, for trials of ``context`` steps."""
+    """The memory of a model without heads, for trials of ``context`` steps."""
     config = configuration(f"model={model}", *changes)["model"]
     memory = get_class(config["memory"]["path"])
     chosen = {name: config[name] for name in inspect.signature(memory).parameters if name in config}
@@ -68,13 +68,13 @@ def seconds_at(memory: SequenceModel, x: Tensor) -> dict[int, float]:
 
 
 def ten_steps(memory: SequenceModel, x: Tensor, carry: Any) -> None:
-    """The same ten steps again; what they write into the carry's free room is overwritten."""
+    """Repeat the same ten steps; what they append to the buffers of the carry is overwritten."""
     for row in x:
         _, carry = memory.step(row, carry)
 
 
 def caches() -> Iterator[Row]:
-    """A trial of 100 steps, 240 lanes, step by step: with what the carry holds, and recomputing what is seen."""
+    """Acting for 100 steps in 240 lanes: with the caches of the carry, and recomputing the whole prefix."""
     x = inputs(100, 240)
     for model, target in (("snail", 30), ("transformer", 15)):
         memory = memory_of(model, context=100)
@@ -85,7 +85,7 @@ def caches() -> Iterator[Row]:
 
 
 def ways_to_see_windows(title: str, do: Callable, x: Tensor, repeats: int) -> Iterator[Row]:
-    """Windows as published, windows without the rows of the last layer that nobody reads, and banded attention."""
+    """Windows as published, windows without unused rows of the last layer, and banded attention."""
     ways = {"rows": "model.head_input=full", "windows": "model.past=windows", "banded": "model.past=banded"}
     work = {name: partial(do, memory_of("trmrl", change), x) for name, change in ways.items()}
     seconds = cpu_seconds(work, repeats)
@@ -95,12 +95,12 @@ def ways_to_see_windows(title: str, do: Callable, x: Tensor, repeats: int) -> It
 
 @torch.no_grad()
 def acted(memory: SequenceModel, x: Tensor) -> None:
-    """A trial, one step at a time."""
+    """Step through a trial without gradients."""
     stepped(memory, x)
 
 
 def stepped(memory: SequenceModel, x: Tensor) -> list[Tensor]:
-    """All outputs, one step at a time."""
+    """All outputs of a trial, computed step by step."""
     carry, outputs = memory.initial_carry(x.shape[1]), []
     for row in x:
         y, carry = memory.step(row, carry)
@@ -110,7 +110,7 @@ def stepped(memory: SequenceModel, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def prefixes(memory: SequenceModel, x: Tensor) -> None:
-    """The same from the start of the trial at every step."""
+    """Recompute the whole prefix of the trial at every step."""
     for end in range(1, len(x) + 1):
         memory(x[:end], memory.initial_carry(x.shape[1]))
 
@@ -121,12 +121,12 @@ def learned(memory: SequenceModel, x: Tensor) -> None:
 
 
 def learned_by_steps(memory: SequenceModel, x: Tensor) -> None:
-    """The same through the steps of acting."""
+    """Forward and backward over a trial, computed step by step."""
     torch.stack(stepped(memory, x)).square().mean().backward()
 
 
 def long_trials() -> Iterator[Row]:
-    """Learning from trials of 1,000 steps at once, against through the steps: one trial, and eight side by side."""
+    """Learning from whole trials of 1,000 steps against step by step: one trial, and a batch of eight."""
     for model in (name for name in options("model") if name not in LOOPS):
         memory = memory_of(model, *(["model.past=banded"] if model == "trmrl" else []))
         for lanes, target in ((1, 10), (8, None)):
@@ -155,7 +155,7 @@ def shares_of_peak() -> Iterator[Row]:
         x = inputs(steps, 60 if model == "gru" else lanes)
         seconds = cpu_seconds({"whole": partial(learned, memory, x)}, repeats=3)["whole"]
         per_step = 2 * sum(p.numel() for p in memory.parameters() if p.ndim == 2)
-        # Scores and what they weigh: on average half the trial is seen.
+        # Attention scores and weighted sums: on average half of the trial is visible.
         layers, width = {"gru": (0, 0), "transformer": (4, 128), "snail": (1, 32)}[model]
         per_step += layers * 2 * 2 * width * steps / 2
         share = 3 * per_step * steps * x.shape[1] / seconds / peak
@@ -170,13 +170,13 @@ def peak_memories() -> Iterator[Row]:
 
 
 def peak_memory(model: str) -> float:
-    """Of one update in a process of its own, GiB."""
+    """Peak memory of one update in a separate process, GiB."""
     command = [sys.executable, __file__, model]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout)
 
 
 def print_peak_memory(model: str) -> None:
-    """Of this process, for one update; to be run alone."""
+    """Print the GiB that one update adds to the peak of this process; to be run in a separate process."""
     torch.set_num_threads(1)
     size = ("env=bandit", "env.num_episodes=1000", "meta_batch_size=60", "algorithm.num_epochs=1")
     algorithm, env = learner(*size, f"model={model}")
@@ -186,7 +186,7 @@ def print_peak_memory(model: str) -> None:
 
 
 def high_water_mark() -> int:
-    """Most memory this process ever held, KiB (Linux); ``ru_maxrss`` would count that of the process it comes from."""
+    """Peak memory of this process, KiB (Linux); ``ru_maxrss`` would include the peak of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 

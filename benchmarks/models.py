@@ -31,7 +31,7 @@ from results import run_row, write_curve
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "memories", ROOT / "docs" / "models.md"
 ENVIRONMENTS = {"bandit": "bandit", "gaussian_bandit": "Gaussian bandit", "tabular_mdp": "tabular MDP"}
-LONGEST = "tabular_mdp"  # of these: speeds are measured on it, and its curves drawn
+LONGEST = "tabular_mdp"  # environment of the speed measurements and of the learning curves
 LANES = 250
 
 Rows = list[dict[str, Any]]
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def add(runs: list[Run]) -> None:
-    """Into ``results/memories/runs.csv``, and a learning curve for each."""
+    """Add runs to ``results/memories/runs.csv``, and write a learning curve for each."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     found = {_key(row): row for row in known_runs()}
     for run in runs:
@@ -63,7 +63,7 @@ def add(runs: list[Run]) -> None:
 
 
 def known_runs() -> Rows:
-    """What was added so far, cells as text."""
+    """Rows added so far, with cells as text."""
     path = RESULTS / "runs.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
 
@@ -73,7 +73,7 @@ def _key(row: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def page() -> None:
-    """Measure, and write the page and its figure."""
+    """Measure all models, and write the page and its figure."""
     torch.set_num_threads(1)
     runs, models = known_runs(), options("model")
     reference = steps_per_second(["gru"])["gru"]
@@ -94,7 +94,7 @@ def page() -> None:
 
 
 def measure(model: str) -> dict[str, Any]:
-    """Size, speed beside the GRU's, and memory, as the model's experiment has it."""
+    """Size, speed relative to the GRU, and peak memory, with the settings of the model's experiment."""
     speeds = steps_per_second([model, "gru"])
     algorithm, _ = _learner(model)
     return {
@@ -105,7 +105,7 @@ def measure(model: str) -> dict[str, Any]:
 
 
 def steps_per_second(models: list[str]) -> dict[str, dict[str, float]]:
-    """Steps acted and learned from per CPU-second by each of the models, which take turns."""
+    """Steps per CPU-second of acting and of learning for each model, measured in turns."""
     work: dict[str, dict[str, Work]] = {"acting": {}, "learning": {}}
     for model in models:
         algorithm, env = _learner(model)
@@ -123,7 +123,7 @@ def _learner(model: str) -> tuple[Any, Any]:
 
 
 def experiment(env: str, model: str) -> list[str]:
-    """Overrides of the experiment in which a model meets an environment."""
+    """Overrides of the experiment of a model in an environment."""
     shared = f"memories/{env}_n10"
     own = f"{shared}_{model}"
     return [f"experiment={own}"] if own in options("experiment") else [f"experiment={shared}", f"model={model}"]
@@ -145,7 +145,7 @@ def _summary(model: str) -> str:
 
 
 def _shown(runs: Rows) -> Rows:
-    """The runs with the command that repeats each."""
+    """The runs, each with the command that repeats it."""
     shown = []
     for row in runs:
         command = f"python run.py experiment={row['experiment']} model={row['model']} seed={row['seed']}"

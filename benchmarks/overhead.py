@@ -1,4 +1,4 @@
-"""What an iteration spends outside environment, policy and update."""
+"""Share of an iteration spent outside environment, policy and update."""
 
 import io
 import tempfile
@@ -21,13 +21,13 @@ ITERATIONS = 3
 
 
 class Clock:
-    """Seconds of one timer spent in some calls; a call within a call is counted once."""
+    """Seconds of one timer spent in some calls; nested calls are counted once."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self.timer, self.seconds, self.depth = timer, 0.0, 0
 
     def around(self, owner: Any, name: str) -> None:
-        """Count every call of ``owner.name`` from here on."""
+        """Measure every call of ``owner.name`` from now on."""
         inner = getattr(owner, name)
 
         def counted(*arguments: Any, **options: Any) -> Any:
@@ -42,9 +42,9 @@ class Clock:
 
 
 def rows() -> list[Row]:
-    """Share of an iteration: advantages, rollout, logging, checkpoint; one thread, no evaluation.
+    """Share of advantages, rollout, logging and checkpoint in an iteration; one thread, no evaluation.
 
-    Wall time has the waits for the disk; it also has whatever else the machine does.
+    Wall time includes waiting for the disk, and the load of other processes.
     """
     found = []
     for name, overrides in SETTINGS.items():
@@ -54,14 +54,14 @@ def rows() -> list[Row]:
 
 
 def share(overrides: tuple[str, ...], timer: Callable[[], float]) -> float:
-    """Of the time of a few iterations, what is outside environment, policy and update."""
+    """Share of the time of a few iterations that is spent outside environment, policy and update."""
     config = configuration(*overrides, "num_threads=1", "training.eval_every=0", "training.total_steps=1000000000")
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         trainer = build(config, Path(folder) / "run")
         trainer.run_dir.open(config)
         iterate(trainer, 1)  # warm up
         useful, advantages = Clock(timer), Clock(timer)
-        advantages.around(trainer.algorithm, "_batch")  # within update, but bookkeeping
+        advantages.around(trainer.algorithm, "_batch")  # part of update, but counted as overhead
         for owner, name in useful_calls(trainer):
             useful.around(owner, name)
         started = timer()
@@ -72,7 +72,7 @@ def share(overrides: tuple[str, ...], timer: Callable[[], float]) -> float:
 
 
 def useful_calls(trainer: Any) -> list[tuple[Any, str]]:
-    """Environment, policy and update."""
+    """The calls of environment, policy and update."""
     calls = [(trainer.env, name) for name in ("step", "reset", "sample_tasks")]
     return calls + [(trainer.algorithm, name) for name in ("act", "update")]
 

@@ -1,4 +1,4 @@
-"""Two processes that train one agent, against one process of one thread or two."""
+"""Two processes that train one agent, against one process with one or two threads."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from timing import Row
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ITERATIONS = 4  # of a run; the first warms up
+ITERATIONS = 4  # per run; the first one is a warm-up
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 SETTINGS = {
     "one process, one thread": ((), ("num_threads=1",)),
@@ -20,7 +20,7 @@ MODELS = {"GRU": "model=gru", "transformer": "model=transformer"}
 
 
 def rows(turns: int = 3) -> list[Row]:
-    """Iterations of RL² on tabular MDPs with 60 trials a minibatch: least wall time, settings in turns."""
+    """Iteration time of RL² on tabular MDPs with minibatches of 60 trials: least wall time, settings in turns."""
     found = []
     for name, model in MODELS.items():
         times: dict[str, list[float]] = {setting: [] for setting in SETTINGS}

@@ -1,12 +1,12 @@
-"""Writes a page of results from finished runs, with all that made them.
+"""Writes a page of results from finished runs, with the commands, commits and hardware behind them.
 
     python run.py experiment=rl2/bandit_n10 seed=0,1,2 -m
     python benchmarks/results.py multirun/*/* --output results/rl2
 
 Writes ``<output>.md`` (tables, a section per environment) and, under ``<output>/``, a learning curve (CSV) per run and
 figures per environment.
-``--by-task`` plays more held-out tasks of the environments it names and tells returns by kind of task; ``--task-set``
-plays tasks of all sets it names, where an environment has them.
+``--by-task`` evaluates on more held-out tasks of the named environments and lists returns by kind of task;
+``--task-set`` evaluates on the named task sets, in environments that have them.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--title", default="Learned results")
     parser.add_argument("--by-task", nargs="+", metavar="ENVIRONMENT", default=[])
     parser.add_argument("--task-set", nargs="+", metavar="NAME", default=[])
-    parser.add_argument("--score", choices=SCORES, help="what to compare; default: trials where all are as long")
-    parser.add_argument("--num-tasks", default="1000", help="of each kind of these (default 1000)")
+    parser.add_argument("--score", choices=SCORES, help="score to compare; default: trial if all have one length")
+    parser.add_argument("--num-tasks", default="1000", help="tasks of these evaluations (default 1000)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     groups = group_by_environment(load_runs(options.runs), score=options.score or "trial")
@@ -46,14 +46,14 @@ def main() -> None:
     options.output.with_suffix(".md").write_text("\n".join([f"# {options.title}\n", _HEAD, *pages]))
 
 
-_HEAD = """Returns on held-out tasks: mean ± standard error of a run, over tasks, or over trials where all tasks
-there are were played. Each section says which tasks. The latest weights, not the best. Minutes are of training
-alone, on machines shared with other work. Written by `benchmarks/results.py`.
+_HEAD = """Returns on held-out tasks, mean ± standard error of one run: over tasks, or over trials if a finite set of
+tasks was played as a whole. Each section names its tasks. Evaluations use the latest weights, not the best ones.
+Minutes are training time only, on machines shared with other work. Written by `benchmarks/results.py`.
 """
 
 
 def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> str:
-    """Everything about one environment; writes its curves and figures."""
+    """Page section of one environment; writes its learning curves and figures too."""
     runs = sorted(runs, key=lambda run: (experiment_of(run), run.seed))
     for run in runs:
         write_curve(run, options.output / f"{experiment_of(run).rpartition('/')[2]}-seed{run.seed}.csv")
@@ -76,7 +76,7 @@ def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> 
 
 
 def evaluations(environment: str, runs: list[Run], options: argparse.Namespace) -> list[str]:
-    """The tables of further evaluations that were asked for."""
+    """Tables of the additional evaluations that the options request."""
     asked = [("--by-task",)] if environment in options.by_task else []
     if knows(runs[0], options.task_set):
         asked.append(("--task-set", *options.task_set))
@@ -84,29 +84,29 @@ def evaluations(environment: str, runs: list[Run], options: argparse.Namespace) 
 
 
 def experiment_of(run: Run) -> str:
-    """The option that made the run."""
+    """Value of ``experiment=`` of the run."""
     return str(run.config["choices"]["experiment"])
 
 
 def most_complete(runs: list[Run]) -> list[Run]:
-    """Of every experiment the run that knows most solvers, if any knows some."""
+    """The run with the most baselines of every experiment that has any."""
     best = {experiment_of(run): run for run in sorted(runs, key=lambda run: (len(run.baselines), -run.seed))}
     return [run for run in best.values() if run.baselines]
 
 
 def references(run: Run) -> str:
-    """A run beside the classical solvers, on the same tasks."""
+    """Table of a run and of the classical solvers on the same tasks."""
     table = format_table(final_table(require_finished(run)), "markdown")
-    return f"`{experiment_of(run)}`, seed {run.seed}, beside the references, on the same tasks:\n\n{table}"
+    return f"`{experiment_of(run)}`, seed {run.seed}, with reference values on the same tasks:\n\n{table}"
 
 
 def knows(run: Run, task_sets: list[str]) -> bool:
-    """Whether tasks of the run's environment come in all of these sets, of which there are some."""
+    """Whether ``task_sets`` is not empty and the run's environment has all of them."""
     return bool(task_sets) and set(task_sets) <= set(get_class(run.config["env"]["_target_"]).task_sets)
 
 
 def evaluated(run: Run, *options: str) -> str:
-    """The table of ``metarl evaluate``, on other tasks than any evaluation of the run where these have no end."""
+    """The table of ``metarl evaluate``, on new tasks if the environment draws them from a distribution."""
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
         metarl(["evaluate", str(run.path), *options, "--format", "markdown"])
@@ -115,7 +115,7 @@ def evaluated(run: Run, *options: str) -> str:
 
 
 def run_row(run: Run, score: Score = "trial") -> dict[str, Any]:
-    """One finished run, what it earned in trials where these are the score, and all that made it."""
+    """Row of one finished run: returns of trials (if these are the score), tasks, cost, hardware and commit."""
     summary = require_finished(run)
     trials = {name: f"{e['return_mean']:.3f} ± {e['return_se']:.3f}" for name, e in run.evaluations.items()}
     return {
@@ -131,7 +131,7 @@ def run_row(run: Run, score: Score = "trial") -> dict[str, Any]:
 
 
 def adaptation(run: Run) -> dict[str, str]:
-    """The first and the last episode of a trial of several, sampled, and the last one of random actions."""
+    """Returns of the first and the last episode, and of the last one with random actions; empty for one episode."""
     sampled, random = run.evaluations["sampled"], run.baselines.get("Random")
     episodes = {"first episode": (sampled, 0), "last episode": (sampled, -1)}
     episodes |= {"random": (random, -1)} if random else {}
@@ -144,7 +144,7 @@ def adaptation(run: Run) -> dict[str, str]:
 
 
 def write_curve(run: Run, path: Path) -> None:
-    """Held-out returns while training, as CSV."""
+    """Write the held-out returns during training as CSV."""
     rows = [{key: row[key] for key in CURVE} for row in run.history if CURVE[2] in row]
     path.write_text(format_table(rows, "csv") + "\n")
 

@@ -1,4 +1,4 @@
-"""Simulated environments: against MuJoCo's own open-loop limit, and against what Gymnasium offers."""
+"""Stepping speed of simulated environments, against MuJoCo's open-loop rollout and Gymnasium's vector environments."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ STEPS = 20  # control steps of one measurement
 
 
 def rows() -> Iterator[Row]:
-    """Wall time, two threads or processes: for an idle machine."""
+    """Wall time with two threads or processes; meant for an idle machine."""
     torch.set_num_threads(1)
     for part in (against_the_limit, against_gymnasium, metaworlds, whole_loop):
         yield from part()
@@ -40,13 +40,13 @@ def made(*overrides: str, lanes: int) -> MetaEnv:
 
 
 def actions(env: MetaEnv) -> list[Tensor]:
-    """Random ones, the same every time."""
+    """Random actions, identical in every call."""
     generator = make_generator(0)
     return [2 * torch.rand(env.num_lanes, *env.action_space.shape, generator=generator) - 1 for _ in range(STEPS)]
 
 
 def stepping(env: MetaEnv) -> Callable[[], None]:
-    """``STEPS`` steps of all lanes, with all that a learner gets."""
+    """A call of ``STEPS`` steps of all lanes, with observations and rewards."""
     given = actions(env)
 
     def work() -> None:
@@ -57,7 +57,7 @@ def stepping(env: MetaEnv) -> Callable[[], None]:
 
 
 def open_loop(env: SimulatedEnv) -> Callable[[], None]:
-    """As many steps of the same bodies in one call of MuJoCo's: physics alone, no one looks."""
+    """A call of as many steps of the same bodies in one rollout of MuJoCo: physics only."""
     pool, physics = Rollout(nthread=THREADS), env.physics
     data = [physics._data[0].__copy__() for _ in range(THREADS)]
     control = np.stack([env.control(action.double().numpy()) for action in actions(env)], axis=1)
@@ -75,7 +75,7 @@ def open_loop(env: SimulatedEnv) -> Callable[[], None]:
 
 
 def against_the_limit() -> Iterator[Row]:
-    """Closed loop with observations and rewards over open loop without."""
+    """Speed of the closed loop with observations and rewards, relative to the open loop."""
     cases = [("cheetah_vel", 256, 0.85), ("cheetah_vel", 64, 0.7), ("ant_dir", 256, 0.85), ("ant_dir", 64, 0.7)]
     for option, lanes, target in [*cases, ("walker_params", 256, 0.7)]:
         env = made(f"env={option}", f"env.num_threads={THREADS}", lanes=lanes)
@@ -87,7 +87,7 @@ def against_the_limit() -> Iterator[Row]:
 
 
 def against_gymnasium() -> Iterator[Row]:
-    """The same number of lanes in the vector environments of Gymnasium."""
+    """Speed relative to the vector environments of Gymnasium with the same number of lanes."""
     for option, name, target in (("cheetah_vel", "HalfCheetah-v5", 3), ("ant_dir", "Ant-v5", 2.5)):
         lanes = 64
         env = made(f"env={option}", f"env.num_threads={THREADS}", lanes=lanes)
@@ -103,7 +103,7 @@ def against_gymnasium() -> Iterator[Row]:
 
 
 def vector_stepping(vector: gymnasium.vector.VectorEnv) -> Callable[[], None]:
-    """``STEPS`` steps of all its lanes."""
+    """A call of ``STEPS`` steps of all lanes of a vector environment."""
     vector.reset(seed=0)
     vector.action_space.seed(0)
     given = [vector.action_space.sample() for _ in range(STEPS)]
@@ -116,7 +116,7 @@ def vector_stepping(vector: gymnasium.vector.VectorEnv) -> Callable[[], None]:
 
 
 def library_lanes(env: MetaEnv, task: str) -> Callable[[], gymnasium.Env]:
-    """The library's environment of a task, on one of the goals of ours."""
+    """Constructor of the library's environment of a task, with one of our goals."""
     name = f"{task}-v3"
 
     def make() -> gymnasium.Env:
@@ -129,7 +129,7 @@ def library_lanes(env: MetaEnv, task: str) -> Callable[[], gymnasium.Env]:
 
 
 def metaworlds() -> Iterator[Row]:
-    """Two workers against the library's environments in one process; how long starting takes once goals are known."""
+    """Two workers against the library's environments in one process; starting time with cached goals."""
     for task in ("reach", "pick-place"):
         env = made("env=ml1", f"env.task={task}", f"env.num_workers={THREADS}", lanes=10)
         vector = SyncVectorEnv([library_lanes(env, task)] * 10)
@@ -137,14 +137,14 @@ def metaworlds() -> Iterator[Row]:
         yield Row(f"stepping, ml1 {task}, 10 lanes: SyncVectorEnv / ours", seconds["sync"] / seconds["ours"], 1.5)
         yield Row(f"stepping, ml1 {task}, 10 lanes: steps/s", f"{10 * STEPS / seconds['ours']:,.0f}")
     for option, lanes in (("ml10", 20), ("ml45", 45)):
-        made(f"env={option}", f"env.num_workers={THREADS}", lanes=1)  # now its goals are known
+        made(f"env={option}", f"env.num_workers={THREADS}", lanes=1)  # caches its goals
         started = time.perf_counter()
         made(f"env={option}", f"env.num_workers={THREADS}", lanes=lanes)
         yield Row(f"starting, {option}, {lanes} lanes (s)", time.perf_counter() - started, 5, most=True)
 
 
 def whole_loop() -> Iterator[Row]:
-    """Where an iteration of RL² goes, and how long all of them take."""
+    """Shares of an iteration of RL², and the time of a complete run."""
     workers = f"env.num_threads={THREADS}", f"env.num_workers={THREADS}"
     for option, threads in (("cheetah_vel", workers[0]), ("ml1", workers[1]), ("ml10", workers[1])):
         config = configuration(f"env={option}", threads)
@@ -166,7 +166,7 @@ def whole_loop() -> Iterator[Row]:
 
 
 def time_spent(env: MetaEnv) -> list[float]:
-    """Seconds inside ``env.step`` from now on, in a list of one."""
+    """Seconds spent inside ``env.step`` from now on, in a list of length one."""
     seconds, original = [0.0], env.step
 
     def timed(action: Tensor) -> Step:

@@ -1,9 +1,9 @@
-"""Speed as ratios, measured in one run: ``python benchmarks/speed.py``, or some parts of it by name.
+"""Speed as ratios measured in one run: ``python benchmarks/speed.py``, or selected parts by name.
 
     python benchmarks/speed.py acting environments
 
-Single-thread figures are CPU time and taken in turns, so that they hold on a busy machine. Nothing fails here; the last
-column says whether a target is met. docs/performance.md reads the results.
+Single-thread figures are CPU time, measured in turns, so that they are valid on a busy machine. Missing a target is no
+error: the last column shows whether it is met. docs/performance.md discusses the results.
 """
 
 import argparse
@@ -26,12 +26,12 @@ PARTS = (
 
 
 def main() -> None:
-    """Print one table, row by row as they are known."""
+    """Print one table, row by row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     chosen = parser.parse_args().parts or PARTS
     if unknown := set(chosen) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     line("what", "measured", "target", "met")
     line("-" * 80, "-" * 26, "-" * 8, "---")
     for part in chosen:

@@ -1,4 +1,4 @@
-"""What a command costs before it does anything."""
+"""Start-up cost of the commands."""
 
 import importlib.util
 import resource
@@ -11,7 +11,7 @@ from timing import Row
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "gymnasium", "mujoco", "metaworld", "wandb")
-METARL = ("-c", "from metarl.cli import main; main()")  # what the installed command runs
+METARL = ("-c", "from metarl.cli import main; main()")  # code of the installed command
 COMMANDS = {
     "run.py --cfg job": ("run.py", "--cfg", "job"),
     "run.py --help": ("run.py", "--help"),
@@ -20,13 +20,13 @@ COMMANDS = {
 
 
 def rows() -> list[Row]:
-    """CPU time of each command against a process that imports what the package can use."""
+    """CPU time of each command, relative to a process that imports the heavy dependencies."""
     present = [name for name in HEAVY if importlib.util.find_spec(name)]
     imports = ("-c", f"import {', '.join(present)}; print('done')")
     heavy = cpu_seconds(imports)
     found = [Row(f"start-up: importing {', '.join(present)}", f"{heavy:.2f} CPU-s")]
-    # A check that cannot see torch where it is would find it nowhere.
-    found.append(Row("start-up: those imports are seen to import torch", float(imports_torch(imports)), 1))
+    # Guards the checks below: here torch must be detected.
+    found.append(Row("start-up: torch is detected among those imports", float(imports_torch(imports)), 1))
     for name, arguments in COMMANDS.items():
         found.append(Row(f"start-up: {name} / those imports", cpu_seconds(arguments) / heavy, 0.2, most=True))
         found.append(Row(f"start-up: {name} imports torch", float(imports_torch(arguments)), 0, most=True))
@@ -34,10 +34,10 @@ def rows() -> list[Row]:
 
 
 def run(*arguments: str) -> str:
-    """What ``python`` with these arguments writes to standard error.
+    """Standard error of ``python`` with these arguments.
 
     Raises:
-        RuntimeError: it fails or prints nothing, and there was nothing to measure.
+        RuntimeError: the command fails or prints nothing, so there is nothing to measure.
     """
     result = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     if result.returncode or not result.stdout.strip():
@@ -46,7 +46,7 @@ def run(*arguments: str) -> str:
 
 
 def cpu_seconds(arguments: tuple[str, ...], repeats: int = 5) -> float:
-    """Median CPU time of ``python`` with these arguments, in a warm page cache."""
+    """Median CPU time of ``python`` with these arguments, with a warm page cache."""
     times = []
     for _ in range(repeats + 1):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""What a sweep of many jobs costs its launcher: jobs that do nothing but leave a finished run."""
+"""Cost of launching a sweep of many jobs that only write a finished run."""
 
 import resource
 import sys
@@ -20,12 +20,12 @@ run.mkdir()
 (run / "config.yaml").write_text("training: {total_steps: 1}")
 (run / "summary.json").write_text(json.dumps({"env_steps": 1, "evaluation": {"sampled": {"return_mean": 0.0}}}))
 """
-OF_A_JOB = {"config.yaml", "summary.json"}  # files that the job writes itself
+OF_A_JOB = {"config.yaml", "summary.json"}  # files written by the job itself
 SIZES = (250, 1000)
 
 
 def rows() -> list[Row]:
-    """CPU time, files and memory per job of a local pool, and whether they grow with the number of jobs."""
+    """CPU time, files and memory per job of a local pool, and their growth with the number of jobs."""
     found, times, looks = [], {}, {}
     before = memory()
     for size in SIZES:
@@ -36,12 +36,12 @@ def rows() -> list[Row]:
     small, large = SIZES
     found.append(Row(f"sweep: time per job, {large} jobs / {small}", times[large] / times[small], 1.5, most=True))
     found.append(Row(f"sweep of {large} jobs: metarl status, CPU ms per job", 1000 * looks[large], 50, most=True))
-    found.append(Row(f"sweep of {large} jobs: memory that was added, MiB", memory() - before))
+    found.append(Row(f"sweep of {large} jobs: added memory, MiB", memory() - before))
     return found
 
 
 def cost(folder: Path, size: int) -> tuple[float, float, float]:
-    """CPU seconds per job of launching and of telling the status, and files per job."""
+    """CPU seconds per job of launching and of ``metarl status``, and files per job."""
     script = folder / "job.py"
     script.write_text(FAKE)
     started = time.process_time()
@@ -61,6 +61,6 @@ def cost(folder: Path, size: int) -> tuple[float, float, float]:
 
 
 def memory() -> float:
-    """Most memory of this process so far, MiB."""
+    """Peak memory of this process so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**2 if sys.platform == "darwin" else 1024)

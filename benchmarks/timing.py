@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: timers, rows of the table, and things built from the configuration."""
+"""Shared by the speed benchmarks: timers, rows of the table, agents and environments from the configuration."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; a row without a target only informs."""
+    """One row of the table; the target is optional."""
 
     what: str
     measured: float | str
@@ -33,19 +33,19 @@ class Row:
         return "yes" if (self.measured <= self.target if self.most else self.measured >= self.target) else "no"
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Text of the four columns."""
+        """Cells of the four columns."""
         target = "" if self.target is None else f"{'<=' if self.most else '>='} {self.target:g}"
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:.3g}"
         return self.what, measured, target, self.met
 
 
 def cpu_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
-    """Median CPU time of each, taken in turns so that a busy machine disturbs all alike."""
+    """Median CPU time of each call, measured in turns so that other load affects all alike."""
     return {name: median(times) for name, times in _times(work, repeats, time.process_time).items()}
 
 
 def wall_seconds(work: dict[str, Work], repeats: int = 5) -> dict[str, float]:
-    """Least wall time of each, in turns: for work of several threads, which others on the machine only slow down."""
+    """Least wall time of each call, in turns; for work of several threads, which other load only slows down."""
     return {name: min(times) for name, times in _times(work, repeats, time.perf_counter).items()}
 
 
@@ -62,7 +62,7 @@ def _times(work: dict[str, Work], repeats: int, clock: Callable[[], float]) -> d
 
 
 def matmul_peak(size: int = 1024) -> float:
-    """Best floating-point operations per CPU-second of a square float32 product, one thread."""
+    """Peak floating-point operations per CPU-second of a square float32 matrix product, one thread."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     times = []
     for _ in range(10):
@@ -73,12 +73,12 @@ def matmul_peak(size: int = 1024) -> float:
 
 
 def configuration(*overrides: str) -> dict:
-    """What ``run.py`` would use."""
+    """The resolved configuration that ``run.py`` would use."""
     return resolved(compose(overrides), choices={})
 
 
 def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:
-    """An untrained agent and its environment; ``memory`` puts another memory class in its place."""
+    """An untrained agent and its environment; ``memory`` replaces the memory class."""
     config = configuration(*overrides)
     if memory is not None:
         kept = ("_target_", "_partial_", "critic", "inputs", "encoder_size", "head_size", "hidden_size")
@@ -89,6 +89,6 @@ def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:
 
 
 def trial_of(algorithm: Any, env: Any) -> list:
-    """One trial on new tasks."""
+    """Collect one trial on new tasks."""
     env.sample_tasks()
     return collect_trial(env, algorithm, make_generator(0))

@@ -1,4 +1,4 @@
-"""What every kind of fault gives back: cases that were tried, and what was wrong with those that did not survive."""
+"""Result type of every kind of fault: the tried cases, with the problem of each failed one."""
 
 import difflib
 import re
@@ -12,8 +12,8 @@ class Case:
     """One fault that was tried.
 
     Attributes:
-        name: short, so that it can be found again with the same seed.
-        problem: what went wrong; None where it survived.
+        name: short description, by which the case can be found again with the same seed.
+        problem: description of the failure; None if the case was handled.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Case:
 
 
 def untidy(outcome: Outcome) -> str | None:
-    """What is wrong with how a command ended, whatever it was to do: a hang, a traceback, no message or several."""
+    """Problem with the end of a command, whatever its task: a hang, a traceback, no message or several messages."""
     if outcome.timed_out:
         return f"hangs: {outcome.last_line()}"
     if "Traceback (most recent call last)" in outcome.out + outcome.err:
@@ -34,7 +34,7 @@ def untidy(outcome: Outcome) -> str | None:
 
 
 def refusal(outcome: Outcome, *named: str) -> str | None:
-    """What is wrong where a command has to refuse with one line that names all of ``named``."""
+    """Problem of a command that must refuse with one line naming all of ``named``; None if it does."""
     if (wrong := untidy(outcome)) is not None:
         return wrong
     if outcome.code == 0:

@@ -1,6 +1,6 @@
-"""Commands in forked children: all that is slow to import is there already, and a fault can be prepared in the child.
+"""Commands in forked children: slow imports are already loaded, and a fault can be prepared in the child.
 
-The parent computes nothing and starts no thread, so that forking it is safe.
+The parent does no computation and starts no thread, so forking it is safe.
 """
 
 import atexit
@@ -34,7 +34,7 @@ Prepare = Callable[[], object]
 
 
 def preload() -> None:
-    """Import once what every child needs."""
+    """Import all modules that children need."""
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in PRELOADED:
         importlib.import_module(name)
@@ -46,12 +46,12 @@ def preload() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """Exit of a command.
 
     Attributes:
-        code: as a shell would see it; minus the signal that killed it.
-        out, err: what it printed.
-        timed_out: it was killed because it did not end.
+        code: exit code; negative number of the signal that killed it.
+        out, err: standard output and standard error.
+        timed_out: killed because it did not end in time.
     """
 
     code: int
@@ -60,23 +60,23 @@ class Outcome:
     timed_out: bool = False
 
     def errors(self) -> list[str]:
-        """The messages by which it said that it failed."""
+        """Error messages of the command."""
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
     def last_line(self) -> str:
-        """The end of what it said."""
+        """Last line of its output."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return (lines[-1] if lines else "nothing was said")[:300]
 
 
 class Child:
-    """A command that runs in a forked process and a session of its own.
+    """A command in a forked process with its own session.
 
     Args:
-        arguments: ``run.py`` or ``metarl``, and what follows.
-        folder: where it runs and its output is kept.
+        arguments: ``run.py`` or ``metarl``, followed by its arguments.
+        folder: working directory, in which its output is kept.
         prepare: called in the child before the command.
-        environment: variables to set, or with None to remove.
+        environment: variables to set; None removes a variable.
     """
 
     def __init__(
@@ -98,17 +98,17 @@ class Child:
         os.close(theirs)
 
     def moment(self, seconds: float) -> bool:
-        """Wait until the child calls ``tell`` or has lasted so long; False where it ended before."""
+        """Wait until the child calls ``tell`` or the time is over; False if the child ended before."""
         ready, _, _ = select.select([self._signal], [], [], seconds)
         return not ready or os.read(self._signal, 1) == b"!"
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the child alone, as an out-of-memory killer would."""
+        """Send a signal to the child only, as an out-of-memory killer would."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self, seconds: float = MOST_SECONDS) -> Outcome:
-        """Its outcome; it is killed after so long, and whatever it left behind is killed too."""
+        """Outcome of the child, which is killed after a time limit; processes it left behind are killed too."""
         deadline, status = time.monotonic() + seconds, None
         while status is None and time.monotonic() < deadline:
             found, code = os.waitpid(self.pid, os.WNOHANG)
@@ -126,7 +126,7 @@ class Child:
         return Outcome(code, self.out.read_text(errors="replace"), self.err.read_text(errors="replace"), timed_out)
 
     def _end_others(self) -> None:
-        """Worker processes end by themselves where their parent is gone; none outlives a case."""
+        """Kill remaining worker processes of the child, so that none outlives a case."""
         for _ in range(100):
             try:
                 os.killpg(self.pid, 0)
@@ -140,7 +140,7 @@ TELL: list[int] = []  # the child's end of the pipe
 
 
 def tell() -> None:
-    """In a child: say that the moment has come."""
+    """Signal from a child to its parent that the awaited moment has come."""
     os.write(TELL[0], b"!")
 
 
@@ -151,7 +151,7 @@ def call(
     environment: Mapping[str, str | None] | None = None,
     seconds: float = MOST_SECONDS,
 ) -> Outcome:
-    """Run a command to its end."""
+    """Run a command to its end and return its outcome."""
     return Child(arguments, folder, prepare, environment).wait(seconds)
 
 
@@ -193,11 +193,11 @@ def _set_environment(environment: Mapping[str, str | None]) -> None:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
-    tempfile.tempdir = None  # what the parent remembers
+    tempfile.tempdir = None  # cached by the parent
 
 
 def _stir() -> None:
-    """Global randomness differs from process to process."""
+    """Reseed the global generators, which a fork would copy."""
     import numpy as np
     import torch
 
@@ -225,7 +225,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _exit(code: int) -> None:
-    """As an interpreter ends: threads, then what is registered, then buffers; nothing of the parent's is undone."""
+    """Exit like an interpreter (threads, then atexit handlers, then buffers) without the parent's handlers."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

@@ -1,7 +1,7 @@
-"""Damaged files: every command says so in one line, or goes on with a right result.
+"""Damaged files: every command reports the damage in one line, or continues with a correct result.
 
-A flipped bit of a text can be an edit (a 2 becomes a 3); there a command need only end tidily. Where the flipped bit
-makes a byte that is no text, and for checkpoints, which carry a digest, the result counts too.
+A flipped bit of a text file can be a valid edit (a 2 becomes a 3); then a command only has to end cleanly. If the bit
+makes an invalid byte, and for checkpoints, which contain a digest, the result must be correct too.
 """
 
 import json
@@ -33,12 +33,12 @@ FILES = (
 
 @dataclass(frozen=True)
 class Damage:
-    """Something wrong with a file.
+    """Damage to one file.
 
     Attributes:
-        number: of the run, or ``NO_SWEEP`` for a file of the sweep.
-        path: of the file.
-        way: one of ``WAYS``.
+        number: number of the run, or ``NO_SWEEP`` for a file of the sweep.
+        path: path of the file.
+        way: kind of damage, one of ``WAYS``.
     """
 
     number: int
@@ -47,29 +47,29 @@ class Damage:
 
     @property
     def run(self) -> int:
-        """The run whose commands are tried."""
+        """Run on which the commands are tried."""
         return FINISHED if self.number == NO_SWEEP else self.number
 
     @property
     def name(self) -> str:
-        """Short."""
+        """Short description of the damage."""
         place = "sweep" if self.number == NO_SWEEP else ("finished", "killed", "failed")[self.number]
         return f"{place}: {self.path.name} {self.way}"
 
     @property
     def leaves_no_trace(self) -> bool:
-        """What is left is a run that was stopped before it wrote this file."""
+        """Whether the run looks like one that stopped before it wrote this file."""
         return self.way == "deleted" and self.path.name in ("summary.json", "error.txt")
 
     def named(self, text: str) -> bool:
-        """Whether a text tells which file, or which run, it is about."""
+        """Whether a text names the file or the run."""
         if self.leaves_no_trace:
             return True
         return str(self.path) in text or self.path.name in text or f"{self.path.parent.name}/" in text
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """``number`` damaged files."""
+    """Try ``number`` damaged files."""
     stage = stage_in(folder)
     pairs = [(place, way) for place in FILES for way in WAYS if way != "foreign" or place[1].endswith(TEXTS)]
     dice.shuffle(pairs)
@@ -119,7 +119,7 @@ def _harmed(content: bytes, way: str, text: bool, dice: Random) -> bytes:
 
 
 def _problems(stage: Stage, damage: Damage, short: bool) -> Iterator[str]:
-    """What is wrong with each command, the one that goes on with the run last."""
+    """Problems of all commands, that of the resuming command last."""
     yield from _named("status", _status(stage, damage))
     numbered = damage.run != FAILED
     if numbered:
@@ -138,7 +138,7 @@ def _named(command: str, problem: str | None) -> list[str]:
 
 
 def _same_or_said(outcome: Outcome, expected: Outcome | None, damage: Damage) -> str | None:
-    """A command that only looks: the same output, or a line about the file."""
+    """Problem of a read-only command, which must print the same output or a line about the file."""
     if (wrong := untidy(outcome)) is not None:
         return wrong
     if outcome.code:
@@ -149,7 +149,7 @@ def _same_or_said(outcome: Outcome, expected: Outcome | None, damage: Damage) ->
 
 
 def _status(stage: Stage, damage: Damage) -> str | None:
-    """All other runs as before; the damaged one says what is known, or what is wrong."""
+    """Problem of ``metarl status``: other runs must be unchanged, the damaged one must show its state or the damage."""
     outcome = stage.tell("status")
     if (wrong := untidy(outcome)) is not None:
         return wrong
@@ -170,7 +170,7 @@ def _status(stage: Stage, damage: Damage) -> str | None:
 
 
 def _going_on(stage: Stage, damage: Damage) -> str | None:
-    """The same command again: equal to the run left alone, or one line; what that says to delete is deleted once."""
+    """Problem of resuming: equal to the undisturbed run, or one line; a file it says to delete is deleted once."""
     for attempt in range(2):
         outcome = call(stage.train(damage.run), stage.folder / "io")
         if (wrong := untidy(outcome)) is not None:
@@ -189,7 +189,7 @@ def _going_on(stage: Stage, damage: Damage) -> str | None:
 
 
 def _went_on(stage: Stage, damage: Damage, outcome: Outcome) -> str | None:
-    """A finished run only shows its results; one that went on has the results of the run left alone."""
+    """Problem with the results: a finished run shows them again, a resumed run equals the undisturbed one."""
     compare = summary_difference if damage.run == FINISHED else difference
     try:
         wrong = compare(stage.run(damage.run), stage.whole(damage.run))

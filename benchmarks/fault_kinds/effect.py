@@ -1,4 +1,4 @@
-"""A module whose import has an effect: it says that it was imported."""
+"""A module with an import side effect: it records that it was imported."""
 
 import os
 
@@ -8,7 +8,7 @@ if (place := os.environ.get("METARL_FAULTS_CANARY")) is not None:
 
 
 class Anything:
-    """A class that does the same where it is made."""
+    """A class whose construction has the same side effect."""
 
     def __init__(self, *_: object, **__: object):
         if place is not None:

@@ -1,4 +1,4 @@
-"""What a command may do while it looks at a stranger's run, seen in the child by an audit hook."""
+"""Audit hook that records what a command does while it reads an untrusted run."""
 
 import os
 import sys
@@ -8,16 +8,16 @@ from pathlib import Path
 STARTING = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn")
 REACHING = ("socket.connect", "socket.bind", "urllib.Request", "ftplib.connect", "smtplib.connect", "webbrowser.open")
 CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink")
-HARMLESS = ("__pycache__", "matplotlib", "imageio_ffmpeg")  # caches, and what films are written with
+HARMLESS = ("__pycache__", "matplotlib", "imageio_ffmpeg")  # caches, and the video writer
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def watch(log: Path, allowed: Sequence[Path]) -> None:
-    """In the child: write down every process that is started, every connection, and every change outside ``allowed``.
+    """Record every started process, every connection and every file change outside ``allowed``; runs in the child.
 
     Args:
-        log: to write it to.
-        allowed: folders in which files may change.
+        log: file for the records.
+        allowed: folders whose files may change.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     roots = tuple(os.path.realpath(path) for path in allowed)
@@ -38,7 +38,7 @@ def _writes(arguments: tuple) -> bool:
 
 
 def _opened_inside(arguments: tuple, roots: tuple[str, ...]) -> bool:
-    """Whether the file that would be opened lies inside; a link in its place is refused, not followed, on request."""
+    """Whether the file to be opened is inside the allowed folders; a link can be refused instead of followed."""
     if arguments[2] & os.O_NOFOLLOW and isinstance(arguments[0], str | bytes | os.PathLike):
         folder, name = os.path.split(os.path.abspath(os.fsdecode(arguments[0])))
         return _inside(os.path.join(os.path.realpath(folder), name), roots, follow=False)
@@ -46,24 +46,24 @@ def _opened_inside(arguments: tuple, roots: tuple[str, ...]) -> bool:
 
 
 def _named_inside(event: str, arguments: tuple, roots: tuple[str, ...]) -> bool:
-    """Whether the name that changes lies inside; what a link of that name points to stays as it is."""
+    """Whether the name to be changed is inside the allowed folders; the target of a link of that name is unchanged."""
     path = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
     if not isinstance(path, str | bytes | os.PathLike):
         return True
     folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
     if event == "os.mkdir" and os.path.isdir(os.path.join(folder, name)):
-        return True  # it is there already
+        return True  # already exists
     return _inside(os.path.join(os.path.realpath(folder), name) if name else folder, roots, follow=False)
 
 
 def _inside(path: object, roots: tuple[str, ...], follow: bool = True) -> bool:
     if not isinstance(path, str | bytes | os.PathLike):
-        return True  # a descriptor that is open already
+        return True  # a descriptor that is already open
     real = os.path.realpath(os.fsdecode(path)) if follow else os.fsdecode(path)
     return real == os.devnull or any(real == root or real.startswith(root + os.sep) for root in roots)
 
 
 def seen(log: Path) -> list[str]:
-    """What was written down, without what any command of metarl does."""
+    """Records of the child, without those of every metarl command."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [line for line in lines if not any(harmless in line for harmless in HARMLESS)]

@@ -1,4 +1,4 @@
-"""Run directories and sweeps of a stranger: nothing in them is executed, written elsewhere, embedded or told."""
+"""Untrusted run directories and sweeps: nothing in them is executed, written elsewhere, embedded or disclosed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Try = Callable[["Stranger", Random], str | None]
 
 
 class Stranger:
-    """A stage on which a stranger changed files, and things outside it that must stay as they are."""
+    """A stage with maliciously changed files, and files outside it that must not change."""
 
     def __init__(self, stage: Stage):
         self.stage, folder = stage, stage.folder
@@ -47,7 +47,7 @@ class Stranger:
         sys.path.append(str(self.outside))
 
     def restore(self) -> None:
-        """Everything as it was."""
+        """Restore the original files."""
         self.stage.restore()
         self.canary.write_text("untouched")
         self.victim.write_text(HIDDEN)
@@ -55,22 +55,22 @@ class Stranger:
         (self.outside / "folder").mkdir()
 
     def config(self, number: int = FINISHED) -> dict[str, Any]:
-        """The configuration of a run."""
+        """Configuration of the run."""
         return yaml.safe_load((self.stage.run(number) / "config.yaml").read_text())
 
     def write(self, config: dict[str, Any], number: int = FINISHED) -> None:
-        """Change it."""
+        """Write a changed configuration of the run."""
         (self.stage.run(number) / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def call(self, arguments: list[str]) -> Outcome:
-        """Run a command under guard."""
+        """Run a command under the audit hook."""
         allowed = [self.stage.folder / name for name in ("sweep", "io", "out")]
         environment = {"METARL_FAULTS_CANARY": str(self.canary), SECRET: HIDDEN, "PYTHONPATH": str(BENCHMARKS)}
         environment["TMPDIR"] = str(self.stage.folder / "io")
         return call(arguments, self.stage.folder / "io", partial(watch, self.log, allowed), environment)
 
     def harmed(self, outcome: Outcome) -> str | None:
-        """What a command did that it must not."""
+        """Forbidden actions of a command."""
         if not self.canary.exists() or self.canary.read_text() != "untouched":
             return "the canary was touched: something was executed"
         if not self.victim.exists() or self.victim.read_text() != HIDDEN:
@@ -106,7 +106,7 @@ def _told(stage: Stage) -> bool:
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """``number`` hostile targets, and beside them everything else that a stranger may try."""
+    """Try ``number`` hostile targets, and all other attacks once."""
     stranger = Stranger(stage_in(folder))
     named = list(nodes(stranger.canary))
     places = [place for place in PLACES for _ in range(2)]
@@ -124,7 +124,7 @@ def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterato
 
 
 def _target(stranger: Stranger, name: str, place: str, command: str, index: int) -> str | None:
-    """A hostile target: refused by what would have to build it, ignored by what need not."""
+    """Try a hostile target: commands that would build it must refuse it, others must ignore it."""
     config = stranger.config()
     node = nodes(stranger.canary)[name]
     insert(config, place, node)
@@ -174,7 +174,7 @@ def _pickled(which: str, stranger: Stranger, dice: Random) -> str | None:
 
 
 def _link(name: str, stranger: Stranger, dice: Random) -> str | None:
-    """A file of the run is a symbolic link to something outside."""
+    """Try a run file that is a symbolic link to a file outside."""
     for number, commands in ((FINISHED, (*LOOKING, *PLAYING)), (KILLED, ("status", "train"))):
         path = stranger.stage.run(number) / name
         _remove(path)
@@ -191,7 +191,7 @@ def _link(name: str, stranger: Stranger, dice: Random) -> str | None:
 
 
 def _harmed_by_link(stranger: Stranger, outcome: Outcome, command: str) -> str | None:
-    if command == "train":  # it tells its commit, for which it asks git
+    if command == "train":  # training records its commit and calls git
         stranger.log.write_text("\n".join(line for line in seen(stranger.log) if "git" not in line))
     return stranger.harmed(outcome)
 
@@ -237,7 +237,7 @@ def _xss(where: str, stranger: Stranger, dice: Random) -> str | None:
 
 
 def _command(options: bool, stranger: Stranger, dice: Random) -> str | None:
-    """What a sweep says it was launched by is no command to execute."""
+    """Try a sweep record with a hostile launch command, which must not be executed."""
     path = stranger.stage.sweep / "sweep.json"
     record = json.loads(path.read_text())
     script = str(stranger.outside / "evil.py")
@@ -249,12 +249,12 @@ def _command(options: bool, stranger: Stranger, dice: Random) -> str | None:
 
 
 def _only_itself(stranger: Stranger) -> bool:
-    """Nothing outside changed; a sweep that goes on starts processes of metarl."""
+    """Problem if anything outside changed; a resumed sweep may start processes of metarl."""
     return stranger.canary.read_text() == "untouched" and stranger.victim.read_text() == HIDDEN
 
 
 def _paths(stranger: Stranger, dice: Random) -> str | None:
-    """Jobs whose numbers or directories lie elsewhere."""
+    """Try jobs whose numbers or directories point elsewhere."""
     path = stranger.stage.sweep / "sweep.json"
     record = json.loads(path.read_text())
     record["jobs"]["../../outside/folder"] = record["jobs"]["0"]

@@ -1,4 +1,4 @@
-"""Runs killed at random moments, resumed by the same command, and compared with runs left alone."""
+"""Runs killed at random moments, resumed by the same command, and compared with undisturbed runs."""
 
 import shutil
 import signal
@@ -13,13 +13,13 @@ from fault_kinds.children import MOST_SECONDS, Child, call
 from fault_kinds.runs import CONFIGURATIONS, difference, in_an_interpreter, train
 from fault_kinds.seams import Moment, Seam, occurrences, record, recorded
 
-PER_RUN = 5  # kills of one run, before it may finish
+PER_RUN = 5  # kills of one run before it may finish
 LEAST_KILLS = 1
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run left alone, and when it changed its files."""
+    """An undisturbed run, and the times at which it changed its files."""
 
     path: Path
     seams: list[Seam]
@@ -27,7 +27,7 @@ class Undisturbed:
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """``number`` kills, shared out among the configurations."""
+    """Try ``number`` kills, distributed over the configurations."""
     names = list(CONFIGURATIONS)
     if short:
         names = names[:1]
@@ -56,7 +56,7 @@ def _of_configuration(name: str, number: int, dice: Random, folder: Path, short:
 
 
 def _undisturbed(configuration: tuple[str, ...], folder: Path, short: bool) -> tuple[Undisturbed, str | None]:
-    """Two runs left alone, one of them in an interpreter of its own; they must be equal."""
+    """Two undisturbed runs, one of them in a new interpreter; they must be equal."""
     watched, log = folder / "watched", folder / "seams.txt"
     outcome = call(train(configuration, watched), folder / "io", partial(_recorder, watched, log))
     seams = recorded(log)
@@ -78,7 +78,7 @@ def _recorder(run_dir: Path, log: Path) -> None:
 def _chain(
     configuration: tuple[str, ...], run_dir: Path, whole: Undisturbed, dice: Random, most: int
 ) -> tuple[list[Moment], str | None]:
-    """One run, killed up to ``most`` times and then finished; the kills, and what was wrong in the end."""
+    """Kill one run up to ``most`` times, then let it finish; returns the kills and the final problem."""
     command, folder, killed = train(configuration, run_dir), run_dir.with_suffix(".io"), []
     for moment in sorted_moments(whole, dice, most):
         child = Child(command, folder, partial(moment.prepare, run_dir))
@@ -100,19 +100,19 @@ def _chain(
 
 
 def sorted_moments(whole: Undisturbed, dice: Random, number: int) -> list[Moment]:
-    """Moments of all kinds, in the order in which a run comes to them."""
+    """Moments of all kinds, in the order of a run."""
     drawn = [_moment(whole, dice) for _ in range(number)]
     return [moment for _, moment in sorted(drawn, key=lambda pair: pair[0])]
 
 
 def _moment(whole: Undisturbed, dice: Random) -> tuple[float, Moment]:
-    """A place in the run, in seconds, and how to kill there."""
+    """A random moment of the run, in seconds, and the way to kill at it."""
     kind = dice.choice(("time", "file", "checkpoint", "checkpoint", "final"))
     counts = occurrences(whole.seams)
     if kind == "time":
         seconds = dice.uniform(0, whole.seconds)
         return seconds, Moment(None, delay=seconds)
-    if kind == "final":  # evaluation, film, summary, figures and report
+    if kind == "final":  # evaluation, video, summary, figures and report
         last = max((seam for seam in whole.seams if seam.name.startswith("rename 0")), key=lambda seam: seam.seconds)
         delay = dice.uniform(0, whole.seconds - last.seconds)
         return last.seconds + delay, Moment(last.name, delay=delay)
@@ -123,7 +123,7 @@ def _moment(whole: Undisturbed, dice: Random) -> tuple[float, Moment]:
 
 
 def describe(moment: Moment) -> str:
-    """A moment in words."""
+    """Description of a moment."""
     if moment.seam is None:
         return f"after {moment.delay:.2f} s"
     if moment.delay is None:

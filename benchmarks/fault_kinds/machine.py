@@ -1,4 +1,4 @@
-"""Faults of the machine: full disks, places that cannot be written, no locks, no home, signals at a bad moment."""
+"""Faults of the machine: full disks, unwritable folders, no locks, no home directory, badly timed signals."""
 
 import ctypes
 import errno
@@ -28,7 +28,7 @@ Try = Callable[[Stage, Random], Problem]
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """At least every fault once; those with dice again, until there are ``number``."""
+    """Try every fault once, then repeat the random ones up to ``number`` cases."""
     stage = stage_in(folder)
     tries = list(_tries())
     if short:
@@ -65,7 +65,7 @@ def _tries() -> Iterator[tuple[str, Try]]:
 
 
 def _full_disk(stage: Stage, dice: Random) -> Problem:
-    """A file system that is full at some point; with room, the same command ends as if nothing had been."""
+    """Try a file system that becomes full; with more space, the same command must finish with the right result."""
     place = stage.folder / "small"
     size = dice.randint(30, 900)
     with _small(place, size) as grow:
@@ -81,7 +81,7 @@ def _full_disk(stage: Stage, dice: Random) -> Problem:
 
 @contextmanager
 def _small(place: Path, kibibytes: int) -> Iterator[Callable[[], object] | None]:
-    """A file system of so many KiB, and how to enlarge it; None where this user may not mount one."""
+    """A file system of a given size in KiB, and a way to enlarge it; None if this user may not mount one."""
     place.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "none", str(place)]
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
@@ -94,7 +94,7 @@ def _small(place: Path, kibibytes: int) -> Iterator[Callable[[], object] | None]
 
 
 def _short_files(stage: Stage, dice: Random) -> Problem:
-    """No file may grow beyond some size."""
+    """Try a limit on the size of files."""
     size = dice.randint(1, 120) * 1024
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
     outcome = call(stage.train(KILLED), stage.folder / "io", limit)
@@ -110,7 +110,7 @@ def _as_whole(outcome: Outcome, run_dir: Path, stage: Stage, number: int) -> Pro
 
 
 def _stopped_at_the_end(stage: Stage, dice: Random) -> Problem:
-    """During a long final evaluation: the run stops soon, and the evaluation runs again."""
+    """Try a stop signal in a long final evaluation: the run stops soon, and resuming repeats the evaluation."""
     more = ["eval.final_num_tasks=4000", "eval.tasks_at_once=50"]
     last = max(int(path.stem) for path in (stage.whole(KILLED) / "checkpoints").glob("0*.pt"))
     moment = Moment(f"rename {last:08d}.pt", 1, 0.0)
@@ -129,7 +129,7 @@ def _stopped_at_the_end(stage: Stage, dice: Random) -> Problem:
 
 
 def _stopped_somewhere(stage: Stage, dice: Random) -> Problem:
-    """Any of the signals that ask a run to stop, at any moment."""
+    """Try any stop signal at a random moment."""
     number = dice.choice((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
     moment = Moment("open metrics.jsonl", 1, 0.0)
     child = Child(stage.train(KILLED), stage.folder / "io", partial(moment.prepare, stage.run(KILLED)))
@@ -143,7 +143,7 @@ def _stopped_somewhere(stage: Stage, dice: Random) -> Problem:
 
 
 def _no_flock(code: int, stage: Stage, dice: Random) -> Problem:
-    """A file system without locks: one warning, and the run goes on."""
+    """Try a file system without locks: one warning, and training continues."""
     prepare = partial(_refuse_locks, code)
     outcome = call(stage.train(KILLED), stage.folder / "io", prepare)
     if (wrong := _as_whole(outcome, stage.run(KILLED), stage, KILLED)) is not None:
@@ -163,7 +163,7 @@ def _refuse_locks(code: int) -> None:
 
 
 def _held(stage: Stage, dice: Random) -> Problem:
-    """While another holds the lock, nothing is touched."""
+    """Try a run whose lock is held by another process: no file may change."""
     with open(stage.run(KILLED) / ".lock", "a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (wrong := refusal(call(stage.train(KILLED), stage.folder / "io"), str(stage.run(KILLED)))) is not None:
@@ -172,7 +172,7 @@ def _held(stage: Stage, dice: Random) -> Problem:
 
 
 def _become_nobody() -> None:
-    """Permissions to write mean nothing to root; what Python has to import stays readable."""
+    """Drop root privileges, so that write permissions apply; imports of Python stay readable."""
     if os.getuid():
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -187,7 +187,7 @@ def _become_nobody() -> None:
 
 @contextmanager
 def _unwritable(folder: Path) -> Iterator[None]:
-    """Nobody may write below."""
+    """Remove all write permissions below a folder."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -206,7 +206,7 @@ def _as_nobody(stage: Stage, arguments: list[str], environment: dict[str, str | 
 
 
 def _read_only_looks(stage: Stage, dice: Random) -> Problem:
-    """Commands that only look do."""
+    """Try read-only commands in an unwritable folder; they must work."""
     with _unwritable(stage.sweep):
         for name in ("status", "compare", "evaluate"):
             outcome = _as_nobody(stage, stage.command(name))
@@ -235,7 +235,7 @@ def _read_only_place(stage: Stage, dice: Random) -> Problem:
 
 
 def _home(home: str | None, what: str, stage: Stage, dice: Random) -> Problem:
-    """A user whom nobody knows, and no folder of theirs."""
+    """Try a user without an entry in the user database and without a home directory."""
     environment = {"HOME": home, "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None, "USER": None, "LOGNAME": None}
     for path in (stage.sweep, *stage.sweep.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
@@ -251,7 +251,7 @@ def _home(home: str | None, what: str, stage: Stage, dice: Random) -> Problem:
 
 
 def _proc(what: str, stage: Stage, dice: Random) -> Problem:
-    """Paths of the kernel: one line that names the path."""
+    """Try paths of the kernel: one line must name the path."""
     place = f"/proc/metarl-{what}"
     command = {
         "run": [*stage.train(FINISHED)[:-1], f"hydra.run.dir={place}"],
@@ -268,7 +268,7 @@ def _proc(what: str, stage: Stage, dice: Random) -> Problem:
 
 
 def _output_to(device: str, stage: Stage, dice: Random) -> Problem:
-    """What is printed cannot be written."""
+    """Try standard output that cannot be written."""
 
     def redirect() -> None:
         os.dup2(os.open(device, os.O_WRONLY), 1)
@@ -278,7 +278,7 @@ def _output_to(device: str, stage: Stage, dice: Random) -> Problem:
 
 
 def _gone_directory(stage: Stage, dice: Random) -> Problem:
-    """Commands with full paths need no current directory; all others say what is wrong."""
+    """Try a deleted working directory: commands with full paths work, others report it."""
 
     def leave() -> None:
         gone = stage.folder / "gone"

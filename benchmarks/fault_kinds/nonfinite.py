@@ -1,4 +1,4 @@
-"""Numbers that are not finite: the run ends with one message, keeps its last good checkpoint and is failed."""
+"""Non-finite numbers: the run ends with one message, keeps its last good checkpoint and counts as failed."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SOURCES = ("reward", "observation", "loss", "gradient", "parameter")
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """At most ``number`` cases: rates and rewards that are too large, and poisoned environments."""
+    """Try at most ``number`` cases: too large learning rates and rewards, and poisoned environments."""
     cases = list(_cases())
     if short:
         dice.shuffle(cases)
@@ -31,7 +31,7 @@ def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterato
 
 
 def _cases() -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Name, overrides, and whether the first iteration is sound."""
+    """Name and overrides of each case, and whether its first iteration is finite."""
     for name, overrides in CONFIGURATIONS.items():
         if "maml" not in name and "tesp" not in name:
             yield f"{STEP}: {name}", (*overrides, STEP), False
@@ -51,7 +51,7 @@ def _poisoned(what: str, poison: str, workers: int = 0) -> tuple[str, ...]:
 
 
 def _problem(overrides: tuple[str, ...], folder: Path, sound: bool) -> str | None:
-    """A run alone and the same as a sweep of one."""
+    """Problem of a single run, and of the same run as a sweep of one."""
     alone = call(train(overrides, folder / "alone"), folder / "io")
     if (wrong := _ended_well(alone) or _kept(folder / "alone", sound)) is not None:
         return wrong
@@ -74,7 +74,7 @@ def _ended_well(outcome: Outcome) -> str | None:
 
 
 def _kept(run_dir: Path, sound: bool) -> str | None:
-    """Checkpoints of finite weights alone, and files of strict JSON."""
+    """Problem with the remaining files: checkpoints must be finite, JSON must be strict."""
     from metarl.runs.checkpoint import Checkpoints, load
 
     store = Checkpoints(run_dir / "checkpoints")

@@ -1,4 +1,4 @@
-"""Tiny runs of many kinds, and whether two of them ended alike."""
+"""Tiny runs of many configurations, and the comparison of two finished runs."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ SMALL_MODEL = "model.hidden_size=8"
 
 
 def gymnasium_env(name: str, options: str = "{}", workers: int = 0) -> tuple[str, ...]:
-    """Overrides for an environment of ``fault_kinds.worlds``."""
+    """Overrides that choose an environment of ``fault_kinds.worlds``."""
     return (
         "env=bandit",
         "~env.num_arms",
@@ -72,19 +72,19 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
 }
 
 CLOCK = ("wall_time", "per_second", "seconds")
-# The clock, the machine and the shell decide these.
+# Keys that depend on times, machine or shell.
 INCIDENTAL = {"wall_time", "command", "hardware", "versions", "commit"}
 UNCOMPARED = {"report.html", "run.log", ".lock", "trial.png", "stdout.txt", "stderr.txt"}
 OF_LOGGERS = {"tensorboard", "wandb", "wandb_id"}
 
 
 def train(configuration: tuple[str, ...], run_dir: Path) -> list[str]:
-    """The command that trains there, or goes on."""
+    """The command that trains or resumes the run."""
     return ["run.py", *SMALL, *configuration, f"hydra.run.dir={run_dir}"]
 
 
 def in_an_interpreter(arguments: list[str], folder: Path) -> Outcome:
-    """The same command as users start it, in an interpreter of its own."""
+    """Run the command in a new interpreter, as users start it."""
     import os
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def in_an_interpreter(arguments: list[str], folder: Path) -> Outcome:
 
 
 def difference(found: Path, expected: Path) -> str | None:
-    """The first thing in which a finished run differs from another of the same configuration, the clock aside."""
+    """First difference between two finished runs of one configuration, apart from times."""
     if not (found / "summary.json").is_file():
         return "no summary.json"
     for compare in (_rows, _checkpoints, summary_difference, _files, _points):
@@ -105,7 +105,7 @@ def difference(found: Path, expected: Path) -> str | None:
 
 
 def read_rows(run_dir: Path) -> list[dict[str, Any]]:
-    """Rows of metrics without what depends on the clock."""
+    """Rows of metrics without times."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in row.items() if not key.startswith("time/") and not key.endswith(CLOCK)}
@@ -140,7 +140,7 @@ def _checkpoints(found: Path, expected: Path) -> str | None:
 
 
 def summary_difference(found: Path, expected: Path) -> str | None:
-    """The keys in which two summaries differ, those of the clock and the machine aside."""
+    """Keys in which two summaries differ, apart from times and machine."""
     here, there = (json.loads((folder / "summary.json").read_text()) for folder in (found, expected))
     keys = [key for key in here.keys() | there.keys() if key not in INCIDENTAL and here.get(key) != there.get(key)]
     return f"summary.json differs in {keys}" if keys else None
@@ -157,7 +157,7 @@ def _files(found: Path, expected: Path) -> str | None:
 
 
 def files_of(run_dir: Path) -> dict[str, Path]:
-    """Files of a run directory by name, without those of loggers; temporary ones count by what they stand for."""
+    """File names of a run directory without those of loggers; temporary files count under their final name."""
     found = {}
     for path in sorted(run_dir.rglob("*")):
         parts = path.relative_to(run_dir).parts
@@ -168,7 +168,7 @@ def files_of(run_dir: Path) -> dict[str, Path]:
 
 
 def _points(found: Path, expected: Path) -> str | None:
-    """What TensorBoard shows: each point once."""
+    """Points that TensorBoard shows, each once."""
     if not (expected / "tensorboard").is_dir():
         return None
     here, there = points(found), points(expected)
@@ -177,7 +177,7 @@ def _points(found: Path, expected: Path) -> str | None:
 
 
 def points(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values that TensorBoard shows, by tag, without those of the clock."""
+    """Steps and values that TensorBoard shows, by tag, without times."""
     import logging
 
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator

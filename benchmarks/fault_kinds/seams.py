@@ -1,4 +1,4 @@
-"""Moments at which files of a run change, seen in the child by an audit hook: where kills are most likely to hurt."""
+"""Moments at which files of a run change, recorded by an audit hook: where kills are most likely to do damage."""
 
 import os
 import re
@@ -18,11 +18,11 @@ KNOWN = re.compile(r"^\.?([\w-]+\.(?:yaml|jsonl|json|pt|html|png|txt|log|partial
 
 @dataclass(frozen=True)
 class Seam:
-    """A change of a file.
+    """One change of a file.
 
     Attributes:
-        name: what happens to which file, as in ``rename 00000003.pt``.
-        seconds: since the start of the command.
+        name: operation and file, such as ``rename 00000003.pt``.
+        seconds: seconds since the start of the command.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Seam:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill.
+    """Moment of a kill.
 
     Attributes:
-        seam: the change to wait for; None waits for the time alone.
-        occurrence: the how manieth of that name since the start of the process.
-        delay: seconds after it; None kills just before the change happens.
+        seam: change to wait for; None: only wait for the time.
+        occurrence: index among the changes of that name since the start of the process.
+        delay: seconds after the change; None: kill just before it.
     """
 
     seam: str | None
@@ -44,7 +44,7 @@ class Moment:
     delay: float | None = 0.0
 
     def prepare(self, run_dir: Path) -> None:
-        """In the child: tell, or kill, when it has come."""
+        """Signal or kill at the given moment; runs in the child."""
         if self.seam is None:
             return
         left = [self.occurrence]
@@ -61,7 +61,7 @@ class Moment:
 
 
 def watch(run_dir: Path, arrived: Any) -> None:
-    """In the child: call ``arrived(name)`` before every change of a file of ``run_dir``."""
+    """Call ``arrived(name)`` before every change of a file of ``run_dir``; runs in the child."""
     root, owner = str(run_dir), os.getpid()
 
     def hook(event: str, arguments: tuple) -> None:
@@ -79,29 +79,29 @@ def watch(run_dir: Path, arrived: Any) -> None:
 
 
 def record(run_dir: Path, log: Path) -> None:
-    """In the child: write down every change."""
+    """Record every change; runs in the child."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     started = time.monotonic()
     watch(run_dir, lambda name: os.write(descriptor, f"{time.monotonic() - started:.4f} {name}\n".encode()))
 
 
 def recorded(log: Path) -> list[Seam]:
-    """What ``record`` wrote."""
+    """Changes that ``record`` wrote."""
     rows = (line.split(" ", 1) for line in log.read_text().splitlines())
     return [Seam(name, float(seconds)) for seconds, name in rows]
 
 
 def occurrences(seams: list[Seam]) -> Counter:
-    """How often each change happens."""
+    """Number of occurrences of each change."""
     return Counter(seam.name for seam in seams)
 
 
 def plain(name: str) -> str:
-    """The name of a file without what makes a temporary one unique."""
+    """Name of a file without the unique part of temporary names."""
     found = KNOWN.match(name)
     return found.group(1) if found else name
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file only stands for another until it is whole."""
+    """Whether a file is a temporary one, to be renamed when complete."""
     return bool(re.search(r"\.(partial|tmp|temp)$", name)) or (name.startswith(".") and name.count(".") > 2)

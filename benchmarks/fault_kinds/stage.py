@@ -1,4 +1,4 @@
-"""A small sweep to try faults on: one run that is finished, one that was killed half-way, and one that failed."""
+"""A small sweep to try faults on: one finished run, one killed half-way, and one failed."""
 
 import json
 import shutil
@@ -14,26 +14,26 @@ CONFIGURATION = (
     *("meta_batch_size=8", "training.total_steps=960"),
 )
 FINISHED, KILLED, FAILED = 0, 1, 2
-KILLED_AT = 5  # iteration whose checkpoint it could not save any more
+KILLED_AT = 5  # iteration whose checkpoint was not saved any more
 
 
 class Stage:
-    """The sweep, and what it looks like where nothing is wrong.
+    """The sweep, and the expected output of the commands on it.
 
-    The killed run is gone on with once, to know how it ends (that it ends as if left alone is what ``kills`` tries).
+    The killed run is resumed once, to know its final state (``kills`` tests that it equals an undisturbed run).
 
     Args:
-        folder: to build it in.
+        folder: folder for the sweep.
 
     Raises:
-        RuntimeError: it cannot even be built.
+        RuntimeError: the sweep cannot be built.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.sweep = folder, folder / "sweep"
         (folder / "out").mkdir(parents=True)
         for path in (folder, folder.parent):
-            path.chmod(0o755)  # other users may look, for children that become one
+            path.chmod(0o755)  # readable by children that change their user
         moment = Moment(f"rename {KILLED_AT:08d}.pt", 2, None)
         launched = call(self.launch(), folder / "io", partial(moment.prepare, self.sweep))
         if not (self.run(FINISHED) / "summary.json").exists() or (self.run(KILLED) / "summary.json").exists():
@@ -51,7 +51,7 @@ class Stage:
         return ["run.py", "-m", *SMALL, *CONFIGURATION, "seed=0,1,2", f"hydra.sweep.dir={self.sweep}"]
 
     def train(self, number: int) -> list[str]:
-        """The command that goes on with one run alone."""
+        """The command that resumes one run."""
         return ["run.py", *SMALL, *CONFIGURATION, f"seed={number}", f"hydra.run.dir={self.run(number)}"]
 
     def run(self, number: int) -> Path:
@@ -59,11 +59,11 @@ class Stage:
         return self.sweep / str(number)
 
     def whole(self, number: int) -> Path:
-        """The same run, where it was left alone."""
+        """The undisturbed copy of a run."""
         return self.folder / "whole" / str(number)
 
     def restore(self) -> None:
-        """Everything as it was."""
+        """Restore the original files."""
         shutil.rmtree(self.sweep)
         shutil.copytree(self.folder / "snapshot", self.sweep, symlinks=True)
 
@@ -83,20 +83,20 @@ class Stage:
         }[name]
 
     def tell(self, name: str, number: int = FINISHED) -> Outcome:
-        """The outcome of such a command."""
+        """Outcome of a command of ``metarl``."""
         return call(self.command(name, number), self.folder / "io")
 
     def status(self) -> dict[int, dict]:
-        """The rows that ``metarl status`` prints now."""
+        """Rows that ``metarl status`` prints now."""
         return rows(self.tell("status"))
 
 
 @cache
 def stage_in(folder: Path) -> Stage:
-    """The same stage for all kinds of faults that are tried in a folder."""
+    """Stage of a folder, shared by all kinds of faults."""
     return Stage(folder / "stage")
 
 
 def rows(outcome: Outcome) -> dict[int, dict]:
-    """What ``metarl status --format json`` printed, by number of the run."""
+    """Rows of ``metarl status --format json``, by number of the run."""
     return {int(row["run"]): row for row in json.loads(outcome.out)} if outcome.code == 0 else {}

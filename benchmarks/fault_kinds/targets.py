@@ -1,4 +1,4 @@
-"""Hostile nodes of a configuration: what to call, and where to hide it."""
+"""Hostile nodes of a configuration: their targets, and their places."""
 
 from pathlib import Path
 from random import Random
@@ -8,7 +8,7 @@ SECRET = "METARL_FAULTS_SECRET"
 
 
 def nodes(canary: Path) -> dict[str, dict[str, Any]]:
-    """Things that would touch the canary, import a module with an effect, or tell a secret; by name."""
+    """Nodes that would touch the canary file, import a module with a side effect, or disclose a secret; by name."""
     shell = f"echo executed >> '{canary}'"
     code = f"open({str(canary)!r}, 'a').write('executed')"
     return {
@@ -39,7 +39,7 @@ def nodes(canary: Path) -> dict[str, dict[str, Any]]:
 
 
 def _importing(canary: Path, shell: str, code: str) -> dict[str, dict[str, Any]]:
-    """Those that import, load, connect, or go through a name below metarl."""
+    """Nodes that import, load, connect, or use a name below metarl."""
     return {
         "importlib.import_module": _of("importlib.import_module", "fault_kinds.effect"),
         "runpy.run_path": _of("runpy.run_path", str(canary.parent / "evil.py")),
@@ -115,7 +115,7 @@ def insert(config: dict[str, Any], place: str, node: dict[str, Any]) -> None:
 
 
 def dict_has_target(node: dict[str, Any]) -> bool:
-    """Whether it names something to call."""
+    """Whether a node names a target to call."""
     return "_target_" in node
 
 
@@ -148,7 +148,7 @@ WHERE = ("model.hidden_size", "env.size", "algorithm.learning_rate", "device", "
 
 
 def interpolated(config: dict[str, Any], dice: Random) -> str:
-    """Let a value ask for something of this machine; its key and value."""
+    """Replace a value by an interpolation of this machine's environment; returns key and value."""
     key, text = dice.choice(WHERE), dice.choice(INTERPOLATIONS)
     *groups, leaf = key.split(".")
     node = config

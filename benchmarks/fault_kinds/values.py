@@ -1,8 +1,8 @@
-"""Fuzzed configuration values: each builds, or is refused in one line that names its key.
+"""Fuzzed configuration values: each is accepted, or refused in one line that names its key.
 
-Configurations are composed once; values are tried in forked workers with little memory and an alarm clock, so that one
-that hangs, crashes or takes all memory costs its worker alone. Some of those that build also train for an iteration and
-evaluate, because a value can be refused too late.
+Configurations are composed once; values are tried in forked workers with limited memory and time, so that a hang, a
+crash or a full memory only costs the worker. Some accepted values also train for an iteration and evaluate, because a
+value can be refused too late.
 """
 
 import copy
@@ -38,17 +38,17 @@ STRANGE: tuple[Any, ...] = (
     *({}, {"a": 1}, {"_target_": "metarl.models.gru.GRU"}, {"_target_": None}, {"_target_": "os"}, {1: 2}, {"": ""}),
     *("cpu", "cuda", "cuda:99", "meta", "mps", "cpu:0", "sampled", "all", "metarl.models.gru", "metarl.models.gru.GRU"),
 )
-MEMORY = 16 * 2**30  # bytes of address space, of which many threads take most
-SECONDS = 20  # of computing for one value
-PATIENCE = 300  # seconds for one value that does not compute
-BATCH = 100  # values of a worker
-PLAYED = 8  # one in so many of those that build is also played
+MEMORY = 16 * 2**30  # bytes of address space, most of it for threads
+SECONDS = 20  # CPU seconds for one value
+PATIENCE = 300  # seconds of wall time for one value
+BATCH = 100  # values per worker
+PLAYED = 8  # every eighth accepted value also trains and evaluates
 UNBUILT = object()
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value somewhere in a configuration; ``UNBUILT`` takes the key away."""
+    """A value at some key of a configuration; ``UNBUILT`` removes the key."""
 
     combination: str
     key: tuple[str, ...]
@@ -56,13 +56,13 @@ class Value:
 
     @property
     def name(self) -> str:
-        """As one would type it."""
+        """Override as typed on the command line."""
         given = "(taken away)" if self.value is UNBUILT else repr(self.value)[:60]
         return f"{self.combination}: {'.'.join(self.key)}={given}"
 
 
 def run(number: int, dice: Random, folder: Path, short: bool = False) -> Iterator[Case]:
-    """``number`` values over all keys of all combinations."""
+    """Try ``number`` values over all keys of all combinations."""
     folder.mkdir(parents=True, exist_ok=True)
     configurations = {name: small_config(overrides) for name, overrides in _combinations(short).items()}
     values = [_value(configurations, dice, index) for index in range(number)]
@@ -81,7 +81,7 @@ def _combinations(short: bool) -> dict[str, tuple[str, ...]]:
 
 
 def small_config(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A resolved configuration, as ``run.py`` makes it."""
+    """A resolved configuration, as in ``run.py``."""
     from metarl.configuration.compose import compose, resolved
 
     pairs = (text.partition("=") for text in overrides)
@@ -99,7 +99,7 @@ def _value(configurations: dict[str, dict], dice: Random, index: int) -> Value:
 
 
 def _keys(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key, of values and of groups, and one for each group that it does not have."""
+    """All keys of values and groups, and one unknown key for each group."""
     for name, value in node.items():
         if name not in ("choices", "hydra"):
             yield (*path, name)
@@ -109,7 +109,7 @@ def _keys(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def _try_batch(configurations: dict, values: list[Value], folder: Path, play: int) -> list[str | None]:
-    """What is wrong with each, in order; one answer less than the worker took where it died."""
+    """Problems of a batch in order; shorter than the batch if the worker died."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -129,7 +129,7 @@ def _try_batch(configurations: dict, values: list[Value], folder: Path, play: in
 
 
 def _work(configurations: dict, values: list[Value], folder: Path, pipe: int, play: int) -> None:
-    """In a worker: try the values, and answer each with a line."""
+    """Try the values in a worker, and answer each with a line."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -154,7 +154,7 @@ def _set(config: dict, key: tuple[str, ...], value: Any) -> None:
 
 
 def _try(config: dict, value: Value, run_dir: Path, play: bool) -> str | None:
-    """Build, and perhaps train for an iteration and evaluate."""
+    """Build the value, and perhaps train for an iteration and evaluate."""
     from metarl.errors import MetarlError
 
     try:
@@ -192,7 +192,7 @@ def _build(config: dict, run_dir: Path, play: bool) -> None:
 
 
 def _is_short(trainer: Any, config: dict) -> bool:
-    """Whether an iteration and an evaluation take a moment alone."""
+    """Whether an iteration and an evaluation are short."""
     steps = trainer.env.num_lanes * trainer.env.trial_length * len(trainer.algorithm.rollouts)
     tasks = max(trainer.eval_plan.num_tasks, trainer.eval_plan.final_num_tasks)
     sizes = [size for size in _numbers(config["algorithm"]) if size > 100]

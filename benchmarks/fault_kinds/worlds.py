@@ -1,4 +1,4 @@
-"""Environments of Gymnasium's kind for trying faults: one that walks, and one that poisons what it returns."""
+"""Gymnasium environments for fault injection: a walk, and a walk with poisoned returns."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 
 class Walk(gymnasium.Env):
-    """A walk along a line towards a hidden end; an episode ends there."""
+    """A walk along a line to a hidden end, where the episode ends."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
     action_space = spaces.Discrete(3)
@@ -34,12 +34,12 @@ POISONS = {"undefined": float("nan"), "infinite": float("inf"), "none": None, "h
 
 
 class Poisoned(Walk):
-    """A walk whose rewards or observations are poisoned from some step on.
+    """A walk with poisoned rewards or observations after some step.
 
     Args:
-        what: ``reward`` or ``observation``.
-        poison: a key of ``POISONS``.
-        after: steps that are sound.
+        what: poisoned quantity, ``reward`` or ``observation``.
+        poison: poison, a key of ``POISONS``.
+        after: number of sound steps before.
     """
 
     def __init__(self, what: str, poison: str, after: int):
