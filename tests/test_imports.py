@@ -22,9 +22,9 @@ FLOORS = (
     ("metarl.rollout",),
     ("metarl.envs",),
     ("metarl.models",),
-    ("metarl.configuration.compose", "metarl.configuration.reporting", "metarl.configuration.renamed"),
+    ("metarl.configuration.compose", "metarl.configuration.reporting"),
     ("metarl.runs",),
-    ("metarl.finite", "metarl.parallel", "metarl.trust"),
+    ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.configuration.renamed"),
     ("metarl.types",),
     ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors", "metarl"),
 )

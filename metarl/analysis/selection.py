@@ -13,6 +13,7 @@ from metarl.analysis.runs import Run, settings_of
 from metarl.analysis.statistics import spread_over_seeds
 from metarl.analysis.tables import Row
 from metarl.analysis.task_notes import selected_on_the_same
+from metarl.configuration.renamed import present_name
 from metarl.errors import ConfigError, RunDirectoryError
 
 Criterion = Literal["final", "mean", "auc"]
@@ -108,9 +109,11 @@ def select(runs: Sequence[Run], key: str, by: Criterion = "final") -> Selection:
 
     Raises:
         RunDirectoryError: there are no runs, they do not differ in it, or one has no evaluation while training.
+        ConfigError: the key is a former name.
     """
     if not runs:
         raise RunDirectoryError(f"--best {key}: no run is finished yet")
+    _check_present(key, runs)
     values = {run.path: settings_of(run).get(key, "absent") for run in runs}
     if len(set(values.values())) < 2:
         raise RunDirectoryError(
@@ -127,6 +130,13 @@ def select(runs: Sequence[Run], key: str, by: Criterion = "final") -> Selection:
                 for value in _ordered(by_value)
             ]
     return Selection(key, by, candidates)
+
+
+def _check_present(key: str, runs: Sequence[Run]) -> None:
+    """Refuse a former name of a key."""
+    present = present_name(key)
+    if present is not None and not any(key in settings_of(run) for run in runs):
+        raise ConfigError(f"--best {key}: is now called {present}")
 
 
 def selected(runs: Sequence[Run], key: str | None, by: Criterion | None) -> Selection | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metarl.configuration.renamed import present_name, present_value
 from metarl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -83,6 +84,9 @@ def options(group: str) -> list[str]:
 
 def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     """Message for a key that does not exist where it was given."""
+    present = present_name(key, allowed)
+    if present is not None:
+        return f"{key}: is now called {present}"
     parent, _, name = key.rpartition(".")
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
@@ -102,6 +106,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for an error of composition, with what is allowed."""
     given = _given(overrides)
     for group, choice in given.items():
+        if (present := _present_option(group, choice)) is not None:
+            return f"{group}={choice}: is now called {present}"
         if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group), ""}:
             return f"{group}={choice}: no such option; {group} has {_shortlist(choice, options(group))}"
     text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
@@ -110,6 +116,14 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return _unknown_override(named.group(1), given, overrides)
     message = re.sub(r"\s+", " ", text).strip()
     return message if any(key in message for key in given) else f"{' '.join(overrides)}: {message}"
+
+
+def _present_option(group: str, choice: str) -> str | None:
+    """The present group or option of ``group=choice``, if one of the two names is a former one."""
+    if (CONF / group).is_dir():
+        return None if choice in options(group) else present_value(group, choice)
+    present = None if "." in group else present_name(group)
+    return present if present is not None and (CONF / present).is_dir() else None
 
 
 def _unknown_override(key: str, given: dict[str, str], overrides: Sequence[str]) -> str:
@@ -137,7 +151,7 @@ def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
     groups = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra.compose("config", groups)
+            config = hydra.compose("config", groups, return_hydra_config=key.startswith("hydra."))
     except Exception:
         return []
     parent = key.rpartition(".")[0]

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metarl.configuration.compose import unknown_key
+from metarl.configuration.renamed import present_value
 from metarl.errors import ConfigError
 from metarl.trust import CLASS_BY_PATH, NamesCode, Trust, check_gym_name, locate
 
@@ -184,6 +185,8 @@ class Schema:
         except ValidationError as error:
             if isinstance(value, float) and value.is_integer():  # YAML reads 1e6 as a float
                 return self._value(annotation, int(value), key)
+            if (present := present_value(key, value)) is not None:
+                raise ConfigError(f"{key}={value}: is now called {present}") from None
             wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise ConfigError(f"{key}={value!r}: must be {wanted}") from None
         if any(isinstance(mark, NamesCode) for mark in getattr(annotation, "__metadata__", ())):

@@ -115,8 +115,17 @@ class Proposals:
                 try:
                     OmegaConf.update(config, key, override.value(), force_add=override.is_add())
                 except OmegaConfBaseException:
-                    raise ConfigError(unknown_key(key, override.value(), list(map(str, config)))) from None
+                    raise ConfigError(unknown_key(key, override.value(), _siblings(config, key))) from None
         return resolved(config, base["choices"])
+
+
+def _siblings(config: Any, key: str) -> list[str]:
+    """Names beside a dotted key."""
+    from omegaconf import OmegaConf
+
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(config, parent) if parent else config
+    return [str(name) for name in node] if hasattr(node, "keys") else []
 
 
 def _fits(given: Mapping[str, str], values: Mapping[str, Any]) -> bool:

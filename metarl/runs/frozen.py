@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
 from metarl.runs.files import refuse_link, replace_file
 from metarl.runs.reader import bounded, parsed, read_text
@@ -40,7 +41,7 @@ def freeze(sweep: Path, name: int | str, config: Mapping[str, Any]) -> None:
 
 
 def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
-    """The configuration that a job was launched with.
+    """The configuration that a job was launched with, under present names where an earlier version wrote it.
 
     Raises:
         RunDirectoryError: there is none, or its file is damaged.
@@ -60,7 +61,7 @@ def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
         raise RunDirectoryError(
             f"{path} is damaged; delete it and launch the sweep again with its own command, python run.py -m ..."
         )
-    return config
+    return present(config)
 
 
 def commit() -> dict[str, Any]:

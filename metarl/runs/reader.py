@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
 from metarl.runs.files import CONFIG, ERROR, METRICS, SUMMARY
 
@@ -33,7 +34,7 @@ class Rows(NamedTuple):
 
 
 def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
-    """``config.yaml`` of a run.
+    """``config.yaml`` of a run, under present names where an earlier version wrote it.
 
     Args:
         directory: of the run.
@@ -53,7 +54,7 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
     config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
     if not isinstance(config, dict) or (of_run and not _has_choices(config)):
         raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
-    return config
+    return present(config)
 
 
 def read_summary(directory: str | Path) -> dict[str, Any] | None:
@@ -81,6 +82,7 @@ def read_summary(directory: str | Path) -> dict[str, Any] | None:
     ]:
         if not is_number(value):
             raise RunDirectoryError(f"{path}: {where} is no number: it holds no evaluation; {remedy}")
+    summary.setdefault("pruned", summary.get("given_up", False))  # the name that earlier versions wrote
     return summary
 
 

@@ -1,0 +1,82 @@
+"""Former names of keys, groups, options, values and classes of configurations. Imports nothing.
+
+A former name on the command line or in a YAML file is answered with the present one; the configuration of a run or a
+sweep that an earlier version wrote is read under present names. Whoever renames something adds a line here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Former dotted key or group: present one, with the same parent; keys below a renamed node follow it.
+RENAMED: dict[str, str] = {}
+# As above, for a former name that other options of the group still use: by (present) group and option.
+RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
+# Former value of a (present) key, or former option of a group: present one.
+RENAMED_VALUES: dict[str, dict[str, str]] = {}
+# Former module, or former class with its module: present one.
+MOVED: dict[str, str] = {
+    "metarl.logging": "metarl.runs.loggers",
+}
+
+
+def present_name(key: str, allowed: Sequence[str] = ()) -> str | None:
+    """The present name of a key or group; None if the name is not a former one.
+
+    Args:
+        key: dotted.
+        allowed: names that its parent has now; a name that is not among them is no answer. Empty: any.
+    """
+    tables = [RENAMED, *RENAMED_IN.values()]
+    found = [new for table in tables if (new := _renamed(key, table)) is not None]
+    return next((new for new in found if not allowed or new.rpartition(".")[2] in allowed), None)
+
+
+def present_value(key: str, value: Any) -> str | None:
+    """The present name of a value of a key, or of an option of a group; None if it is not a former one."""
+    return RENAMED_VALUES.get(key, {}).get(value) if isinstance(value, str) else None
+
+
+def present(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration with present names in place of former ones."""
+    choices = _present({"choices": config.get("choices")}, "", RENAMED)["choices"]
+    chosen = choices.items() if isinstance(choices, Mapping) else ()
+    table = dict(RENAMED)
+    for group, option in chosen:
+        table |= RENAMED_IN.get((group, option), {}) if isinstance(option, str) else {}
+    found: dict[str, Any] = _present(config, "", table)
+    return found
+
+
+def _renamed(key: str, table: Mapping[str, str]) -> str | None:
+    parts = key.split(".")
+    for count in range(len(parts), 0, -1):
+        former = ".".join(parts[:count])
+        if former in table:
+            new = ".".join([table[former], *parts[count:]])
+            return _renamed(new, table) or new
+    return None
+
+
+def _named(node: Mapping[str, Any], path: str, table: Mapping[str, str]) -> dict[str, Any]:
+    """The node under the present names of its keys; the names of groups are keys of ``choices``."""
+    prefix = "" if path in ("", "choices") else f"{path}."
+    return {table.get(f"{prefix}{name}", f"{prefix}{name}").removeprefix(prefix): part for name, part in node.items()}
+
+
+def _present(value: Any, key: str, table: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        named = _named(value, key, table)
+        return {name: _present(part, f"{key}.{name}".lstrip("."), table) for name, part in named.items()}
+    if isinstance(value, list):
+        return [_present(part, f"{key}.{index}", table) for index, part in enumerate(value)]
+    if isinstance(value, str) and key.endswith(("._target_", ".path")):
+        return _moved(value)
+    return present_value(key.removeprefix("choices."), value) or value
+
+
+def _moved(name: str) -> str:
+    """The present name of a class, given as ``package.module.Class``."""
+    for former in (name, name.rpartition(".")[0]):
+        if former in MOVED:
+            return MOVED[former] + name.removeprefix(former)
+    return name

@@ -1,0 +1,106 @@
+"""Former names of a configuration are answered with the present ones, and read in what earlier versions wrote."""
+
+import pytest
+import yaml
+from helpers import config_of, small_config, trainer_of
+
+from metarl.analysis.runs import load_run
+from metarl.analysis.selection import select
+from metarl.configuration import renamed
+from metarl.configuration.build import build
+from metarl.configuration.compose import CONF, compose, options
+from metarl.configuration.renamed import MOVED, RENAMED, RENAMED_IN, RENAMED_VALUES, present, present_name
+from metarl.errors import ConfigError
+from metarl.launching.proposals import Proposals
+from metarl.trust import TYPED, locate
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Some keys that have other names than they had."""
+    monkeypatch.setitem(renamed.RENAMED, "env.arm_count", "env.num_arms")
+    monkeypatch.setitem(renamed.RENAMED, "eval.tasks", "eval.num_tasks")
+    monkeypatch.setitem(renamed.RENAMED, "brain", "model")
+    monkeypatch.setitem(renamed.RENAMED_IN, ("env", "bandit"), {"env.episodes": "env.num_episodes"})
+    monkeypatch.setitem(renamed.RENAMED_VALUES, "model.critic", {"joint": "shared"})
+    monkeypatch.setitem(renamed.RENAMED_VALUES, "env", {"slot_machine": "bandit"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["env.arm_count=3"], "env.arm_count: is now called env.num_arms"),
+        (["++env.arm_count=3"], "env.arm_count: is now called env.num_arms"),
+        (["eval.tasks=3"], "eval.tasks: is now called eval.num_tasks"),
+        (["env.episodes=3"], "env.episodes: is now called env.num_episodes"),
+        (["brain=lstm"], "brain=lstm: is now called model"),
+        (["env=slot_machine"], "env=slot_machine: is now called bandit"),
+        (["model.critic=joint"], "model.critic=joint: is now called shared"),
+    ],
+)
+def test_a_former_name_is_answered_with_the_present_one(overrides, message, table, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        build(config_of(*overrides), tmp_path, TYPED)
+    assert str(caught.value) == message
+
+
+def test_a_former_name_of_another_option_is_no_answer(table):
+    with pytest.raises(ConfigError, match=r"env.arm_count=3: no such key"):
+        compose(["env=tabular_mdp", "env.arm_count=3"])
+
+
+def test_a_search_answers_a_former_name(table):
+    space = {"settings": {"space": {"env.arm_count": [3, 4]}}, "fixed": [], "bases": [{"given": {}, "choices": {}}]}
+    space["bases"][0]["config"] = {"env": {"num_arms": 5}}
+    with pytest.raises(ConfigError, match=r"^env.arm_count: is now called env.num_arms$"):
+        Proposals(**space).config(["env.arm_count=3"])
+
+
+def old_run(directory, **changes):
+    """A run directory as a version with the former names of ``table`` wrote it."""
+    trainer_of(small_config() | {"logger": {}}, directory).run_dir.close()
+    path = directory / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["env"]["arm_count"] = config["env"].pop("num_arms")
+    config["env"]["episodes"] = config["env"].pop("num_episodes")
+    config["model"]["critic"] = "joint"
+    config["choices"] |= {"env": "slot_machine", "brain": config["choices"].pop("model")}
+    path.write_text(yaml.safe_dump(config | changes, sort_keys=False))
+
+
+def test_a_run_with_former_names_is_resumed(table, tmp_path):
+    old_run(tmp_path / "run")
+    trainer_of(small_config() | {"logger": {}}, tmp_path / "run").run_dir.close()
+
+
+def test_best_answers_a_former_name(table, tmp_path):
+    old_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^--best env.arm_count: is now called env.num_arms$"):
+        select([load_run(tmp_path / "run")], "env.arm_count")
+
+
+def test_names_that_were_never_others_stay(table):
+    config = config_of("env=tabular_mdp", "algorithm=varibad")
+    assert present(config) == config
+    assert present_name("env.num_arms") is None and present_name("nothing.at_all") is None
+
+
+def test_keys_of_a_renamed_node_follow_it(monkeypatch):
+    monkeypatch.setitem(renamed.RENAMED, "a.node", "a.part")
+    monkeypatch.setitem(renamed.RENAMED, "a.part.key", "a.part.name")
+    assert present_name("a.node.key") == "a.part.name"
+    assert present({"a": {"node": {"key": 1, "x": 2}}}) == {"a": {"part": {"name": 1, "x": 2}}}
+
+
+def test_every_entry_leads_to_a_name_there_is():
+    for former, new in [*RENAMED.items(), *(pair for table in RENAMED_IN.values() for pair in table.items())]:
+        assert former.rpartition(".")[0] == new.rpartition(".")[0] and former != new
+    for key, values in RENAMED_VALUES.items():
+        assert not (CONF / key).is_dir() or set(values.values()) <= set(options(key))
+    for module in MOVED.values():
+        assert locate(f"{module}.WandbLogger" if module.endswith("loggers") else module, "_target_", TYPED)
+
+
+def test_a_moved_class_is_found():
+    config = present({"logger": {"wandb": {"_target_": "metarl.logging.WandbLogger"}}})
+    assert config["logger"]["wandb"]["_target_"] == "metarl.runs.loggers.WandbLogger"
