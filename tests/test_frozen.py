@@ -87,11 +87,10 @@ def test_edited_yaml_changes_nothing_of_a_sweep_that_waits(checkout, tmp_path):
 def test_the_commit_of_a_launch_is_recorded(tmp_path, monkeypatch):
     git = tmp_path / "git"
     git.mkdir()
-    monkeypatch.setattr(frozen, "CONF", git / "conf")
+    monkeypatch.setattr(frozen, "HERE", git)
     assert frozen.commit() == {"commit": None, "dirty": None}
     for line in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m first"):
         subprocess.run(["git", *line.split()], cwd=git, check=True)
-    (git / "conf").mkdir()
     found = frozen.commit()
     assert found["dirty"] is False and len(found["commit"]) >= 7
     (git / "file").touch()

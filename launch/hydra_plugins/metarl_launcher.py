@@ -78,8 +78,8 @@ class SweepLauncher(Launcher):
         self, overrides: Sequence[Sequence[str]], first: int, configs: Mapping[int, Mapping[str, Any]]
     ) -> list["JobStatus"]:
         """Freeze the configurations of jobs that are new, and run what is not finished."""
-        from metarl.launching import sweep as sweeps
         from metarl.runs import frozen
+        from metarl.runs import sweep as sweeps
 
         with sweeps.launching(str(self.sweep_dir)):
             sweep = sweeps.Sweep.launched(self.sweep_dir, self.origin, overrides, first, configs)
