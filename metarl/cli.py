@@ -119,6 +119,10 @@ def _watching_command(commands: Any) -> None:
     watching.add_argument("--task-set", default="held_out", help="where the others are drawn from (default held_out)")
     watching.add_argument("--seed", type=_natural, default=0, help="of task and noise")
     watching.add_argument("--every", type=_positive, default=2, help="steps between pictures (default 2)")
+    watching.add_argument(
+        "--paths", action="store_true", help="draw the path of each episode instead of rendering (tasks in the plane)"
+    )
+    watching.add_argument("--fps", type=_positive, help="pictures per second (default: real time)")
     watching.add_argument("--greedy", action="store_true", help="the most likely actions instead of samples")
     watching.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
 
@@ -220,6 +224,7 @@ def watch(options: argparse.Namespace) -> None:
     """Film one trial of a trained agent."""
     from metarl.analysis.film import write_video
     from metarl.analysis.filming import film_trial, with_parameters
+    from metarl.analysis.paths import with_path_frames
     from metarl.configuration.trained import load_agent
     from metarl.envs.pictures import NoRendererError
     from metarl.runs.directory import RunDirectory
@@ -232,10 +237,11 @@ def watch(options: argparse.Namespace) -> None:
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
         env.set_tasks(with_parameters(env.sample_tasks(options.task_set), options.task))
-        film = film_trial(agent, env, options.seed, options.every, options.greedy)
+        film = film_trial(agent, env, options.seed, 0 if options.paths else options.every, options.greedy)
+        film = with_path_frames(film, options.every) if options.paths else film
     except (ValueError, NotImplementedError, NoRendererError) as error:
         raise ConfigError(str(error)) from None
-    write_video(film, path, env.steps_per_second / options.every)
+    write_video(film, path, options.fps or env.steps_per_second / options.every)
     for episode, earned in enumerate(film.returns, 1):
         print(f"episode {episode}: return {earned:.2f}   ({film.task})")
     print(path)

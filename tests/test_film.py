@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY, make_algorithm, make_env, small_config
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from metarl.analysis import film as films
 from metarl.analysis.filming import film_trial
+from metarl.analysis.paths import with_path_frames
 from metarl.analysis.report import write_report
 from metarl.cli import main
 from metarl.configuration.build import build
@@ -144,6 +145,25 @@ def test_watch_writes_a_film(cheetah_run, tmp_path, capsys, name):
     assert "(velocity 1.5)" in said and said.strip().endswith(str(path)) and path.stat().st_size > 1000
     if name.endswith("gif"):
         assert Image.open(path).n_frames == 6 * 3
+
+
+def test_watch_draws_the_paths_of_all_episodes_side_by_side(tmp_path):
+    path = tmp_path / "paths.gif"
+    run_dir = finished(tmp_path / "run", "grid")
+    main(["watch", str(run_dir), "--paths", "--fps", "4", "--every", "1", "--video", str(path)])
+    video = Image.open(path)
+    durations = [frame.info["duration"] for frame in ImageSequence.Iterator(video)]
+    frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(video)]
+    assert video.size == (3 * 190, 210) and len(frames) >= 6
+    assert set(durations[:-1]) == {250} and durations[-1] >= 2000, "the last frame stays"
+    panels = np.split(frames[0], 3, axis=1)
+    heads = [(abs(panel - np.array([0, 114, 178])).sum(-1) < 60).sum() for panel in panels]
+    assert min(heads) > 20, "each panel shows where the agent is"
+
+
+def test_paths_are_refused_without_positions():
+    with pytest.raises(ValueError, match="no positions in a plane"):
+        with_path_frames(films.Film("", places=[[], []], returns=[0.0, 0.0]))
 
 
 @pytest.mark.parametrize(

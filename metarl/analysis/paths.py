@@ -1,0 +1,74 @@
+"""Frames of a video that draws the path of every episode of a trial side by side. Imports no torch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from metarl.analysis import style
+from metarl.analysis.film import Film
+from metarl.envs.pictures import Picture
+
+COLUMNS = 4  # episodes drawn; of more the first ones and the last one
+INCHES, DOTS_PER_INCH = 1.9, 100
+MARGIN = 0.12  # share of the largest extent, around all paths
+HOLD = 12  # repetitions of the last frame
+
+
+def with_path_frames(film: Film, every: int = 1) -> Film:
+    """The film with frames of its paths in place of rendered pictures.
+
+    Args:
+        film: a filmed trial with positions in the plane.
+        every: steps between frames.
+
+    Raises:
+        ValueError: the environment has no positions in the plane.
+    """
+    if not any(film.places):
+        raise ValueError("--paths: tasks of this environment have no positions in a plane; leave the option out")
+    chosen = [*range(len(film.places))]
+    chosen = chosen if len(chosen) <= COLUMNS else [*chosen[: COLUMNS - 1], chosen[-1]]
+    return replace(film, pictures=list(_frames(film, chosen, every)))
+
+
+def _frames(film: Film, chosen: list[int], every: int) -> Iterator[Picture]:
+    paths = [np.array(film.places[episode]) for episode in chosen]
+    figure = Figure(figsize=(INCHES * len(paths), INCHES + 0.2), dpi=DOTS_PER_INCH, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(1, len(paths), sharex=True, sharey=True))
+    lines = [
+        _panel(ax, f"episode {episode + 1}: return {film.returns[episode]:.1f}", film.goal)
+        for ax, episode in zip(panels, chosen, strict=True)
+    ]
+    _set_limits(panels[0], np.concatenate(paths if film.goal is None else [*paths, film.goal[None]]))
+    last = max(map(len, paths))
+    shown = [*range(1, last, every), *[last] * HOLD]
+    for count in shown:
+        for (trail, head), path in zip(lines, paths, strict=True):
+            trail.set_data(*path[:count].T)
+            head.set_data(*path[:count][-1:].T)
+        canvas.draw()
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _panel(ax: Axes, title: str, goal: np.ndarray | None) -> tuple[Line2D, Line2D]:
+    """An empty trail and its head in a tidy panel."""
+    ax.set_title(title, fontsize=style.NORMAL, color=style.INK)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.spines[:].set_color(style.GRID)
+    if goal is not None:
+        ax.plot(*goal, marker="*", markersize=13, color=style.PALETTE[2], linestyle="none")
+    (trail,) = ax.plot([], [], color=style.PALETTE[5], linewidth=1.6, marker=".", markersize=5)
+    (head,) = ax.plot([], [], color=style.PALETTE[0], marker="o", markersize=8, linestyle="none")
+    return trail, head
+
+
+def _set_limits(ax: Axes, points: np.ndarray) -> None:
+    low, high = points.min(0), points.max(0)
+    middle, half = (low + high) / 2, max((high - low).max() / 2, 1e-6) * (1 + 2 * MARGIN)
+    ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
