@@ -21,11 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metarl.baselines.planning import MDP, value_iteration
-from metarl.baselines.references import best_values, mdp_grid, mdp_solvers, tune
+from metarl.baselines.references import best_values, mdp_grid, mdp_size, mdp_solvers, tune
+from metarl.baselines.registry import baseline_grid, baselines, bounds
 from metarl.envs.bandit import BernoulliBandit
 from metarl.envs.base import MetaEnv
 from metarl.envs.tabular_mdp import TabularMDP
+from metarl.envs.value_iteration import MDP, value_iteration
 from metarl.evaluation import MakeEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator, split_seed
@@ -120,9 +121,9 @@ def settings(arguments: argparse.Namespace) -> Iterator[tuple[str, MakeEnv]]:
 def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> None:
     """Print the return of every solver, and the bounds."""
     env = make_env(num_tasks=1, seed=0)
-    agents, independent = env.baselines(), parse(INDEPENDENT)
+    agents, independent = baselines(env), parse(INDEPENDENT)
     if isinstance(env, TabularMDP) and arguments.prior == "tabularl":
-        agents, independent = mdp_solvers(env.size, "tabularl"), {}
+        agents, independent = mdp_solvers(mdp_size(env), "tabularl"), {}
     best = best_return(env)
     for solver, agent in agents.items():
         if solver in arguments.skip or solver not in (arguments.solvers or agents):
@@ -135,7 +136,7 @@ def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> N
         published = known(parse(PUBLISHED), setting, solver, error=paid.std().item() / math.sqrt(PUBLISHED_TASKS))
         seconds = f"{time.perf_counter() - start:.0f}"
         print_row(setting, solver, lucky, fair, *compared(fair, reference), *compared(fair, published), seconds)
-    for bound, value in ({} if arguments.solvers else env.bounds()).items():
+    for bound, value in ({} if arguments.solvers else bounds(env)).items():
         reference = known(independent, setting, bound)
         print_row(setting, bound, "", f"{value:.4f}", "" if reference is None else reference.mean, "", "", "", "")
 
@@ -195,7 +196,7 @@ def print_row(*cells: object) -> None:
 def search(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> None:
     """Print every point of the grids, then the best values."""
     env = make_env(num_tasks=1, seed=0)
-    grid = mdp_grid(env.size, arguments.prior) if isinstance(env, TabularMDP) else env.baseline_grid()
+    grid = mdp_grid(mdp_size(env), arguments.prior) if isinstance(env, TabularMDP) else baseline_grid(env)
     grid = {solver: points for solver, points in grid.items() if solver in (arguments.solvers or grid)}
     rows = tune(make_env, num_tasks=arguments.tasks, seed=arguments.seed, grid=grid)
     for row in rows:

@@ -250,6 +250,7 @@ def watch(options: argparse.Namespace) -> None:
 def baselines(options: argparse.Namespace) -> None:
     """Every classical solver of an environment on held-out tasks, and its bounds."""
     from metarl.analysis import playing
+    from metarl.baselines import registry
     from metarl.configuration.build import build_env_factory
     from metarl.configuration.compose import compose, resolved
     from metarl.trust import TYPED
@@ -268,17 +269,20 @@ def baselines(options: argparse.Namespace) -> None:
     if options.tune:
         rows = playing.labelled(sets, lambda which: _tuned_rows(env, make_env, which))
     else:
-        rows = playing.labelled(sets, partial(playing.solver_rows, env.baselines(), make_env))
-        rows += [{"solver": name, "return": value, "standard error": 0.0} for name, value in env.bounds().items()]
+        rows = playing.labelled(sets, partial(playing.solver_rows, registry.baselines(env), make_env))
+        rows += [
+            {"solver": name, "return": value, "standard error": 0.0} for name, value in registry.bounds(env).items()
+        ]
     _print(rows, options.format)
 
 
 def _tuned_rows(env: Any, make_env: Any, which: "Which") -> list[dict[str, Any]]:
     from metarl.analysis.playing import solver_rows
+    from metarl.baselines.registry import baseline_grid
 
     return [
         {"solver": name, "value": value} | row
-        for name, agents in env.baseline_grid().items()
+        for name, agents in baseline_grid(env).items()
         for value, agent in agents
         for row in solver_rows({name: agent}, make_env, which)
     ]

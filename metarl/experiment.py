@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from metarl import parallel
+from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError
 from metarl.evaluation import evaluate
 from metarl.runs.files import append_line
@@ -186,8 +187,8 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
         "num_tasks": evaluation["sampled"]["num_tasks"],
         "evaluation_seed": seed,
         "evaluation": evaluation,
-        "baselines": {name: held_out(agent) for name, agent in references.baselines().items()} if references else {},
-        "bounds": references.bounds() if references else {},
+        "baselines": {name: held_out(agent) for name, agent in baselines(references).items()} if references else {},
+        "bounds": bounds(references) if references else {},
     }
 
 

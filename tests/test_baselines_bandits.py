@@ -16,6 +16,7 @@ from metarl.baselines.bandit_optimum import bayes_optimum, is_tractable, num_sta
 from metarl.baselines.base import Random, random_argmax
 from metarl.baselines.gittins import gittins_index, gittins_table
 from metarl.baselines.references import best_values, nearest, tune
+from metarl.baselines.registry import baseline_grid, baselines, bounds
 from metarl.envs.bandit import BernoulliBandit, GaussianBandit
 from metarl.evaluation import evaluate
 from metarl.rollout import collect_trial, first_timestep
@@ -31,7 +32,7 @@ def make_bandit(num_arms, num_episodes, *, num_tasks, seed, cls=BernoulliBandit)
 
 
 def all_solvers(num_arms=5, num_episodes=10):
-    return make_bandit(num_arms, num_episodes, num_tasks=1, seed=0).baselines()
+    return baselines(make_bandit(num_arms, num_episodes, num_tasks=1, seed=0))
 
 
 @cache
@@ -262,17 +263,17 @@ def test_beta_belief_samples_its_posterior():
 def test_gaussian_solvers_learn_and_stay_below_the_bound():
     make_env = partial(make_bandit, 5, 50, cls=GaussianBandit)
     env = make_env(num_tasks=1, seed=0)
-    agents = env.baselines()
+    agents = baselines(env)
     returns = {name: evaluate(a, make_env, num_tasks=500, seed=0).return_mean for name, a in agents.items()}
     assert list(agents) == ["Random", "Greedy", "ε-greedy", "UCB1", "Thompson", "OTS"]
     assert returns.pop("Random") == pytest.approx(25, abs=1.2)
-    assert all(27 < value < env.bounds()["Upper bound"] for value in returns.values())
+    assert all(27 < value < bounds(env)["Upper bound"] for value in returns.values())
 
 
 def test_environment_names_its_solvers_and_bounds():
     assert list(all_solvers()) == ["Random", "Greedy", "ε-greedy", "UCB1", "Thompson", "OTS", "Gittins"]
-    assert make_bandit(5, 10, num_tasks=1, seed=0).bounds() == {"Bayes optimum": bayes_optimum(5, 10)}
-    assert list(make_bandit(5, 100, num_tasks=1, seed=0).bounds()) == ["Upper bound"]
+    assert bounds(make_bandit(5, 10, num_tasks=1, seed=0)) == {"Bayes optimum": bayes_optimum(5, 10)}
+    assert list(bounds(make_bandit(5, 100, num_tasks=1, seed=0))) == ["Upper bound"]
 
 
 def test_tuning_plays_the_whole_grid_on_the_same_tasks():
@@ -282,7 +283,7 @@ def test_tuning_plays_the_whole_grid_on_the_same_tasks():
     assert [(row.solver, row.value) for row in rows] == [("UCB1", 0.1), ("UCB1", 5.0)]
     assert best_values(rows) == {"UCB1": 0.1}
     assert rows == tune(make_env, num_tasks=2000, seed=0, grid=grid)
-    assert set(make_env(num_tasks=1, seed=0).baseline_grid()) == {"ε-greedy", "UCB1", "OTS"}
+    assert set(baseline_grid(make_env(num_tasks=1, seed=0))) == {"ε-greedy", "UCB1", "OTS"}
 
 
 def test_nearest_setting():

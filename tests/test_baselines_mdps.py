@@ -12,9 +12,11 @@ from scipy.optimize import linprog
 from metarl.baselines import mdps
 from metarl.baselines.base import Random
 from metarl.baselines.mdps import TRUE_PRIOR, Experience, Prior, TabularSize
-from metarl.baselines.planning import MDP, extended_value_iteration, optimistic_expectation, value_iteration
+from metarl.baselines.optimism import extended_value_iteration, optimistic_expectation
 from metarl.baselines.references import mdp_grid, mdp_solvers
+from metarl.baselines.registry import baselines
 from metarl.envs.tabular_mdp import TabularMDP
+from metarl.envs.value_iteration import MDP, value_iteration
 from metarl.evaluation import evaluate
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -175,7 +177,7 @@ def test_published_results_come_from_the_default_priors_of_tabularl(name, publis
 
 def test_nobody_beats_knowing_the_mdp():
     make_env = partial(make_mdp, SIZE)
-    agents = make_env(num_tasks=1, seed=0).baselines()
+    agents = baselines(make_env(num_tasks=1, seed=0))
     assert list(agents) == ["Random", "PSRL", "OPSRL", "UCRL2", "BEB", "ε-greedy", "Greedy", "Known MDP"]
     returns = {name: evaluate(a, make_env, num_tasks=100, seed=0).return_mean for name, a in agents.items()}
     assert returns.pop("Random") < 105

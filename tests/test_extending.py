@@ -22,7 +22,7 @@ def extended(tmp_path_factory) -> Path:
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "run.py", folder)
     examples = FILE.findall((PROJECT / "docs" / "extending.md").read_text())
-    assert len(examples) == 8
+    assert len(examples) == 9
     for name, content in examples:
         assert not (folder / name).exists()
         (folder / name).parent.mkdir(exist_ok=True)
@@ -47,3 +47,13 @@ def test_a_value_an_example_cannot_take_is_refused(extended):
     command = [sys.executable, "run.py", "env=coin", "env.num_throws=-1"]
     done = subprocess.run(command, cwd=extended, capture_output=True, text=True)
     assert done.returncode == 1 and "env.num_throws=-1: must be greater than 0" in done.stderr
+
+
+def test_a_solver_and_a_bound_are_found_for_their_environment(extended):
+    command = [sys.executable, "-m", "metarl", "baselines", "env=coin", "--num-tasks", "200", "--format", "csv"]
+    environment = os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    returns = {row[0]: float(row[1]) for row in rows[1:]}
+    assert list(returns) == ["Random", "Majority", "Known bias"] and returns["Known bias"] == 7.5, done.stderr
+    assert returns["Random"] < returns["Majority"] - 0.5 and returns["Majority"] < 7.5

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import make_env, random_actions
 
+from metarl.baselines.registry import baselines
 from metarl.envs.rooms import DEPTH, draw_views
 from metarl.errors import ConfigError
 from metarl.evaluation import evaluate
@@ -23,7 +24,7 @@ def played(overrides, tasks: int = 64, solver: str = "Remembering") -> list[floa
     def make(*, num_tasks, seed):
         return make_env(*overrides, num_tasks=num_tasks, seed=seed)
 
-    return evaluate(make(num_tasks=1, seed=0).baselines()[solver], make, num_tasks=tasks, seed=0).adaptation_curve
+    return evaluate(baselines(make(num_tasks=1, seed=0))[solver], make, num_tasks=tasks, seed=0).adaptation_curve
 
 
 def mean_return(overrides, solver: str) -> float:

@@ -1,15 +1,14 @@
 """Scripted agents for goals in cells: one that is told, Thompson sampling, and the best systematic search."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of
-from metarl.types import Decision, Tasks, Timestep
-
-if TYPE_CHECKING:
-    from metarl.envs.grid import CellWorld
+from metarl.baselines.registry import solvers
+from metarl.envs.grid import STEP_REWARD, CellWorld
+from metarl.types import Agent, Decision, Tasks, Timestep
 
 BEAM = 4000  # partial searches kept at every step
 
@@ -30,7 +29,7 @@ class CellSolver(Solver):
         env: gives cells and their neighbours.
     """
 
-    def __init__(self, env: "CellWorld"):
+    def __init__(self, env: CellWorld):
         super().__init__(env.num_episodes)
         self.env = env
         self.first_action = shortest_ways(env.neighbours)[1].to(env.device)
@@ -62,7 +61,7 @@ class KnownGoal(Solver):
         env: see ``CellSolver``.
     """
 
-    def __init__(self, env: "CellWorld"):
+    def __init__(self, env: CellWorld):
         super().__init__(env.num_episodes)
         self.env = env
         self.first_action = shortest_ways(env.neighbours)[1].to(env.device)
@@ -98,7 +97,7 @@ class Sweep(CellSolver):
         env: see ``CellSolver``.
     """
 
-    def __init__(self, env: "CellWorld"):
+    def __init__(self, env: CellWorld):
         super().__init__(env)
         assert env.home is not None
         plan, self.expected_return = best_sweep(
@@ -135,8 +134,6 @@ def best_sweep(
     neighbours: list[list[int]], candidates: list[int], home: int, horizon: int, episodes: int, goal_reward: float
 ) -> tuple[list[list[int]], float]:
     """Cells to be in after every step of every episode as long as the goal is not found, and the expected return."""
-    from metarl.envs.grid import STEP_REWARD
-
     distance = shortest_ways(neighbours)[0]
     bit = {cell: 1 << index for index, cell in enumerate(candidates)}
 
@@ -177,3 +174,11 @@ def best_sweep(
     cells.reverse()
     plan = [cells[start : start + horizon] for start in range(0, len(cells), horizon)]
     return plan, score / len(candidates) + episodes * horizon * STEP_REWARD
+
+
+@solvers.register
+def _(env: CellWorld) -> dict[str, Agent]:
+    found: dict[str, Agent] = {"Known goal": KnownGoal(env)}
+    if env.believable:
+        found |= {"Posterior sampling": PosteriorSampling(env), "Sweep": Sweep(env)}
+    return found

@@ -1,18 +1,13 @@
 """Scripted agents that know the rules of mazes and forget nothing: what their trials are worth."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of
-from metarl.envs.rooms import DEPTH, GREEN, LEFT_DOOR, RED, ROOM
-from metarl.envs.tmaze import CopyingTMaze, upward
-from metarl.types import Decision, Tasks, Timestep
-
-if TYPE_CHECKING:
-    from metarl.envs.rooms import Rooms
-    from metarl.envs.tmaze import TMaze
+from metarl.baselines.registry import solvers
+from metarl.envs.rooms import DEPTH, GREEN, LEFT_DOOR, RED, ROOM, Rooms
+from metarl.envs.tmaze import CopyingTMaze, TMaze, upward
+from metarl.types import Agent, Decision, Tasks, Timestep
 
 
 class Remembering(Solver):
@@ -22,7 +17,7 @@ class Remembering(Solver):
         env: gives the rules.
     """
 
-    def __init__(self, env: "TMaze"):
+    def __init__(self, env: TMaze):
         super().__init__(env.num_episodes)
         self.env = env
 
@@ -59,7 +54,7 @@ class RoomWalker(Solver):
         env: gives the rules.
     """
 
-    def __init__(self, env: "Rooms"):
+    def __init__(self, env: Rooms):
         super().__init__(env.num_episodes)
         self.env = env
 
@@ -90,3 +85,13 @@ class RoomWalker(Solver):
         door = view - LEFT_DOOR
         action = torch.where((door == 0) | (door == 1), 2 * door, action)
         return decision_of(torch.where(forward == 1, 1, action)), (seen, known)
+
+
+@solvers.register
+def _(env: TMaze) -> dict[str, Agent]:
+    return {"Remembering": Remembering(env)}
+
+
+@solvers.register
+def _(env: Rooms) -> dict[str, Agent]:
+    return {"Remembering": RoomWalker(env)}

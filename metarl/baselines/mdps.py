@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of, random_argmax
-from metarl.baselines.planning import MDP, extended_value_iteration, value_iteration
+from metarl.baselines.optimism import extended_value_iteration
+from metarl.envs.value_iteration import MDP, value_iteration
 from metarl.types import Decision, Tasks, Timestep
 
 TIE = 1e-5  # action values this close are equal but for the rounding of float32

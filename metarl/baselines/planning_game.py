@@ -1,15 +1,14 @@
 """Scripted agents of the planning game: what a map of the labels is worth."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from metarl.baselines.base import Solver, decision_of
-from metarl.types import Decision, Tasks, Timestep
-
-if TYPE_CHECKING:
-    from metarl.envs.planning import PlanningGame
+from metarl.baselines.registry import solvers
+from metarl.envs.planning import PlanningGame
+from metarl.types import Agent, Decision, Tasks, Timestep
 
 UP, DOWN, LEFT, RIGHT, COLLECT = range(5)
 
@@ -30,7 +29,7 @@ class Walker(Solver):
             began; ``all``, an oracle.
     """
 
-    def __init__(self, env: "PlanningGame", known: Literal["none", "seen", "all"]):
+    def __init__(self, env: PlanningGame, known: Literal["none", "seen", "all"]):
         super().__init__(env.num_episodes)
         self.env, self.size, self.known = env, env.size, known
 
@@ -74,7 +73,7 @@ class GoalSweep(Solver):
         env: gives the rules.
     """
 
-    def __init__(self, env: "PlanningGame"):
+    def __init__(self, env: PlanningGame):
         super().__init__(env.num_episodes)
         self.size = env.size
 
@@ -88,3 +87,10 @@ class GoalSweep(Solver):
         found = timestep.observation[:, 0] == 1
         action = torch.where(state % self.size == self.size - 1, UP, RIGHT)
         return decision_of(torch.where(found, COLLECT, action)), state + (~found).long()
+
+
+@solvers.register
+def _(env: PlanningGame) -> dict[str, Agent]:
+    if not env.show_labels:
+        return {"Sweep": GoalSweep(env)}
+    return {"Sweep": Walker(env, "none"), "Mapping": Walker(env, "seen"), "Known map": Walker(env, "all")}

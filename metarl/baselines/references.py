@@ -1,7 +1,6 @@
 """Which solvers and bounds belong to an environment, with parameters found by grid search.
 
-The environments of this package name theirs in ``MetaEnv.baselines``, ``baseline_grid`` and ``bounds``; these
-functions are what they call.
+``metarl.baselines.registry`` finds them for an environment.
 """
 
 import math
@@ -13,11 +12,13 @@ from metarl.baselines.arm_beliefs import ArmBelief, BetaBelief, TruncatedNormalB
 from metarl.baselines.bandit_bounds import upper_bound
 from metarl.baselines.bandit_optimum import bayes_optimum, is_tractable
 from metarl.baselines.mdps import TRUE_PRIOR, Prior, TabularSize
+from metarl.baselines.registry import Grid, baseline_grid, return_bounds, solver_grid, solvers
+from metarl.envs.bandit import BernoulliBandit, GaussianBandit
+from metarl.envs.tabular_mdp import TabularMDP
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.types import Agent
 
 Family = Callable[[Any], Agent]  # a solver, given its tunable parameter
-Grid = dict[str, list[tuple[float, Agent]]]
 Best = dict[tuple[int, ...], dict[str, float]]  # tuned values of a setting, by solver
 Knowledge = Literal["true", "tabularl"]
 
@@ -115,37 +116,39 @@ def _bandit_solvers(belief: ArmBelief, num_arms: int, num_episodes: int, best: B
     }
 
 
-def bernoulli_solvers(num_arms: int, num_episodes: int) -> dict[str, Agent]:
-    """Solvers of ``BernoulliBandit``, all but Random."""
-    solvers = _bandit_solvers(BetaBelief(), num_arms, num_episodes, BERNOULLI_BEST)
-    return solvers | {"Gittins": bandits.Gittins(num_arms, num_episodes)}
+@solvers.register
+def _(env: BernoulliBandit) -> dict[str, Agent]:
+    found = _bandit_solvers(BetaBelief(), env.num_arms, env.num_episodes, BERNOULLI_BEST)
+    return found | {"Gittins": bandits.Gittins(env.num_arms, env.num_episodes)}
 
 
-def bernoulli_grid(num_arms: int, num_episodes: int) -> Grid:
-    """Tunable solvers of ``BernoulliBandit``, over their grids."""
-    return _grid(_bandit_families(BetaBelief(), num_arms, num_episodes), BANDIT_GRID)
+@solver_grid.register
+def _(env: BernoulliBandit) -> Grid:
+    return _grid(_bandit_families(BetaBelief(), env.num_arms, env.num_episodes), BANDIT_GRID)
 
 
-def bernoulli_bounds(num_arms: int, num_episodes: int) -> dict[str, float]:
-    """The Bayes optimum of ``BernoulliBandit``, or where it is out of reach an upper bound on it."""
-    if is_tractable(num_arms, num_episodes):
-        return {"Bayes optimum": bayes_optimum(num_arms, num_episodes)}
-    return {"Upper bound": upper_bound(num_arms, num_episodes)}
+@return_bounds.register
+def _(env: BernoulliBandit) -> dict[str, float]:
+    """The Bayes optimum, or an upper bound where computing the optimum is intractable."""
+    if is_tractable(env.num_arms, env.num_episodes):
+        return {"Bayes optimum": bayes_optimum(env.num_arms, env.num_episodes)}
+    return {"Upper bound": upper_bound(env.num_arms, env.num_episodes)}
 
 
-def gaussian_solvers(num_arms: int, num_episodes: int, reward_std: float) -> dict[str, Agent]:
-    """Solvers of ``GaussianBandit``, all but Random."""
-    return _bandit_solvers(TruncatedNormalBelief(reward_std), num_arms, num_episodes, GAUSSIAN_BEST)
+@solvers.register
+def _(env: GaussianBandit) -> dict[str, Agent]:
+    return _bandit_solvers(TruncatedNormalBelief(env.reward_std), env.num_arms, env.num_episodes, GAUSSIAN_BEST)
 
 
-def gaussian_grid(num_arms: int, num_episodes: int, reward_std: float) -> Grid:
-    """Tunable solvers of ``GaussianBandit``, over their grids."""
-    return _grid(_bandit_families(TruncatedNormalBelief(reward_std), num_arms, num_episodes), BANDIT_GRID)
+@solver_grid.register
+def _(env: GaussianBandit) -> Grid:
+    return _grid(_bandit_families(TruncatedNormalBelief(env.reward_std), env.num_arms, env.num_episodes), BANDIT_GRID)
 
 
-def gaussian_bounds(num_arms: int, num_episodes: int) -> dict[str, float]:
-    """What a player would expect who knows the best arm: the largest of k uniform means, every time."""
-    return {"Upper bound": num_episodes * num_arms / (num_arms + 1)}
+@return_bounds.register
+def _(env: GaussianBandit) -> dict[str, float]:
+    """Expected return of an oracle that always pulls the best arm: the largest of k uniform means."""
+    return {"Upper bound": env.num_episodes * env.num_arms / (env.num_arms + 1)}
 
 
 def _mdp_families(size: TabularSize, knowledge: Knowledge) -> dict[str, Family]:
@@ -181,6 +184,21 @@ def mdp_grid(size: TabularSize, prior: Knowledge = "true") -> Grid:
     return _grid(_mdp_families(size, prior), MDP_GRID[prior])
 
 
+def mdp_size(env: TabularMDP) -> TabularSize:
+    """Size of the problem that an environment poses."""
+    return TabularSize(env.num_states, env.num_actions, env.horizon, env.num_episodes)
+
+
+@solvers.register
+def _(env: TabularMDP) -> dict[str, Agent]:
+    return mdp_solvers(mdp_size(env))
+
+
+@solver_grid.register
+def _(env: TabularMDP) -> Grid:
+    return mdp_grid(mdp_size(env))
+
+
 class TuningRow(NamedTuple):
     """One point of a grid."""
 
@@ -197,9 +215,9 @@ def tune(make_env: MakeEnv, *, num_tasks: int, seed: int, grid: Grid | None = No
         make_env: makes the environment, see ``metarl.evaluation.evaluate``.
         num_tasks: tasks each point is evaluated on.
         seed: of tasks and acting.
-        grid: in place of the environment's own ``baseline_grid``.
+        grid: in place of the grid of the environment.
     """
-    grid = make_env(num_tasks=1, seed=seed).baseline_grid() if grid is None else grid
+    grid = baseline_grid(make_env(num_tasks=1, seed=seed)) if grid is None else grid
     rows = []
     for solver, points in grid.items():
         for value, agent in points:

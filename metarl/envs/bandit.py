@@ -1,17 +1,12 @@
 """Multi-armed bandits (Duan et al. 2016, section 3.1): an episode is one pull, a trial n pulls of one bandit."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from gymnasium import spaces
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
-from metarl.types import Step, Tasks
-
-if TYPE_CHECKING:
-    from metarl.types import Agent, Rollout
+from metarl.types import Rollout, Step, Tasks
 
 
 class Bandit(MetaEnv):
@@ -44,7 +39,7 @@ class Bandit(MetaEnv):
         reward = self.draw_reward(mean)
         return Step(self._observation, reward, self._true, self._false, None, self._observation)
 
-    def regrets(self, rollout: "Rollout") -> Tensor:
+    def regrets(self, rollout: Rollout) -> Tensor:
         mean = rollout.tasks.parameters["mean"]
         return (mean.amax(1, keepdim=True) - mean).expand(len(rollout.reward), -1, -1)
 
@@ -59,21 +54,6 @@ class BernoulliBandit(Bandit):
     def draw_reward(self, mean: Tensor) -> Tensor:
         return (torch.rand(mean.shape, generator=self.generator, device=self.device) < mean).float()
 
-    def baselines(self) -> "dict[str, Agent]":
-        from metarl.baselines.references import bernoulli_solvers
-
-        return super().baselines() | bernoulli_solvers(self.num_arms, self.num_episodes)
-
-    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
-        from metarl.baselines.references import bernoulli_grid
-
-        return bernoulli_grid(self.num_arms, self.num_episodes)
-
-    def bounds(self) -> dict[str, float]:
-        from metarl.baselines.references import bernoulli_bounds
-
-        return bernoulli_bounds(self.num_arms, self.num_episodes)
-
 
 class GaussianBandit(Bandit):
     """Reward is the arm's mean plus normal noise of standard deviation ``reward_std``."""
@@ -85,18 +65,3 @@ class GaussianBandit(Bandit):
     def draw_reward(self, mean: Tensor) -> Tensor:
         noise = torch.randn(mean.shape, generator=self.generator, device=self.device)
         return mean + self.reward_std * noise
-
-    def baselines(self) -> "dict[str, Agent]":
-        from metarl.baselines.references import gaussian_solvers
-
-        return super().baselines() | gaussian_solvers(self.num_arms, self.num_episodes, self.reward_std)
-
-    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
-        from metarl.baselines.references import gaussian_grid
-
-        return gaussian_grid(self.num_arms, self.num_episodes, self.reward_std)
-
-    def bounds(self) -> dict[str, float]:
-        from metarl.baselines.references import gaussian_bounds
-
-        return gaussian_bounds(self.num_arms, self.num_episodes)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.seeding import make_generator, split_seed
 from metarl.tree import tree_map
-from metarl.types import Agent, EnvSpec, Rollout, Step, Tasks, Timestep
+from metarl.types import EnvSpec, Rollout, Step, Tasks, Timestep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,20 +179,6 @@ class MetaEnv(ABC):
             belief = self.revise_belief(belief, tree_map(itemgetter(step), timestep))
             beliefs.append(belief)
         return torch.stack(beliefs)
-
-    def baselines(self) -> dict[str, Agent]:
-        """Solvers of this environment that need no training, by name."""
-        from metarl.baselines.base import Random
-
-        return {"Random": Random(self.action_space, self.num_episodes)}
-
-    def baseline_grid(self) -> dict[str, list[tuple[float, Agent]]]:
-        """For each baseline with a tunable parameter, the values to try and the solvers they make."""
-        return {}
-
-    def bounds(self) -> dict[str, float]:
-        """Returns of a trial that no agent exceeds in expectation, by name."""
-        return {}
 
     def regrets(self, rollout: Rollout) -> Tensor:
         """What every action would have cost at every step, ``[T, B, A]``: ``V*(s) - Q*(s, a)`` of the known task.

@@ -13,7 +13,7 @@ from metarl.envs.base import MetaEnv
 from metarl.types import Step, Tasks
 
 if TYPE_CHECKING:
-    from metarl.types import Agent, Timestep
+    from metarl.types import Timestep
 
 STEP_REWARD = -0.1  # of every step that earns nothing else
 PIXELS = 32  # a cell in a picture
@@ -181,14 +181,6 @@ class CellWorld(MetaEnv):
         others = belief.scatter(1, arrived, 0.0)
         revised = torch.where(found, certain, others / others.sum(1, keepdim=True).clamp(min=1e-9))
         return torch.where(moved.unsqueeze(1), revised, belief)
-
-    def baselines(self):
-        from metarl.baselines.cells import KnownGoal, PosteriorSampling, Sweep
-
-        solvers: dict[str, Agent] = {"Known goal": KnownGoal(self)}
-        if self.believable:
-            solvers |= {"Posterior sampling": PosteriorSampling(self), "Sweep": Sweep(self)}
-        return super().baselines() | solvers
 
     @cached_property
     def neighbours(self) -> list[list[int]]:

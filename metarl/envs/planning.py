@@ -97,11 +97,3 @@ class PlanningGame(MetaEnv):
 
     def places(self):
         return torch.stack([self.place % self.size, self.place // self.size], dim=1).float()
-
-    def baselines(self):
-        from metarl.baselines.planning_game import GoalSweep, Walker
-
-        if not self.show_labels:
-            return super().baselines() | {"Sweep": GoalSweep(self)}
-        walkers = {"Sweep": Walker(self, "none"), "Mapping": Walker(self, "seen"), "Known map": Walker(self, "all")}
-        return super().baselines() | walkers

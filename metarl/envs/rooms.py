@@ -148,11 +148,6 @@ class Rooms(MetaEnv):
     def picture(self, lane: int = 0):
         return ((self._observe()[lane].cpu().numpy() + 1) * 127.5).astype(np.uint8).repeat(24, 0).repeat(24, 1)
 
-    def baselines(self):
-        from metarl.baselines.mazes import RoomWalker
-
-        return super().baselines() | {"Remembering": RoomWalker(self)}
-
 
 def draw_views() -> np.ndarray:
     """Pictures ``[view, 10, 10, 3]``: flat indicators, a room from every depth, its two ends, and the junction."""

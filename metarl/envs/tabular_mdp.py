@@ -1,18 +1,13 @@
 """Random tabular MDPs (Duan et al. 2016, section 3.2)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from gymnasium import spaces
 from pydantic import PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
-from metarl.types import Step, Tasks
-
-if TYPE_CHECKING:
-    from metarl.baselines.mdps import TabularSize
-    from metarl.types import Agent, Rollout
+from metarl.envs.value_iteration import MDP, value_iteration
+from metarl.types import Rollout, Step, Tasks
 
 
 class TabularMDP(MetaEnv):
@@ -82,29 +77,10 @@ class TabularMDP(MetaEnv):
         self._state = reached
         return Step(reached, reward, self._false, self._false, None, reached)
 
-    def baselines(self) -> "dict[str, Agent]":
-        from metarl.baselines.references import mdp_solvers
-
-        return super().baselines() | mdp_solvers(self.size)
-
-    def baseline_grid(self) -> "dict[str, list[tuple[float, Agent]]]":
-        from metarl.baselines.references import mdp_grid
-
-        return mdp_grid(self.size)
-
-    def regrets(self, rollout: "Rollout") -> Tensor:
-        from metarl.baselines.planning import MDP, value_iteration
-
+    def regrets(self, rollout: Rollout) -> Tensor:
         mdp = MDP(rollout.tasks.parameters["reward_mean"], rollout.tasks.parameters["transition"])
         action_values = value_iteration(mdp, self.horizon).movedim(-3, 0)  # [H, B, S, A]
         regrets = action_values.amax(-1, keepdim=True) - action_values
         state = rollout.timestep.observation.unflatten(0, (-1, self.horizon))  # [episodes, H, B]
         index = state[..., None, None].expand(*state.shape, 1, self.num_actions)
         return regrets.expand(len(state), *regrets.shape).gather(-2, index).squeeze(-2).flatten(0, 1)
-
-    @property
-    def size(self) -> "TabularSize":
-        """S, A, H and n."""
-        from metarl.baselines.mdps import TabularSize
-
-        return TabularSize(self.num_states, self.num_actions, self.horizon, self.num_episodes)

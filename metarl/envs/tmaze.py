@@ -123,11 +123,6 @@ class TMaze(MetaEnv):
         self.position, self._elapsed = self.position * ~done, self._elapsed * ~done
         return Step(self._observe(), reward, turns, truncated, success, final)
 
-    def baselines(self):
-        from metarl.baselines.mazes import Remembering
-
-        return super().baselines() | {"Remembering": Remembering(self)}
-
 
 class CopyingTMaze(TMaze):
     """A T-maze where only pressing up for a bit of 1, and down for -1, moves the agent on, and earns 0.1.
