@@ -1,6 +1,8 @@
 """Errors a user can correct, with a message of one line; others keep their traceback. Imports nothing heavy."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -43,6 +45,15 @@ class FileError(MetarlError, OSError):
 
 class NonFiniteError(MetarlError):
     """A number that is NaN or infinite, or too large to learn from; the message names it and where it was found."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors of environments and agents that are raised in here begin with where that was."""
+    try:
+        yield
+    except (NonFiniteError, ContractError) as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def printable(text: str) -> str:

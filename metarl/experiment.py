@@ -15,7 +15,7 @@ import torch
 
 from metarl import parallel
 from metarl.baselines.registry import baselines, bounds
-from metarl.errors import MetarlError, RunDirectoryError
+from metarl.errors import MetarlError, RunDirectoryError, located
 from metarl.evaluation import evaluate
 from metarl.runs.files import append_line
 from metarl.runs.reader import check_evaluations
@@ -163,14 +163,15 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
     log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
 
     def held_out(agent, greedy: bool = False) -> dict:
-        return evaluate(
-            agent,
-            trainer.make_env,
-            num_tasks=plan.final_num_tasks,
-            seed=seed,
-            greedy=greedy,
-            tasks_at_once=plan.tasks_at_once,
-        ).as_dict()
+        with located(f"final evaluation after iteration {trainer.progress.iteration}"):
+            return evaluate(
+                agent,
+                trainer.make_env,
+                num_tasks=plan.final_num_tasks,
+                seed=seed,
+                greedy=greedy,
+                tasks_at_once=plan.tasks_at_once,
+            ).as_dict()
 
     # Solvers that play as many episodes as the agent, which may play several rollouts.
     length = sum(trainer.algorithm.rollouts)

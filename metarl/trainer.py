@@ -16,7 +16,7 @@ from tqdm import tqdm
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.envs.base import MetaEnv
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, ContractError, NonFiniteError, located
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.finite import check_diagnostics, check_parameters
 from metarl.rollout import collect_trial
@@ -182,6 +182,8 @@ class Trainer:
             diagnostics = self._update(trial)
         except NonFiniteError as error:
             return self._skip(error, before, started)
+        except ContractError as error:
+            raise ContractError(f"iteration {self.progress.iteration + 1}: {error}. {self._kept()}") from None
         updated = time.perf_counter()
         steps = self._steps(trial)
         self._count(steps, updated - started)
@@ -202,12 +204,13 @@ class Trainer:
 
         Raises:
             NonFiniteError: in every process, where one has found a number that is not finite.
+            ContractError: in every process, where the environment of one breaks its contract.
         """
-        self.env.sample_tasks()
         trial, error = None, None
         try:
+            self.env.sample_tasks()
             trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
-        except NonFiniteError as found:
+        except (NonFiniteError, ContractError) as found:
             error = found
         if error := next((found for found in parallel.from_all(error) if found is not None), None):
             raise error
@@ -265,7 +268,8 @@ class Trainer:
     def _evaluate(self) -> dict:
         """Held-out metrics; keeps the weights if they are the best so far."""
         started = time.perf_counter()
-        row = parallel.from_main(self._held_out() if parallel.is_main() else None)
+        with located(f"evaluation after iteration {self.progress.iteration}"):
+            row = parallel.from_main(self._held_out() if parallel.is_main() else None)
         if row["eval/sampled/return_mean"] > self.progress.best_return:
             self.progress.best_return = row["eval/sampled/return_mean"]
             self._save("best")

@@ -1,5 +1,6 @@
 """Films of trials: pictures and captions, trajectories, the report, the command."""
 
+import gc
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from metarl.analysis.paths import with_path_frames
 from metarl.analysis.report import write_report
 from metarl.cli import main
 from metarl.configuration.build import build
-from metarl.envs.pictures import NoRendererError, choose_backend
+from metarl.envs.pictures import Camera, NoRendererError, choose_backend
 from metarl.experiment import run
 from metarl.rollout import episode_returns
 from metarl.types import Tasks
@@ -36,6 +37,23 @@ def can_draw() -> bool:
 
 
 drawn = pytest.mark.skipif(not can_draw(), reason="nothing here can draw")
+
+
+@pytest.mark.parametrize("broken", ["mujoco.gl_context.GLContext.__init__", "mujoco._render.MjrContext"])
+def test_a_renderer_that_fails_half_way_ends_in_one_message(broken, monkeypatch):
+    mujoco, printed = pytest.importorskip("mujoco"), []
+    if mujoco.gl_context.GLContext is None:
+        pytest.skip("MuJoCo has no graphics library here")
+
+    def failing(*_):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(broken, failing)
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    with pytest.raises(NoRendererError, match="no renderer: "):
+        Camera(mujoco.MjModel.from_xml_string("<mujoco/>"), 3.0)
+    gc.collect()
+    assert printed == []
 
 
 def filmed(option: str, every: int, *overrides: str):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import collected, small_config
+from helpers import StopAt, collected, small_config, trainer_of
 
 from metarl.configuration.build import build_algorithm
 from metarl.envs.gymnasium_lanes import GymnasiumEnv
 from metarl.errors import ContractError, MetarlError
+from metarl.experiment import final_summary
 
 SPACES = {
     "discrete": spaces.Discrete(3),
@@ -257,6 +258,32 @@ def test_what_breaks_the_contract_later_is_one_line_from_a_worker_too():
     with pytest.raises(ContractError, match=r"LateNone.step gave the reward None; return one number"):
         for _ in range(4):
             env.step(torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("iteration", "eval_every", "message"),
+    [
+        (3, 0, r"iteration 3: .*the reward None.* The last good checkpoint is .*00000002\.pt"),
+        (2, 2, r"evaluation after iteration 2: .*the reward None"),
+        (0, 0, "final evaluation after iteration 3: .*the reward None"),
+    ],
+)
+def test_what_breaks_the_contract_in_training_says_when(iteration, eval_every, message, tmp_path, monkeypatch):
+    config = small_config("env=point_goal", "eval.final_num_tasks=4")
+    config["training"] |= {"total_steps": 10**9, "eval_every": eval_every}
+    trainer = trainer_of(config, tmp_path)
+
+    def breaking(*_, **__):
+        raise ContractError("Lever.step gave the reward None; return one number")
+
+    trainer.train(StopAt(trainer, max(iteration - 1, 1)))
+    if iteration == 3:
+        trainer.env.step = breaking
+    else:
+        monkeypatch.setattr(f"metarl.{'trainer' if iteration else 'experiment'}.evaluate", breaking)
+    with pytest.raises(ContractError, match=message):
+        trainer.train(StopAt(trainer, 3))
+        final_summary(trainer, config, {})
 
 
 class LateNone(Lever):

@@ -22,7 +22,7 @@ from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
 from metarl.analysis.task_notes import sentence
 from metarl.runs.files import replace_file
-from metarl.runs.reader import parsed, read_text
+from metarl.runs.reader import is_number, parsed, read_text
 
 TEMPLATE = "report.html.j2"
 
@@ -190,7 +190,7 @@ def _progress(run: Run) -> str:
     if steps is None:
         return f"Unfinished: {run.path} has no metrics yet."
     total = (run.config.get("training") or {}).get("total_steps")
-    of = f" of {_thousands(total)}" if total else ""
+    of = f" of {_thousands(total)}" if is_number(total) else ""
     return (
         f"Unfinished: {run.path} has done {_thousands(steps)}{of} environment steps; "
         "its returns are those of the latest evaluation while training, without baselines."

@@ -37,6 +37,17 @@ def choose_backend() -> None:
             return
 
 
+def _let_unfinished_ones_close() -> None:
+    """Give MuJoCo's renderers what their finalizers read; otherwise one that fails half-way prints a traceback."""
+    import mujoco
+    from mujoco import gl_context
+
+    unfinished = {mujoco.Renderer: ("_gl_context", "_mjr_context"), gl_context.GLContext: ("_context",)}
+    for kind, names in unfinished.items():
+        for name in names if kind is not None else ():
+            setattr(kind, name, None)
+
+
 class Camera:
     """Draws one body of a model, which it follows, or what a camera of the model sees.
 
@@ -52,6 +63,7 @@ class Camera:
         import mujoco
 
         self._model = model
+        _let_unfinished_ones_close()
         try:
             self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:  # each backend has its own

@@ -157,7 +157,7 @@ class Search:
         summary = finished_summary(self.directory / str(number))
         if value is None:
             self.study.tell(number, state=TrialState.FAIL)
-        elif summary is not None and summary["given_up"]:
+        elif summary is not None and summary.get("given_up"):
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, value)

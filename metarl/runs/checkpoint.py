@@ -135,6 +135,10 @@ class Checkpoints:
         """Save and drop all but the last ``keep``."""
         refuse_link(self.directory)
         save(state, self.directory / f"{iteration:08d}.pt")
+        self.drop_old()
+
+    def drop_old(self) -> None:
+        """Drop all but the last ``keep``; a kill can leave more."""
         for old in self.numbered()[: -self.keep]:
             old.unlink(missing_ok=True)
 

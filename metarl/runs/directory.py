@@ -29,6 +29,7 @@ from metarl.runs.files import (
     SUMMARY,
     append_line,
     naming,
+    remove_partial_files,
     replace_file,
     replacing,
     sync_file,
@@ -115,7 +116,10 @@ class RunDirectory:
             raise
 
     def begin(self, config: dict, iteration: int) -> None:
-        """Write the configuration, and have the metrics end with those of ``iteration``."""
+        """Write the configuration, have the metrics end with those of ``iteration``, and remove what a kill left."""
+        for folder in (self.path, self.checkpoints.directory):
+            remove_partial_files(folder)
+        self.checkpoints.drop_old()
         with naming(self.path / ERROR):
             (self.path / ERROR).unlink(missing_ok=True)
         replace_file(self.config_path, yaml.safe_dump(config, sort_keys=False))

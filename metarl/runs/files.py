@@ -5,9 +5,11 @@ full disk or a power cut leaves the old file or the new one. Links are never fol
 and its target stays as it was.
 """
 
+import fcntl
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ SUMMARY = "summary.json"
 ERROR = "error.txt"
 LOCK = ".lock"
 PARTIAL = ".partial"  # suffix of a file that is being written
+PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{16}" + re.escape(PARTIAL))
 
 
 @contextmanager
@@ -41,6 +44,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         file = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
         try:
             with file:
+                _hold(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -50,6 +54,32 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
                 partial.unlink()
             raise
         sync_folder(path.parent)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the files that writers of this folder left half-written when they were killed.
+
+    A file that is still being written is held by its writer, and stays: reports are written without the lock of a run.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in [path for path in folder.iterdir() if PARTIAL_NAME.fullmatch(path.name)]:
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _hold(descriptor):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _hold(descriptor: int) -> bool:
+    """Hold an open file until it is closed; False where another process holds it. Without flock, all succeed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 def replace_file(path: str | Path, content: str | bytes) -> None:

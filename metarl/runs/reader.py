@@ -6,8 +6,9 @@ Reads regular files alone: no links, no pipes. Imports nothing heavy.
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ RECENT = 20  # rows there
 # What an evaluation holds, and of which kind.
 NUMBERS = ("return_mean", "return_se")
 CURVES = ("adaptation_curve", "adaptation_se", "episodes_met")
+COUNTS = ("num_tasks", "trials_per_task", "success_rate", "fall_rate", "pooled_return")  # which not all have
+EVALUATION = re.compile(r"eval/[^/]+/")  # prefix of the keys of an evaluation in a row of metrics
+OF_SUMMARY = ("iteration", "wall_time", "parameters", "num_tasks", "evaluation_seed")
+GROUPS = ("env", "model", "algorithm", "training", "eval")  # of a configuration
 
 
 class Rows(NamedTuple):
@@ -54,6 +59,8 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
     config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
     if not isinstance(config, dict) or (of_run and not _has_choices(config)):
         raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
+    if of_run and (wrong := next((name for name in GROUPS if not isinstance(config.get(name) or {}, dict)), None)):
+        raise RunDirectoryError(f"{path}: {wrong} holds no keys; it is damaged: put the one of the run back")
     return present(config)
 
 
@@ -87,25 +94,32 @@ def read_summary(directory: str | Path) -> dict[str, Any] | None:
 
 
 def check_evaluations(directory: str | Path, summary: Mapping[str, Any]) -> None:
-    """That every evaluation of a summary has its numbers and curves.
+    """That a summary has all that readers show: numbers and curves of every evaluation, bounds and counters.
 
     Raises:
         RunDirectoryError: naming the first that is missing or of another kind.
     """
-    path = Path(directory) / SUMMARY
-    for group in ("evaluation", "baselines"):
-        for name, found in summary[group].items():
-            for key, fits in [(k, is_number) for k in NUMBERS] + [(k, _is_curve) for k in CURVES]:
-                if not isinstance(found, dict) or not fits(found.get(key)):
-                    raise RunDirectoryError(
-                        f"{path}: {group}.{name}.{key} is missing or damaged; delete the file and run the training "
-                        "command again to rewrite it"
-                    )
-            if len({len(found[key]) for key in CURVES}) != 1:
-                raise RunDirectoryError(
-                    f"{path}: the curves of {group}.{name} differ in length; delete the file and run the training "
-                    "command again to rewrite it"
-                )
+    for where, wrong in _wrong_in_summary(summary):
+        remedy = "delete the file and run the training command again to rewrite it"
+        raise RunDirectoryError(f"{Path(directory) / SUMMARY}: {where}{wrong}; {remedy}")
+
+
+def _wrong_in_summary(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Everything that is wrong in a summary: where, and what."""
+    played = {group: summary[group] for group in ("evaluation", "baselines")}
+    for kind in ("sampled", "greedy"):
+        if kind not in played["evaluation"]:
+            yield f"evaluation.{kind}", " is missing"
+    for group, found in played.items():
+        for name, evaluation in found.items():
+            if (wrong := _wrong_in(evaluation)) is not None:
+                yield f"{group}.{name}.", wrong
+    bounds = summary.get("bounds") or {}
+    if not isinstance(bounds, dict) or not all(map(is_number, bounds.values())):
+        yield "bounds", " is damaged"
+    for name in OF_SUMMARY:
+        if not is_number(summary.get(name) or 0):
+            yield name, " is no number"
 
 
 def read_rows(directory: str | Path, unended: bool = True) -> Rows:
@@ -137,6 +151,31 @@ def read_last_rows(directory: str | Path) -> Rows:
     lines = text.split(b"\n")
     whole = lines[1:-1] if len(text) == TAIL else lines[:-1]
     return _rows(path, whole[-RECENT:], None)
+
+
+def saved_iteration(directory: str | Path) -> int:
+    """Iteration of the latest checkpoint, by its name; 0 where there is none."""
+    try:
+        stems = [Path(name).stem for name in os.listdir(Path(directory) / "checkpoints") if name.endswith(".pt")]
+    except OSError:
+        return 0
+    return max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+
+
+def lost(directory: str | Path, saved: int, rows: Rows) -> str | None:
+    """Which results of a run are gone, in a line; None where none are.
+
+    Args:
+        directory: of the run.
+        saved: ``saved_iteration``, looked up before the rows: a row is on the disk before its checkpoint is.
+        rows: the last ones.
+    """
+    path, last = Path(directory), rows.rows[-1]["iteration"] if rows.rows else 0
+    if (saved or last) and not os.path.lexists(path / CONFIG):
+        return f"{path / CONFIG} is missing, and the run has results; put it back"
+    if last < saved:
+        return f"{path / METRICS} ends with iteration {last}, and checkpoint {saved:08d}.pt is there: rows are lost"
+    return None
 
 
 def read_error(directory: str | Path) -> str | None:
@@ -187,13 +226,38 @@ def _rows(path: Path, lines: list[bytes], first: int | None) -> Rows:
     for number, line in enumerate(lines, first or 1):
         try:
             row = json.loads(line)
-            if not isinstance(row["iteration"], int) or not is_number(row.get("env_steps", 0)):
-                raise ValueError("no whole number of iterations, or of steps")
+            row = _with_nan(row) if b"null" in line else row
+            _check_row(row)
             rows.append(row)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             where = f", line {number}" if first else ""
             problems.append(f"{path}{where}: not a row of metrics ({_first_line(error)})")
     return Rows(rows, problems)
+
+
+def _check_row(row: Any) -> None:
+    """Raise ``ValueError`` or ``KeyError`` unless a row has its counters, and whole evaluations."""
+    if type(row["iteration"]) is not int or not (is_number(row["env_steps"]) and math.isfinite(row["env_steps"])):
+        raise ValueError("no whole number of iterations, or of steps")
+    if not is_number(row.get("wall_time", 0)):
+        raise ValueError("wall_time is no number")
+    for prefix in sorted({found[0] for key in row if (found := EVALUATION.match(key))}):
+        evaluation = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+        if (wrong := _wrong_in(evaluation)) is not None:
+            raise ValueError(f"{prefix}{wrong}")
+
+
+def _wrong_in(evaluation: Any) -> str | None:
+    """The first part of an evaluation that is missing or of another kind, in words; None where all is there."""
+    kinds = [(name, is_number) for name in NUMBERS] + [(name, _is_curve) for name in CURVES]
+    for name, fits in kinds:
+        if not isinstance(evaluation, dict) or not fits(evaluation.get(name)):
+            return f"{name} is missing or damaged"
+    for name in COUNTS:
+        if not is_number(evaluation.get(name, 0)):
+            return f"{name} is damaged"
+    same = len({len(evaluation[name]) for name in CURVES}) == 1
+    return None if same else f"{CURVES[0]} differs in length from {CURVES[1]} or {CURVES[2]}"
 
 
 def read_bytes(path: Path, tail: int | None = None, most: int | None = None) -> bytes | None:

@@ -21,17 +21,19 @@ from typing import Any, Literal
 
 from metarl.errors import RunDirectoryError
 from metarl.runs import frozen
-from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, replace_file, to_json
+from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, remove_partial_files, replace_file, to_json
 from metarl.runs.locks import Lock, holder, occupation
 from metarl.runs.reader import (
     Rows,
     is_number,
+    lost,
     parsed,
     read_config,
     read_error,
     read_last_rows,
     read_summary,
     read_text,
+    saved_iteration,
 )
 
 State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
@@ -186,8 +188,9 @@ class Sweep:
         if summary is not None:
             steps, score = summary["env_steps"], summary["evaluation"]["sampled"]["return_mean"]
             return JobStatus(job, "finished", steps, steps, final_return=score)
+        saved = saved_iteration(job.directory)
         rows = _tried(lambda: read_last_rows(job.directory), problems) or Rows([], [])
-        problems += rows.problems[:1]
+        problems += [*rows.problems[:1], *filter(None, [lost(job.directory, saved, rows)])]
         steps = rows.rows[-1].get("env_steps") if rows.rows else None
         total = _tried(lambda: _total_steps(job.directory), problems)
         error = read_error(job.directory)
@@ -256,6 +259,8 @@ def launching(path: str | Path) -> Iterator[None]:
         raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
     if not taken:
         raise RunDirectoryError(f"{path} is being launched already; metarl status {path}")
+    for folder in (Path(path), Path(path) / frozen.CONFIGS):
+        remove_partial_files(folder)
     try:
         yield
     finally:
