@@ -175,7 +175,7 @@ def _evaluation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seed", type=_natural, default=0, help="of the tasks: a new seed draws new tasks, where they have no end"
     )
-    command.add_argument("--tasks-at-once", type=_positive, default=2000, help="lanes; memory and speed")
+    command.add_argument("--batch-size", type=_positive, default=2000, help="evaluation batch size (default 2000)")
     command.add_argument(
         "--task-set", nargs="+", default=["held_out"], metavar="NAME", help="sets of tasks (default held_out)"
     )

@@ -23,12 +23,12 @@ class MakeEnv(Protocol):
 class Which(TypedDict):
     """On which tasks to play; the same values meet the same tasks, whoever plays.
 
-    ``num_tasks`` of them, ``tasks_at_once`` side by side (2000), drawn from ``task_set`` (``held_out``) by ``seed``.
+    ``num_tasks`` of them, ``batch_size`` side by side (2000), drawn from ``task_set`` (``held_out``) by ``seed``.
     """
 
     num_tasks: int
     seed: int
-    tasks_at_once: NotRequired[int]
+    batch_size: NotRequired[int]
     task_set: NotRequired[str]
 
 
@@ -125,13 +125,13 @@ def play_tasks(
     num_tasks: int,
     seed: int,
     greedy: bool = False,
-    tasks_at_once: int = 2000,
+    batch_size: int = 2000,
     task_set: str = "held_out",
 ) -> PlayedTasks:
     """What ``evaluate`` summarises, task by task."""
     # One seed for both would let the agent's dice show it the environment's.
     env_seed, acting_seed = split_seed(seed, 2)
-    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
+    env = make_env(num_tasks=min(batch_size, num_tasks), seed=env_seed)
     generator = make_generator(acting_seed, env.device)
     finite = _whole_set(env, num_tasks, task_set)
     rounds = 1 if finite is None else num_tasks // len(finite)
@@ -207,7 +207,7 @@ def play_adapted(
     num_tasks: int,
     seed: int,
     episodes: int,
-    tasks_at_once: int = 2000,
+    batch_size: int = 2000,
     task_set: str = "held_out",
 ) -> AdaptedTest:
     """Meta-World's protocol: a trial with sampled actions, then ``episodes`` episodes of the most likely actions.
@@ -217,7 +217,7 @@ def play_adapted(
     that many trials allow; lanes that share a task play more episodes of it.
     """
     env_seed, acting_seed = split_seed(seed, 2)
-    env = make_env(num_tasks=min(tasks_at_once, num_tasks), seed=env_seed)
+    env = make_env(num_tasks=min(batch_size, num_tasks), seed=env_seed)
     finite = _finite_tasks(env, num_tasks, task_set)
     count = num_tasks if finite is None else len(finite)
     generator = make_generator(acting_seed, env.device)

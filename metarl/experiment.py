@@ -170,7 +170,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
                 num_tasks=plan.final_num_tasks,
                 seed=seed,
                 greedy=greedy,
-                tasks_at_once=plan.tasks_at_once,
+                batch_size=plan.batch_size,
             ).as_dict()
 
     # Solvers that play as many episodes as the agent, which may play several rollouts.

@@ -59,7 +59,7 @@ class EvaluationPlan:
     Args:
         num_tasks: held-out tasks of an evaluation while training.
         final_num_tasks: held-out tasks of the evaluation at the end: others, where they are drawn afresh.
-        tasks_at_once: lanes of evaluation; a matter of memory and speed.
+        batch_size: tasks evaluated in parallel; affects memory and speed.
         baselines: play the environment's classical baselines at the end too.
         task_set: of the evaluations while training, which select ``best.pt``. Where held-out tasks are a fixed set,
             ``train`` keeps them out of that choice; the evaluation at the end is always held out.
@@ -67,7 +67,7 @@ class EvaluationPlan:
 
     num_tasks: PositiveInt
     final_num_tasks: PositiveInt
-    tasks_at_once: PositiveInt
+    batch_size: PositiveInt
     baselines: bool
     task_set: str = "held_out"
 
@@ -80,9 +80,14 @@ class Progress:
     env_steps: int = 0
     wall_time: float = 0.0  # seconds of training, over all resumes
     best_return: float = float("-inf")
-    given_up: bool = False  # by a search: finished before its steps were done
+    pruned: bool = False  # finished by a search before all steps were done
     skipped_updates: int = 0  # dropped because a number was not finite
     skipped_in_a_row: int = 0
+
+
+def present_counters(saved: dict) -> dict:
+    """Saved counters under present names, where an earlier version wrote them."""
+    return {"pruned" if name == "given_up" else name: value for name, value in saved.items()}
 
 
 @dataclass
@@ -130,7 +135,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """All steps are done, or no more are wanted."""
-        return self.progress.given_up or self.progress.env_steps >= self.plan.total_steps
+        return self.progress.pruned or self.progress.env_steps >= self.plan.total_steps
 
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run directory, if it has one.
@@ -162,7 +167,7 @@ class Trainer:
         if parallel.is_main():
             self.run_dir.append_metrics(row)
             enough = self.loggers.log(row)
-        self.progress.given_up = bool(parallel.highest(int(enough))) and not self.finished
+        self.progress.pruned = bool(parallel.highest(int(enough))) and not self.finished
 
     def _save(self, which: str) -> None:
         state = self.state_dict()
@@ -286,7 +291,7 @@ class Trainer:
                 num_tasks=self.eval_plan.num_tasks,
                 seed=self.evaluation_seed,
                 greedy=actions == "greedy",
-                tasks_at_once=self.eval_plan.tasks_at_once,
+                batch_size=self.eval_plan.batch_size,
                 task_set=self.eval_plan.task_set,
             )
             row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
@@ -346,4 +351,4 @@ class Trainer:
         for name, generator in self.generators.items():
             generator.set_state(own["generators"][name].cpu())
         torch.set_rng_state(own["torch_generator"].cpu())
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**present_counters(state["progress"]))

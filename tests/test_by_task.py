@@ -55,7 +55,7 @@ class Hurdle(Corridor):
 
 
 def test_lengths_arrivals_and_falls_are_those_of_the_episodes_played():
-    found = play_tasks(Counter(3), lambda **given: Hurdle(**given), num_tasks=50, seed=0, tasks_at_once=20)
+    found = play_tasks(Counter(3), lambda **given: Hurdle(**given), num_tasks=50, seed=0, batch_size=20)
     length, bonus = found.tasks.description.double().T
     ends = length <= 5
     torch.testing.assert_close(found.last_lengths, length.clamp(max=5))

@@ -109,7 +109,7 @@ WRONG = {
     "training.keep_checkpoints=0": ["training.keep_checkpoints=0", POSITIVE],
     "eval.num_tasks=0": ["eval.num_tasks=0", POSITIVE],
     "eval.final_num_tasks=-3": ["eval.final_num_tasks=-3", POSITIVE],
-    "eval.tasks_at_once=0": ["eval.tasks_at_once=0", POSITIVE],
+    "eval.batch_size=0": ["eval.batch_size=0", POSITIVE],
     "env.num_arms=0": ["env.num_arms=0", POSITIVE],
     "env.num_episodes=-1": ["env.num_episodes=-1", POSITIVE],
     "env=tabular_mdp env.horizon=0": ["env.horizon=0", POSITIVE],
@@ -142,8 +142,8 @@ WRONG = {
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
     "env=wheeled meta_batch_size=101": ["meta_batch_size=101", "Wheeled has 100 train tasks", "lower it"],
-    "env=wheeled eval.num_tasks=500 eval.tasks_at_once=500": [
-        "eval.tasks_at_once=500",
+    "env=wheeled eval.num_tasks=500 eval.batch_size=500": [
+        "eval.batch_size=500",
         "Wheeled has 100 held_out tasks",
     ],
     "env=cheetah_vel env.min_velocity=4.0": ["env.min_velocity=4.0 is above env.max_velocity=3.0"],
@@ -177,7 +177,7 @@ WRONG = {
     "env=tabular_mdp env.num_states=1e9": ["env.num_states=1000000000", "GiB of memory", "lower it"],
     "env=ml1 env.num_workers=1e6 meta_batch_size=1e6": ["1000000", "GiB of memory", "lower it"],
     "eval.num_tasks=1e11": ["eval.num_tasks=100000000000", "GiB of memory", "lower it"],
-    "eval.num_tasks=1e10 eval.tasks_at_once=1e10": ["eval.num_tasks=10000000000", "GiB of memory"],
+    "eval.num_tasks=1e10 eval.batch_size=1e10": ["eval.num_tasks=10000000000", "GiB of memory"],
     "algorithm=varibad algorithm.buffer_size=1e9": ["algorithm.buffer_size=1000000000", "GiB of memory", "lower it"],
     # what is not what its place takes
     "outer=trpo": ["outer=trpo", "algorithm=rl2", "outer=none", "algorithm=maml"],

@@ -58,7 +58,7 @@ def by_hand(watched: Watched, episodes: int, num_tasks: int) -> torch.Tensor:
 @pytest.mark.parametrize(("num_tasks", "at_once"), [(7, 3), (6, 3), (5, 100), (1, 1)])
 def test_returns_are_over_exactly_the_asked_number_of_tasks(num_tasks, at_once):
     watched = Watched()
-    result = evaluate(Counter(3), watched, num_tasks=num_tasks, seed=0, tasks_at_once=at_once)
+    result = evaluate(Counter(3), watched, num_tasks=num_tasks, seed=0, batch_size=at_once)
     expected = by_hand(watched, 3, num_tasks)
     assert len(expected) == result.num_tasks == num_tasks
     assert result.adaptation_curve == pytest.approx([expected.mean().item()] * 3, rel=1e-5)
@@ -67,7 +67,7 @@ def test_returns_are_over_exactly_the_asked_number_of_tasks(num_tasks, at_once):
 
 def test_standard_errors_are_deviation_over_root_of_the_number_of_tasks():
     watched = Watched()
-    result = evaluate(Counter(3), watched, num_tasks=11, seed=0, tasks_at_once=4)
+    result = evaluate(Counter(3), watched, num_tasks=11, seed=0, batch_size=4)
     returns = by_hand(watched, 3, 11).tolist()
     expected = statistics.stdev(returns) / math.sqrt(11)
     assert result.adaptation_se == pytest.approx([expected] * 3, rel=1e-4)
@@ -82,7 +82,7 @@ def test_a_single_task_has_no_error_and_no_nan():
 def test_lanes_that_share_a_task_are_averaged_before_the_error():
     """Odd lanes act 1 and earn one more per step: a task's return is between, and its lanes are no extra tasks."""
     watched = Watched(lanes_per_task=2)
-    result = evaluate(Counter(1, parity=True), watched, num_tasks=9, seed=0, tasks_at_once=4)
+    result = evaluate(Counter(1, parity=True), watched, num_tasks=9, seed=0, batch_size=4)
     plain = by_hand(watched, 1, 9)
     lengths = torch.cat(watched.met)[::2][:9, 0].clamp(max=5).double()
     expected = plain + lengths / 2
@@ -94,7 +94,7 @@ def test_lanes_that_share_a_task_are_averaged_before_the_error():
 def test_the_adaptation_curve_sums_to_the_return(env_option):
     config = small_config(f"env={env_option}")
     agent, env = make_algorithm(f"env={env_option}")
-    result = evaluate(agent, build_env_factory(config), num_tasks=20, seed=0, tasks_at_once=8)
+    result = evaluate(agent, build_env_factory(config), num_tasks=20, seed=0, batch_size=8)
     assert sum(result.adaptation_curve) == pytest.approx(result.return_mean, rel=1e-6)
     assert len(result.adaptation_curve) == len(result.adaptation_se) == env.num_episodes
 
@@ -146,7 +146,7 @@ def test_an_environment_without_success_has_no_entry_for_it():
 
 def tasks_met(agent, seed: int, at_once: int = 5) -> torch.Tensor:
     watched = Watched()
-    evaluate(agent, watched, num_tasks=12, seed=seed, tasks_at_once=at_once)
+    evaluate(agent, watched, num_tasks=12, seed=seed, batch_size=at_once)
     return torch.cat(watched.met)
 
 
@@ -175,7 +175,7 @@ def test_the_same_seed_meets_the_same_tasks_however_long_agents_play():
             env.set_tasks = lambda tasks: met.append(tasks.description) or set_tasks(tasks)
             return env
 
-        evaluate(Counter(episodes), watched, num_tasks=9, seed=1, tasks_at_once=4)
+        evaluate(Counter(episodes), watched, num_tasks=9, seed=1, batch_size=4)
         seen.append(torch.cat(met))
     assert torch.equal(*seen)
 
@@ -190,7 +190,7 @@ def test_evaluation_repeats_itself_exactly(env_option):
     shown = [SHOWN[env_option]] if env_option in SHOWN else []
     factory = build_env_factory(small_config(f"env={env_option}", *shown))
     agent, _ = make_algorithm(f"env={env_option}")
-    first, again, other = (evaluate(agent, factory, num_tasks=9, seed=seed, tasks_at_once=4) for seed in (1, 1, 2))
+    first, again, other = (evaluate(agent, factory, num_tasks=9, seed=seed, batch_size=4) for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -198,7 +198,7 @@ def test_evaluation_uses_no_global_randomness(env_option):
     factory = build_env_factory(small_config(f"env={env_option}"))
     agent, _ = make_algorithm(f"env={env_option}")
     before = global_randomness()
-    evaluate(agent, factory, num_tasks=9, seed=1, tasks_at_once=4)
+    evaluate(agent, factory, num_tasks=9, seed=1, batch_size=4)
     assert same(global_randomness(), before)
 
 

@@ -148,7 +148,7 @@ def test_a_sweep_goes_on_with_the_options_it_was_launched_with(tmp_path):
 
 
 SPACE = {"space": {"model": ["gru", "lstm"], "algorithm.clip": {"low": 0.1, "high": 0.3}}}
-SETTINGS = {**SPACE, "num_trials": 2, "at_once": 1, "sampler": "random", "seed": 0}
+SETTINGS = {**SPACE, "num_trials": 2, "batch_size": 1, "sampler": "random", "seed": 0}
 
 
 def test_what_a_search_proposes_changes_the_configuration_it_began_with(tmp_path):

@@ -57,7 +57,7 @@ def test_a_meta_batch_meets_different_goals_of_its_set_and_no_more_than_there_ar
         drawn = env.sample_tasks(task_set).parameters["goal"].double().numpy()
         assert distances(drawn, env.goals[task_set]).argmin(1).tolist() != list(range(100))
         assert sorted(distances(drawn, env.goals[task_set]).argmin(1)) == list(range(100))
-    with pytest.raises(ValueError, match=r"101 tasks.*env.num_goals=100.*lower meta_batch_size or eval.tasks_at_once"):
+    with pytest.raises(ValueError, match=r"101 tasks.*env.num_goals=100.*lower meta_batch_size or eval.batch_size"):
         make_env("env=wheeled", num_tasks=101).sample_tasks()
 
 

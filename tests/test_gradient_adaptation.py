@@ -281,7 +281,7 @@ def test_chunks_of_tasks_change_nothing(method):
 
 @pytest.mark.parametrize("outer", ["trpo", "ppo", "vpg"])
 def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
-    sizes = ("training.total_steps=700", "training.eval_every=2", "eval.num_tasks=4", "eval.tasks_at_once=4")
+    sizes = ("training.total_steps=700", "training.eval_every=2", "eval.num_tasks=4", "eval.batch_size=4")
     given = ("env=point_navigation", "algorithm=promp", f"outer={outer}", "algorithm.inner_kl_target=0.01")
     config = small_config(*given, *TINY, *sizes, lanes=3)
     trainers = whole_and_resumed(config, tmp_path, stop_at=2)

@@ -119,9 +119,9 @@ def runner():
 
 
 def test_both_directions_of_a_runner_are_played_equally_often():
-    played = play_tasks(Pushing(), runner(), num_tasks=21, seed=0, tasks_at_once=6)
+    played = play_tasks(Pushing(), runner(), num_tasks=21, seed=0, batch_size=6)
     assert played.tasks.parameters["direction"].tolist() == [1, -1] and played.trials.shape == (1, 10, 2)
-    result = evaluate(Pushing(), runner(), num_tasks=21, seed=0, tasks_at_once=6)
+    result = evaluate(Pushing(), runner(), num_tasks=21, seed=0, batch_size=6)
     per_task = played.trials[0].mean(0)
     assert result.return_mean == pytest.approx(per_task.mean().item())
     assert result.return_se == pytest.approx(math.sqrt(played.trials[0].var(0).sum().item() / 10) / 2)
@@ -207,7 +207,7 @@ def test_an_unknown_task_set_of_evaluations_is_refused(tmp_path):
 
 
 def test_episodes_after_adaptation_are_played_on_both_directions_too():
-    found = play_adapted(Pushing(), runner(), num_tasks=9, seed=0, episodes=2, tasks_at_once=6)
+    found = play_adapted(Pushing(), runner(), num_tasks=9, seed=0, episodes=2, batch_size=6)
     assert found.tasks.parameters["direction"].tolist() == [1, -1] * 4 and found.returns.shape == (8, 2)
     returns = found.returns.numpy()
     (row,) = adapted_table(returns, None, found.steps.numpy(), ["all tasks"] * 8, [0, 1] * 4)

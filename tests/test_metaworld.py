@@ -210,7 +210,7 @@ class Counting:
 
 
 def test_every_held_out_goal_is_tested_from_the_memory_the_trial_left():
-    played = play_adapted(Counting(), goals_of, num_tasks=100, seed=0, episodes=2, tasks_at_once=30)
+    played = play_adapted(Counting(), goals_of, num_tasks=100, seed=0, episodes=2, batch_size=30)
     goals = make_env("env=point_goal").every_task("held_out").parameters["goal"]
     assert torch.equal(played.tasks.parameters["goal"], goals)  # every goal, in batches that do not divide them
     walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([1.0, 0.0])
@@ -223,7 +223,7 @@ def test_lanes_that_share_a_task_play_more_episodes_of_it():
         short = ("env.horizon=5", "env.num_episodes=1", "env.num_goals=6")
         return make_env("env=point_goal", *short, num_tasks=num_tasks, lanes_per_task=3, seed=seed)
 
-    played = play_adapted(Counting(), shared, num_tasks=6, seed=0, episodes=2, tasks_at_once=4)
+    played = play_adapted(Counting(), shared, num_tasks=6, seed=0, episodes=2, batch_size=4)
     assert played.returns.shape == played.steps.shape == (6, 6) and len(played.tasks) == 6
     assert len(played.tasks.description.unique(dim=0)) == 6
     torch.testing.assert_close(played.returns, played.returns[:, :1].expand(-1, 6))
@@ -234,7 +234,7 @@ def test_a_finite_set_is_evaluated_in_whole_rounds_and_the_error_is_over_its_tas
         short = ("env.horizon=5", "env.num_episodes=1", "env.num_goals=6")
         return make_env("env=point_goal", *short, num_tasks=num_tasks, seed=seed)
 
-    walked_up = evaluate(Counting(), few, num_tasks=20, seed=0, tasks_at_once=4)  # three rounds, two trials short
+    walked_up = evaluate(Counting(), few, num_tasks=20, seed=0, batch_size=4)  # three rounds, two trials short
     assert walked_up.num_tasks == 6
     goals = few(num_tasks=1, seed=0).every_task("held_out").parameters["goal"]
     walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([0.0, 1.0])

@@ -25,7 +25,7 @@ SIZE = (
     "model.hidden_size=16",
     "eval.num_tasks=50",
     "eval.final_num_tasks=20000",
-    "eval.tasks_at_once=200",
+    "eval.batch_size=200",
     "eval.baselines=false",
 )
 # The clock and the shell decide these.

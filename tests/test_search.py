@@ -1,4 +1,4 @@
-"""Searches: Optuna's proposals run as a sweep, poor runs are given up, and a killed search goes on."""
+"""Searches: Optuna's proposals run as a sweep, poor runs are pruned, and a killed search goes on."""
 
 import json
 import signal
@@ -31,15 +31,15 @@ TINY = (
     "eval.final_num_tasks=10",
     "eval.baselines=false",
     "hydra.sweeper.num_trials=5",
-    "hydra.sweeper.at_once=2",
+    "hydra.sweeper.batch_size=2",
     "hydra.launcher.slots=2",
     "cluster=local_pool",
     "hydra.sweep.dir=found",
 )
 
 
-def search_in(directory: Path, num_trials: int = 4, at_once: int = 4, sampler: str = "tpe") -> Search:
-    return Search(directory, SPACE, num_trials, at_once, sampler, seed=0)
+def search_in(directory: Path, num_trials: int = 4, batch_size: int = 4, sampler: str = "tpe") -> Search:
+    return Search(directory, SPACE, num_trials, batch_size, sampler, seed=0)
 
 
 def configurations(jobs) -> list[dict]:
@@ -53,7 +53,7 @@ def told(directory: Path, number: int, scores: list[float], **options) -> list[b
     return [logger.log({"eval/sampled/return_mean": score, "iteration": step}) for step, score in enumerate(scores, 1)]
 
 
-def test_a_run_below_the_median_of_those_before_is_given_up(tmp_path):
+def test_a_run_below_the_median_of_those_before_is_pruned(tmp_path):
     search = search_in(tmp_path)
     assert search.next_round() == [0, 1, 2, 3]
     for number, scores in enumerate([[1, 2, 3], [2, 3, 4]]):
@@ -66,7 +66,7 @@ def test_a_run_below_the_median_of_those_before_is_given_up(tmp_path):
 
 
 def test_successive_halving_keeps_the_best_third(tmp_path):
-    search = search_in(tmp_path, num_trials=9, at_once=9)
+    search = search_in(tmp_path, num_trials=9, batch_size=9)
     search.next_round()
     assert not any(told(tmp_path, 0, [9.0] * 100, pruner="halving", warm_up_runs=1))
     search.tell(0, 9.0)  # how long a run is
@@ -76,7 +76,7 @@ def test_successive_halving_keeps_the_best_third(tmp_path):
     assert answers == [False] + 7 * [True]
 
 
-def test_a_run_that_is_given_up_is_finished_and_says_so(tmp_path):
+def test_a_run_that_is_pruned_is_finished_and_says_so(tmp_path):
     class Impatient:
         def start(self, *_): ...
         def log(self, row):
@@ -89,7 +89,7 @@ def test_a_run_that_is_given_up_is_finished_and_says_so(tmp_path):
     trainer.loggers = Loggers({"impatient": Impatient()})
     run(trainer, config)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["given_up"] and summary["iteration"] == 3
+    assert summary["pruned"] and summary["iteration"] == 3
     again = trainer_of(config, tmp_path / "run")
     assert again.finished
 
@@ -125,17 +125,17 @@ def test_a_search_goes_on_in_its_own_space_alone(tmp_path):
 
 
 def test_a_run_that_vanishes_is_tried_once_more_and_one_that_failed_is_not(tmp_path):
-    search = search_in(tmp_path, num_trials=4, at_once=4)
+    search = search_in(tmp_path, num_trials=4, batch_size=4)
     assert search.next_round() == [0, 1, 2, 3]
     search.tell(0, 1.0)
-    search.vanished(1)
+    search.lost(1)
     search.tell(2, None)
     assert search.next_round() == [1]  # no more than stands in a row
-    search.vanished(1)
+    search.lost(1)
     assert search.next_round() == [3]
     search.tell(3, 2.0)
     assert search.next_round() == []
-    assert search.conclusion().startswith("4 runs, 0 given up, 2 failed; the best is 3")
+    assert search.conclusion().startswith("4 runs, 0 pruned, 2 failed; the best is 3")
 
 
 @pytest.mark.parametrize(

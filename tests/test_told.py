@@ -212,7 +212,7 @@ RESUMED = {
 
 @pytest.mark.parametrize("algorithm", RESUMED)
 def test_a_resumed_run_equals_the_uninterrupted_one(algorithm, tmp_path):
-    sizes = ("training.total_steps=400", "training.eval_every=2", "eval.num_tasks=8", "eval.tasks_at_once=8")
+    sizes = ("training.total_steps=400", "training.eval_every=2", "eval.num_tasks=8", "eval.batch_size=8")
     config = small_config("env=grid", f"algorithm={algorithm}", *RESUMED[algorithm], *sizes, lanes=4)
     trainers = whole_and_resumed(config, tmp_path, stop_at=3)
     finish(trainers[1])

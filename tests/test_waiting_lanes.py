@@ -79,12 +79,12 @@ class Given(Corridor):
         return Tasks({"length": torch.tensor(LENGTHS)[numbers].unsqueeze(1), "bonus": numbers.float().unsqueeze(1)})
 
 
-def test_scores_do_not_depend_on_the_tasks_at_once():
+def test_scores_do_not_depend_on_the_batch_size():
     scores = [
         play_adapted(
-            Parity(3), lambda **lanes: Given(**lanes), num_tasks=8, seed=0, episodes=2, tasks_at_once=at_once
+            Parity(3), lambda **lanes: Given(**lanes), num_tasks=8, seed=0, episodes=2, batch_size=batch_size
         ).returns
-        for at_once in (1, 2, 3, 8)
+        for batch_size in (1, 2, 3, 8)
     ]
     assert len(scores[0].unique()) > 3
     assert all(torch.equal(scores[0], other) for other in scores[1:])

@@ -111,7 +111,7 @@ def _as_whole(outcome: Outcome, run_dir: Path, stage: Stage, number: int) -> Pro
 
 def _stopped_at_the_end(stage: Stage, dice: Random) -> Problem:
     """Try a stop signal in a long final evaluation: the run stops soon, and resuming repeats the evaluation."""
-    more = ["eval.final_num_tasks=4000", "eval.tasks_at_once=50"]
+    more = ["eval.final_num_tasks=4000", "eval.batch_size=50"]
     last = max(int(path.stem) for path in (stage.whole(KILLED) / "checkpoints").glob("0*.pt"))
     moment = Moment(f"rename {last:08d}.pt", 1, 0.0)
     child = Child([*stage.train(KILLED), *more], stage.folder / "io", partial(moment.prepare, stage.run(KILLED)))

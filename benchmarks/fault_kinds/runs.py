@@ -12,7 +12,7 @@ from fault_kinds.seams import is_temporary
 SMALL = (
     "eval.num_tasks=6",
     "eval.final_num_tasks=24",
-    "eval.tasks_at_once=24",
+    "eval.batch_size=24",
     "training.eval_every=2",
     "num_threads=1",
 )

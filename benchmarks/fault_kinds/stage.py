@@ -69,7 +69,7 @@ class Stage:
 
     def command(self, name: str, number: int = FINISHED) -> list[str]:
         """A command of ``metarl`` on the sweep, or on one of its runs."""
-        sizes = ["--num-tasks", "20", "--tasks-at-once", "20"]
+        sizes = ["--num-tasks", "20", "--batch-size", "20"]
         return {
             "status": ["metarl", "status", str(self.sweep), "--format", "json"],
             "compare": ["metarl", "compare", str(self.sweep), "--format", "json"],

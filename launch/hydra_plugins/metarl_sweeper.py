@@ -15,27 +15,27 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class SearchSweeper(Sweeper):
-    """Runs whose configurations follow from how earlier ones did on held-out tasks, in rounds.
+    """Runs whose configurations are proposed from the held-out returns of earlier ones, in batches.
 
-    The same command goes on with a search that was stopped or killed: all it knows is in ``search.journal`` of the
-    sweep's directory. Runs that failed are not tried again; one that vanished (its process was killed) is, once.
+    The same command resumes a search that was stopped or killed: its whole state is in ``search.journal`` of the
+    sweep's directory. Runs that failed are not repeated; a run whose process was killed is repeated once.
 
     Args:
-        space: what is searched: by key, a list to choose from, or ``low`` and ``high`` (whole numbers for a whole
-            number; ``log: true`` for a logarithmic scale). Lists and intervals on the command line are searched, too;
-            a key with one value there is not.
-        num_trials: runs of the whole search.
-        at_once: runs proposed in one round, before the results of any of them are known; as many as run side by side.
+        space: domain of each key: a list to choose from, or ``low`` and ``high`` (whole numbers for a whole number;
+            ``log: true`` for a logarithmic scale). Lists and intervals on the command line are searched, too; a key
+            with one value there is not.
+        num_trials: number of runs of the search.
+        batch_size: runs proposed together, before the result of any of them is available; they run in parallel.
         sampler: ``tpe`` (tree-structured Parzen estimators) or ``random``.
-        seed: of the proposals.
+        seed: seed of the proposals.
     """
 
-    def __init__(self, space: dict[str, Any], num_trials: int, at_once: int, sampler: str, seed: int):
-        self.space, self.num_trials, self.at_once = dict(space or {}), num_trials, at_once
+    def __init__(self, space: dict[str, Any], num_trials: int, batch_size: int, sampler: str, seed: int):
+        self.space, self.num_trials, self.batch_size = dict(space or {}), num_trials, batch_size
         self.sampler, self.seed = sampler, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        if "wait" in config.hydra.launcher:  # what is proposed next depends on how these end
+        if "wait" in config.hydra.launcher:  # later proposals depend on earlier results
             with open_dict(config):
                 config.hydra.launcher.wait = True
         self.hydra_context, self.config = hydra_context, config
@@ -47,7 +47,7 @@ class SearchSweeper(Sweeper):
         from hydra_plugins.metarl_launcher import trust_typed
 
         from metarl.launching.proposals import Proposals
-        from metarl.launching.search import Search, checked_space, go_on
+        from metarl.launching.search import Search, checked_space, run_proposals
 
         fixed, found = self._read(arguments)
         given = {override.lstrip("+~").partition("=")[0] for override in fixed}
@@ -56,19 +56,19 @@ class SearchSweeper(Sweeper):
         space = checked_space(wanted)
         self._compose(
             [*fixed, *(f"{name}={domain.example}" for name, domain in space.items())]
-        )  # a key that is not there is said before anything runs
-        settings = {name: getattr(self, name) for name in ("num_trials", "at_once", "sampler", "seed")}
+        )  # unknown keys are refused before anything runs
+        settings = {name: getattr(self, name) for name in ("num_trials", "batch_size", "sampler", "seed")}
         proposals = Proposals.composed(settings | {"space": wanted}, fixed, self._compose)
         trust_typed(base["config"] for base in proposals.bases)
         directory = Path(self.config.hydra.sweep.dir)
         search = Search(directory, space, **settings)
         if (changed := proposals.freeze(directory)) is not None:
             print(f"note: {changed}")
-        print(go_on(search, self.launcher, Proposals.of(directory, typed=True)))
+        print(run_proposals(search, self.launcher, Proposals.of(directory, typed=True)))
         return search.best
 
     def _read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-        """Overrides that hold for every run, and those that are searched."""
+        """Overrides of every run, and the domains of the keys that are searched."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         fixed, found = [], {}
         for override in parser.parse_overrides(arguments):

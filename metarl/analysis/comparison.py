@@ -164,8 +164,8 @@ def _difference(runs: Sequence[Run], others: Sequence[Run], actions: Actions, sc
 def _same_tasks(run: Run, other: Run) -> bool:
     """Whether the final evaluations of two runs in one environment had one seed and played the same tasks."""
     ours, theirs = ([(run.summary or {}).get(key) for key in ("evaluation_seed", "num_tasks")] for run in (run, other))
-    at_once = [(run.config.get("eval") or {}).get("tasks_at_once") for run in (run, other)]
-    return run.seed == other.seed and None not in ours and ours == theirs and at_once[0] == at_once[1]
+    batch_sizes = [(run.config.get("eval") or {}).get("batch_size") for run in (run, other)]
+    return run.seed == other.seed and None not in ours and ours == theirs and batch_sizes[0] == batch_sizes[1]
 
 
 def task_error(evaluations: Sequence[dict[str, Any]], score: Score) -> float:

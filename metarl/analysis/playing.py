@@ -37,9 +37,9 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
             how_often = f"{times:,} times" if times > 1 else "once"
             print(f"there are {len(finite)} {task_set} tasks; each is played {how_often}", file=sys.stderr)
             num_tasks = times * len(finite)
-        at_once = options.tasks_at_once if most is None else min(options.tasks_at_once, most)
+        batch_size = options.batch_size if most is None else min(options.batch_size, most)
         seed = stream_seed(options.seed, "command_line")
-        chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "tasks_at_once": at_once, "task_set": task_set}
+        chosen[task_set] = {"num_tasks": num_tasks, "seed": seed, "batch_size": batch_size, "task_set": task_set}
     return chosen
 
 

@@ -41,7 +41,7 @@ def small_configuration(overrides: Sequence[str]) -> dict:
     minibatches = config["algorithm"].get("num_minibatches")
     if isinstance(minibatches, int) and "algorithm.num_minibatches" not in given:
         config["algorithm"]["num_minibatches"] = min(minibatches, MOST_MINIBATCHES)
-    config["eval"] |= {"num_tasks": 1, "final_num_tasks": 1, "tasks_at_once": 1}
+    config["eval"] |= {"num_tasks": 1, "final_num_tasks": 1, "batch_size": 1}
     config["device"] = config["device"] if "device" in given else "cpu"
     return config
 

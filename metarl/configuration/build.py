@@ -232,8 +232,8 @@ def _check_evaluation(env: MetaEnv, built: Parts) -> None:
     known = {f"eval.{name}": getattr(plan, name) for name in ("num_tasks", "final_num_tasks")}
     with fitting(known, "cpu"):
         check_bytes(tasks * env.num_episodes * 8, free)  # their returns
-    with fitting(built.sizes | {"eval.tasks_at_once": plan.tasks_at_once}, "cpu"):
-        check_trial(env, min(plan.tasks_at_once, tasks) * built.settings.lanes_per_task, free)
+    with fitting(built.sizes | {"eval.batch_size": plan.batch_size}, "cpu"):
+        check_trial(env, min(plan.batch_size, tasks) * built.settings.lanes_per_task, free)
 
 
 def _tasks_of_one_process(meta_batch_size: int) -> int:
@@ -249,11 +249,11 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
     plan = built.evaluation
     if plan.task_set not in env.task_sets:
         raise ConfigError(f"eval.task_set={plan.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
-    evaluated = min(plan.tasks_at_once, max(plan.num_tasks, plan.final_num_tasks))
+    evaluated = min(plan.batch_size, max(plan.num_tasks, plan.final_num_tasks))
     wanted = {
         ("meta_batch_size", "train"): built.settings.meta_batch_size,
-        ("eval.tasks_at_once", "held_out"): evaluated,
-        ("eval.tasks_at_once", plan.task_set): evaluated,
+        ("eval.batch_size", "held_out"): evaluated,
+        ("eval.batch_size", plan.task_set): evaluated,
     }
     for (key, task_set), count in wanted.items():
         most = env.most_tasks(task_set)

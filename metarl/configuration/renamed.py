@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Former dotted key or group: present one, with the same parent; keys below a renamed node follow it.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "eval.tasks_at_once": "eval.batch_size",
+    "hydra.sweeper.at_once": "hydra.sweeper.batch_size",
+}
 # As above, for a former name that other options of the group still use: by (present) group and option.
 RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
 # Former value of a (present) key, or former option of a group: present one.

@@ -82,7 +82,7 @@ class GoalTasks(MetaEnv):
         if num_tasks > self.plan.num_goals:
             raise ValueError(
                 f"{num_tasks} tasks side by side, and env.num_goals={self.plan.num_goals} in each set; lower "
-                "meta_batch_size or eval.tasks_at_once, or raise env.num_goals"
+                "meta_batch_size or eval.batch_size, or raise env.num_goals"
             )
         chosen = torch.randperm(self.plan.num_goals, generator=self.task_generator, device=self.device)[:num_tasks]
         return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(self.device)[chosen].float()})

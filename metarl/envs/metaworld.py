@@ -64,7 +64,7 @@ class MetaWorld(LaneEnv):
         if num_tasks > NUM_GOALS * len(goals):
             raise ValueError(
                 f"{num_tasks} tasks side by side, and {NUM_GOALS} goals of {len(goals)} classes; lower meta_batch_size "
-                "or eval.tasks_at_once"
+                "or eval.batch_size"
             )
         chosen = self._classes(num_tasks, len(goals))
         order = {name: self._permutation(NUM_GOALS) for name in goals}

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from metarl.configuration.compose import CONF, resolved, unknown_key
+from metarl.configuration.renamed import present
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.runs.frozen import first_difference, freeze, frozen, path_of
 
@@ -73,9 +74,14 @@ class Proposals:
         try:
             found = cls(content["settings"], content["fixed"], content["bases"])
             _check(found)
+            return found.present()
         except (KeyError, TypeError, ValueError):
             raise RunDirectoryError(f"{path_of(sweep, SEARCH)} is damaged; start the search again elsewhere") from None
-        return found
+
+    def present(self) -> "Proposals":
+        """Settings and configurations under present names, where an earlier version wrote them."""
+        settings = present({"hydra": {"sweeper": self.settings}})["hydra"]["sweeper"]
+        return Proposals(settings, self.fixed, [_present_base(base) for base in self.bases])
 
     def freeze(self, sweep: Path) -> str | None:
         """Write them, or only the settings where the search had begun; what differs from then, in a line."""
@@ -138,6 +144,11 @@ def _base(given: dict[str, str], composed: Any) -> dict[str, Any]:
     content: Any = OmegaConf.to_container(composed, resolve=False)
     choices = content.pop("hydra")["runtime"]["choices"]
     return {"given": given, "choices": choices, "config": content}
+
+
+def _present_base(base: dict[str, Any]) -> dict[str, Any]:
+    config = present(base["config"] | {"choices": base["choices"]})
+    return base | {"choices": config.pop("choices"), "config": config}
 
 
 def _check(found: Proposals) -> None:

@@ -1,7 +1,7 @@
-"""Searches of configurations with Optuna (Akiba et al. 2019): what to run next, and what to give up.
+"""Searches of configurations with Optuna (Akiba et al. 2019): proposals of runs, and pruning of poor ones.
 
-A search is a sweep whose jobs are Optuna's trials, by number. All it knows is in ``search.journal``: proposals,
-held-out returns while a run trains, and how it ended.
+A search is a sweep whose jobs are Optuna's trials, by number. Its whole state is in ``search.journal``: proposals,
+held-out returns during training, and outcomes.
 """
 
 import json
@@ -25,8 +25,8 @@ from metarl.system import StopRequest
 
 JOURNAL = "search.journal"
 NAME = "search"
-VANISHED = "vanished"  # attribute of a trial whose process was gone without a word
-SCORE = "eval/sampled/return_mean"  # while training; the final one is of the same name
+LOST = "vanished"  # attribute of a trial whose process ended without a result or an error
+SCORE = "eval/sampled/return_mean"  # metric of the evaluations during training and of the final one
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 optuna.logging.disable_default_handler()
@@ -34,7 +34,7 @@ optuna.logging.disable_default_handler()
 
 @dataclass(frozen=True)
 class Domain:
-    """What one key may be: some values, or all from ``low`` to ``high``."""
+    """Allowed values of one key: a list, or the interval from ``low`` to ``high``."""
 
     choices: tuple[str, ...] = ()
     low: float = 0.0
@@ -43,12 +43,12 @@ class Domain:
 
     @property
     def example(self) -> Any:
-        """A value of it."""
+        """One allowed value."""
         return self.choices[0] if self.choices else self.low
 
     @property
     def distribution(self) -> BaseDistribution:
-        """As Optuna remembers it."""
+        """The same domain as Optuna stores it."""
         if self.choices:
             return CategoricalDistribution(self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -56,7 +56,7 @@ class Domain:
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def suggest(self, trial: Trial, key: str) -> Any:
-        """Optuna's value for a trial."""
+        """The value that Optuna proposes for a trial."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return trial.suggest_categorical(key, choices)
@@ -69,11 +69,11 @@ def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
     """Domains of the keys, from lists and bounds.
 
     Raises:
-        ConfigError: there are none, or one that is neither.
+        ConfigError: the space is empty, or a domain is neither a list nor an interval.
     """
     if not space:
         raise ConfigError(
-            "hydra.sweeper.space={}: nothing to search; experiment=search/... have spaces, lists add to it"
+            "hydra.sweeper.space={}: nothing to search; use experiment=search/..., or lists on the command line"
         )
     domains = {}
     for key, given in space.items():
@@ -83,9 +83,9 @@ def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
         elif isinstance(given, Mapping) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
             low, high, log = given["low"], given["high"], given.get("log", False)
             if not all(isinstance(end, int | float) for end in (low, high)) or not isinstance(log, bool):
-                raise ConfigError(f"{where}: low and high are numbers, log is true or false")
+                raise ConfigError(f"{where}: low and high must be numbers, and log true or false")
             if not low < high or (log and low <= 0):
-                raise ConfigError(f"{where}: low has to be below high, and above 0 on a logarithmic scale")
+                raise ConfigError(f"{where}: low must be below high, and above 0 on a logarithmic scale")
             domains[key] = Domain(low=low, high=high, log=log)
         else:
             raise ConfigError(f"{where}: give a list, or low and high (and log)")
@@ -93,31 +93,31 @@ def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
 
 
 def _text(value: Any) -> str:
-    """As an override says it."""
+    """A value as an override on the command line spells it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 class Search:
-    """A search in a sweep's directory, new or to go on with.
+    """A search in a sweep's directory, new or resumed.
 
     Args:
-        directory: of the sweep.
-        space: what each key may be.
-        num_trials, at_once, sampler, seed: see ``SearchSweeper``.
+        directory: the sweep's directory.
+        space: domain of each key.
+        num_trials, batch_size, sampler, seed: see ``SearchSweeper``.
 
     Raises:
-        ConfigError: the counts or the sampler are not allowed, or the directory cannot be written.
+        ConfigError: a count or the sampler is not allowed, or the directory cannot be written.
     """
 
     def __init__(
-        self, directory: Path, space: dict[str, Domain], num_trials: int, at_once: int, sampler: str, seed: int
+        self, directory: Path, space: dict[str, Domain], num_trials: int, batch_size: int, sampler: str, seed: int
     ):
-        for name, value in (("num_trials", num_trials), ("at_once", at_once)):
+        for name, value in (("num_trials", num_trials), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"hydra.sweeper.{name}={value}: a whole number above 0")
+                raise ConfigError(f"hydra.sweeper.{name}={value}: must be a whole number above 0")
         if sampler not in ("tpe", "random"):
-            raise ConfigError(f"hydra.sweeper.sampler={sampler}: tpe or random")
-        self.directory, self.space, self.num_trials, self.at_once = directory, space, num_trials, at_once
+            raise ConfigError(f"hydra.sweeper.sampler={sampler}: must be tpe or random")
+        self.directory, self.space, self.num_trials, self.batch_size = directory, space, num_trials, batch_size
         try:
             directory.mkdir(parents=True, exist_ok=True)
             storage = _storage(directory)
@@ -125,53 +125,53 @@ class Search:
             raise ConfigError(f"hydra.sweep.dir={directory}: cannot be written ({error.strerror})") from None
         self.study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
         self._check_space()
-        # A sampler that starts anew draws what it drew before, unless it knows how far it was.
+        # A sampler with the same seed would repeat its first proposals after a restart.
         seed += len(self.study.trials)
         samplers = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True)}
         self.study.sampler = samplers.get(sampler, lambda: optuna.samplers.RandomSampler(seed=seed))()
 
     def next_round(self) -> list[int]:
-        """Numbers of the trials to run now, in a row: some without an end, or new ones."""
+        """Consecutive numbers of the trials to run now: unfinished ones, or else new ones."""
         trials = self.study.get_trials(deepcopy=False)
         unended = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         if unended:
             block = [number for place, number in enumerate(unended) if number == unended[0] + place]
             return [self._complete(Trial(self.study, trials[number]._trial_id)) for number in block]
-        count = min(self.at_once, self.num_trials - len(trials))
+        count = min(self.batch_size, self.num_trials - len(trials))
         return [self._complete(self.study.ask()) for _ in range(count)]
 
     def _complete(self, trial: Trial) -> int:
-        """Propose what the trial lacks, which is all at first and some where the search was killed over it."""
+        """Propose values for all keys that the trial has none for; a killed search may have proposed some."""
         for key, domain in self.space.items():
             domain.suggest(trial, key)
         return trial.number
 
     def overrides(self, number: int) -> list[str]:
-        """Of a trial."""
+        """Overrides that a trial proposes."""
         return [f"{key}={value}" for key, value in self._trial(number).params.items()]
 
     def tell(self, number: int, value: float | None) -> None:
-        """How a trial ended: with its held-out return, or None where it failed."""
+        """Record the outcome of a trial: its held-out return, or None if it failed."""
         if self._trial(number).state.is_finished():
             return
         summary = finished_summary(self.directory / str(number))
         if value is None:
             self.study.tell(number, state=TrialState.FAIL)
-        elif summary is not None and summary.get("given_up"):
+        elif summary is not None and summary["pruned"]:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, value)
 
-    def vanished(self, number: int) -> None:
-        """A run has neither a result nor an error: it is tried once more, then it has failed."""
+    def lost(self, number: int) -> None:
+        """Record that a run ended without a result or an error: it is run once more, then counted as failed."""
         found = self._trial(number)
-        if VANISHED in found.user_attrs:
+        if LOST in found.user_attrs:
             self.tell(number, None)
         else:
-            Trial(self.study, found._trial_id).set_user_attr(VANISHED, True)
+            Trial(self.study, found._trial_id).set_user_attr(LOST, True)
 
     def _check_space(self) -> None:
-        """Trials of another space cannot be gone on with."""
+        """Refuse to resume trials of another space."""
         wanted = {key: domain.distribution for key, domain in self.space.items()}
         for trial in self.study.get_trials(deepcopy=False):
             if any(wanted.get(key) != distribution for key, distribution in trial.distributions.items()):
@@ -189,19 +189,17 @@ class Search:
         return max((trial.value for trial in complete if trial.value is not None), default=None)
 
     def conclusion(self) -> str:
-        """What was found, in words."""
+        """Summary of the search in one sentence."""
         states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
-        counts = (
-            f"{len(states)} runs, {states.count(TrialState.PRUNED)} given up, {states.count(TrialState.FAIL)} failed"
-        )
+        counts = f"{len(states)} runs, {states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.FAIL)} failed"
         if self.best is None:
             return f"{counts}; none was finished"
         best = self.study.best_trial
         return f"{counts}; the best is {best.number} (return {best.value:.4g}): {' '.join(self.overrides(best.number))}"
 
 
-def go_on(search: Search, launcher: Any, proposals: Proposals) -> str:
-    """Run what the search proposes, round by round, until it ends or is asked to stop; what was found, in words."""
+def run_proposals(search: Search, launcher: Any, proposals: Proposals) -> str:
+    """Run proposals, batch by batch, until the search ends or is stopped; returns its conclusion."""
     with StopRequest() as stop:
         while not stop and (numbers := search.next_round()):
             proposed = [search.overrides(number) for number in numbers]
@@ -214,12 +212,12 @@ def go_on(search: Search, launcher: Any, proposals: Proposals) -> str:
                 elif status.final_return is not None:
                     search.tell(number, status.final_return)
                 elif not stop:
-                    search.vanished(number)
-    return search.conclusion() + ("; stopped, the same command goes on" if stop else "")
+                    search.lost(number)
+    return search.conclusion() + ("; stopped; repeat the command to resume" if stop else "")
 
 
 def resume(sweep: Path, launcher: Any) -> str:
-    """Go on with a search from what is in its directory alone; what was found, in words.
+    """Resume a search from the files in its directory alone; returns its conclusion.
 
     Raises:
         RunDirectoryError: the directory holds no search, or a damaged one.
@@ -227,21 +225,22 @@ def resume(sweep: Path, launcher: Any) -> str:
     """
     proposals = Proposals.of(sweep)
     if hasattr(launcher, "wait"):
-        launcher.wait = True  # what is proposed next depends on how these end
+        launcher.wait = True  # later proposals depend on earlier results
     try:
         search = Search(sweep, **proposals.settings | {"space": checked_space(proposals.settings["space"])})
     except TypeError:
         raise RunDirectoryError(f"{path_of(sweep, SEARCH)} is damaged; start the search again elsewhere") from None
-    return go_on(search, launcher, proposals)
+    return run_proposals(search, launcher, proposals)
 
 
 class SearchLogger:
-    """Tells the search how a run does on held-out tasks while it trains, and gives it up if that is poor.
+    """Reports the held-out returns of a run to its search during training, and prunes the run if they are poor.
 
     Args:
-        pruner: ``median`` gives up what is below the median of earlier runs at the same step; ``halving`` keeps the
-            best third, and the best third of those three times as far on (successive halving); ``none`` waits.
-        warm_up_runs: so many runs end, not given up, before the first is.
+        pruner: ``median`` prunes a run below the median of earlier runs at the same step; ``halving`` keeps the best
+            third, and after three times as many steps the best third of these (successive halving); ``none`` prunes
+            nothing.
+        warm_up_runs: complete runs before pruning starts (Optuna's ``n_startup_trials``).
     """
 
     def __init__(self, pruner: Literal["median", "halving", "none"] = "median", warm_up_runs: int = 5):
@@ -256,7 +255,7 @@ class SearchLogger:
 
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         if not (run_dir.parent / JOURNAL).exists():
-            raise ConfigError(f"{run_dir} belongs to no search")
+            raise ConfigError(f"{run_dir} is not a run of a search")
         study = optuna.load_study(study_name=NAME, storage=_storage(run_dir.parent), pruner=self.pruner)
         number = int(run_dir.name)
         self.trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
@@ -269,7 +268,7 @@ class SearchLogger:
         return len(ended) >= self.warm_up_runs and self.trial.should_prune()
 
     def finish(self, summary: dict | None, figures: dict[str, Any]) -> None:
-        """The search reads the summary itself."""
+        """Do nothing: the search reads the summary from the run directory."""
 
 
 def _storage(directory: Path) -> JournalStorage:
