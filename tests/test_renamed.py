@@ -6,6 +6,7 @@ from helpers import config_of, small_config, trainer_of
 
 from metarl.analysis.runs import load_run
 from metarl.analysis.selection import select
+from metarl.cli import main
 from metarl.configuration import renamed
 from metarl.configuration.build import build
 from metarl.configuration.compose import CONF, compose, options
@@ -104,3 +105,9 @@ def test_every_entry_leads_to_a_name_there_is():
 def test_a_moved_class_is_found():
     config = present({"logger": {"wandb": {"_target_": "metarl.logging.WandbLogger"}}})
     assert config["logger"]["wandb"]["_target_"] == "metarl.runs.loggers.WandbLogger"
+
+
+def test_a_former_option_of_a_command_is_answered(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--tasks-at-once=3"])
+    assert capsys.readouterr().err == "error: --tasks-at-once: is now called --batch-size\n"

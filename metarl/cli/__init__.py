@@ -1,0 +1,45 @@
+"""The ``metarl`` command: evaluate, compare and report runs. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import sys
+
+from metarl.checking.command import add_check_command
+from metarl.cli import analyse, compare, evaluate, sweeps, watch
+from metarl.configuration.reporting import report
+from metarl.errors import ConfigError
+
+FORMER_OPTIONS = {"--tasks-at-once": "--batch-size"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; exit with code 1 and a message of one line on user errors."""
+    options = None
+    try:
+        _check_options(sys.argv[1:] if arguments is None else arguments)
+        options = parser().parse_args(arguments)
+        options.command(options)
+    except BrokenPipeError:  # the reader closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not report(error, getattr(options, "overrides", [])):
+            raise
+        sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for family in (evaluate, compare, sweeps, watch, analyse):
+        family.add_commands(commands)
+    add_check_command(commands)
+    return top
+
+
+def _check_options(arguments: list[str]) -> None:
+    """Answer the former name of an option with the present one."""
+    for argument in arguments:
+        former = argument.partition("=")[0]
+        if former in FORMER_OPTIONS:
+            raise ConfigError(f"{former}: is now called {FORMER_OPTIONS[former]}")
