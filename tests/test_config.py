@@ -8,6 +8,7 @@ import torch
 import yaml
 from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_of, tree
 
+from metarl.algorithms.rl2 import RL2
 from metarl.configuration.build import build, build_algorithm
 from metarl.configuration.compose import CONF, compose, options, resolved, unknown_key
 from metarl.configuration.reporting import report
@@ -276,6 +277,26 @@ def test_an_unknown_key_far_from_all_others_gets_no_guess():
     assert "did you mean" not in unknown_key("env.zzzz", 1, ["num_arms", "num_episodes"])
 
 
+class Hiding(RL2):
+    def __init__(self, env, model, *, bonus: float = 0.1, **kwargs):
+        super().__init__(env, model, **kwargs)
+
+
+class Inheriting(RL2):
+    def __init__(self, env, model, *, bonus: float = 0.1, **inherited):
+        super().__init__(env, model, **inherited)
+
+
+@pytest.mark.parametrize("line", [(), ("algorithm.discount=0.9",)])
+def test_a_constructor_that_hides_its_keys_is_refused_with_the_rule(line, tmp_path):
+    config = configuration(line)
+    config["algorithm"]["_target_"] = f"{__name__}.Hiding"
+    with pytest.raises(ConfigError, match=r"test_config\.Hiding: \*\*kwargs hides .*call it \*\*inherited"):
+        build(config, tmp_path, TYPED)
+    config["algorithm"]["_target_"] = f"{__name__}.Inheriting"
+    assert build(config, tmp_path, TYPED).algorithm.discount == config["algorithm"]["discount"]
+
+
 # ---------------------------------------------------------------- numbers
 
 
@@ -411,10 +432,23 @@ NEEDED = {"conditioning=per_task": NUMBERED}
 NEEDED |= {f"outer={option}": ("algorithm=maml",) for option in options("outer") if option != "none"}
 
 
+def nodes_with_a_late_target(node, key: str = ""):
+    """Keys of nodes whose class is not the first thing that is said of them."""
+    if isinstance(node, dict):
+        if "_target_" in node and next(iter(node)) != "_target_":
+            yield key
+        for name, part in node.items():
+            yield from nodes_with_a_late_target(part, f"{key}.{name}")
+    for part in node if isinstance(node, list) else ():
+        yield from nodes_with_a_late_target(part, key)
+
+
 @pytest.mark.parametrize("choice", shipped())
 def test_every_shipped_option_composes_and_builds(choice, tmp_path):
     needed = NEEDED.get(choice, ())
-    trainer = build(configuration((*needed, choice)), tmp_path / "run")
+    config = configuration((*needed, choice))
+    assert not list(nodes_with_a_late_target(config))
+    trainer = build(config, tmp_path / "run")
     assert trainer.env.num_tasks >= 1 and not trainer.finished
     assert tree(tmp_path) == {}
 

@@ -42,6 +42,7 @@ SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_leng
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
+UNCHOSEN = {"_target_": "???"}  # a node of conf/config.yaml that no option has filled
 LOGGER = Kind(partial=False, methods=("start", "log", "finish"))
 MOST_THREADS = 1024
 
@@ -90,7 +91,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
     """
     schema = _schema(config, trust)
     for name in NODES:
-        if name not in config:
+        if config.get(name, UNCHOSEN) == UNCHOSEN:
             raise ConfigError(f"{name} is missing")
     settings = _settings(config, schema)
     model = schema.target(config["model"], "model", Kind(Policy), SPACES).build()

@@ -138,7 +138,7 @@ class Schema:
         """Named parameters of ``target``, annotations resolved.
 
         ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of
-        the constructor that ``super().__init__`` is; any other ``**`` is for the program alone.
+        the constructor that ``super().__init__`` is, ``**lanes`` for what the program supplies to environments.
         """
         constructors: list[Callable] = [target]
         if inspect.isclass(target):
@@ -161,6 +161,8 @@ class Schema:
                 found = self._parameters(named, node, path) | found
             elif name == "inherited":
                 found = self._parameters_of(constructors[1:], node, path) | found
+            elif name != "lanes":
+                raise ConfigError(_hidden_keys(constructors[0], name, path))
         return found
 
     def _named(self, node: Any, path: str, annotation: Any) -> Callable:
@@ -200,6 +202,16 @@ class Schema:
         if isinstance(value, Mapping):
             return {name: self._nested(part, f"{key}.{name}") for name, part in value.items()}
         return [self._nested(part, f"{key}.{i}") for i, part in enumerate(value)] if isinstance(value, list) else value
+
+
+def _hidden_keys(constructor: Callable, name: str, path: str) -> str:
+    """Message for a constructor with ``**`` of a name that does not say which keys it takes."""
+    owner = getattr(constructor, "__qualname__", str(constructor)).removesuffix(".__init__")
+    return (
+        f"{path}._target_={constructor.__module__}.{owner}: **{name} hides which keys it takes; call it **inherited "
+        "(the keys of super().__init__), **x_options (the keys of the class that argument x names) or **lanes (of an "
+        "environment)"
+    )
 
 
 def _class_by_path(path: str) -> None:
