@@ -194,8 +194,12 @@ Written by `python benchmarks/models.py page`. Every memory obeys the same law, 
 **The last column is not plain RL².** It is trained with exact solutions of the training tasks
 (`algorithm.objective=regret algorithm.regret_coefficient=5`, see [methods](methods.md#training-with-exact-solutions));
 acting and evaluation do not use them. Plain RL², on rewards only, has so far been run for the GRU. The missing entries
-of that column are
-`python run.py experiment=memories/tabular_mdp_n10_NAME algorithm.objective=return algorithm.regret_coefficient=0 algorithm.gae_lambda=0.3`.
+of that column are:
+
+```
+python run.py experiment=memories/tabular_mdp_n10_NAME \\
+    algorithm.objective=return algorithm.regret_coefficient=0 algorithm.gae_lambda=0.3
+```
 
 {table}
 

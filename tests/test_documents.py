@@ -72,7 +72,7 @@ def test_pictures_are_small():
 def commands(text: str) -> Iterator[list[str]]:
     """Words of the commands in code blocks and code spans, without comments."""
     spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    for line in [*text.splitlines(), *(" ".join(span.split()) for span in spans)]:
+    for line in [*text.replace("\\\n", " ").splitlines(), *(" ".join(span.split()) for span in spans)]:
         if (line := line.removeprefix("# ")).startswith(STARTS):
             yield shlex.split(re.sub(r"\s{3,}[^-#\s].*", "", line), comments=True)
 
