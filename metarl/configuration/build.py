@@ -22,6 +22,7 @@ from metarl.configuration.capacity import (
     check_trial,
     fitting,
     free_memory,
+    rehearse,
     sizes,
 )
 from metarl.configuration.schema import Kind, Schema
@@ -98,7 +99,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
     algorithm = _algorithm(config, schema).build()
 
     def make_algorithm(on):
-        return algorithm(env=on, model=model).to(settings.device)
+        return algorithm(env=on, model=model)
 
     return Parts(
         settings,
@@ -220,7 +221,8 @@ def _construct(built: Parts):
         check_trial(env, lanes, free)
         if not env.native_actions:
             check_bounds(env.action_space, type(env).__name__)
-        algorithm = built.make_algorithm(env)
+        rehearse(lambda: built.make_algorithm(env), built.sizes, free_memory(settings.device))
+        algorithm = built.make_algorithm(env).to(settings.device)
         check_state(algorithm, lanes, free)
         check_trial(env, built.sizes.get("algorithm.buffer_size", 0), free)
         return env, algorithm

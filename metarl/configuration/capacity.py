@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from metarl.algorithms.base import Algorithm
 from metarl.envs.base import MetaEnv
+from metarl.envs.streams import program_streams
 from metarl.errors import ConfigError, MetarlError
 from metarl.trust import cause
 
@@ -24,6 +25,10 @@ WORKER = 30 * 2**20  # bytes of a worker process that has done no more than to i
 COUNTS = ("size", "end", "n", "steps")  # arguments of torch's functions that say how much they allocate
 KEY = re.compile(r"[a-z]\w*=\S")  # of a message that names the key that is wrong
 LARGE = 10**8  # as a size
+UNWRITTEN = 2**20  # numbers of a tensor that a rehearsal does not fill
+WORTH_IT = 2**18  # product of two sizes from which there are layers that take long to fill
+# Functions that change a tensor in place without writing its numbers.
+OF_SHAPES = ("t_", "transpose_", "squeeze_", "unsqueeze_", "resize_", "set_", "detach_", "as_strided_")
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -54,6 +59,45 @@ class Allocations(TorchDispatchMode):
                 )
                 check_bytes(self.used, self.free)
         return function(*args, **(kwargs or {}))
+
+
+class Rehearsal(Allocations):
+    """Counts in the same way, and leaves large tensors as the system gives them: unwritten, they take no memory.
+
+    Initial values of a first layer of many gigabytes take half a minute, which a second one that does not fit would
+    waste.
+    """
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::")
+        large = bool(args) and isinstance(args[0], torch.Tensor) and args[0].numel() >= UNWRITTEN
+        if large and name.endswith("_") and name not in OF_SHAPES:
+            return args[0]
+        if large and name == "linalg_qr":  # of orthogonal initial values
+            rows, columns = args[0].shape[-2:]
+            return args[0].new_empty(rows, min(rows, columns)), args[0].new_empty(min(rows, columns), columns)
+        return super().__torch_dispatch__(function, types, args, kwargs)
+
+
+def rehearse(make: Callable[[], object], known: Mapping[str, int], free: int) -> None:
+    """Raise ``TooLargeError`` where what ``make`` makes does not fit, before any of it is filled.
+
+    Other errors are left to the construction itself, and random generators are as they were afterwards.
+
+    Args:
+        make: constructs networks.
+        known: numbers that decide how much is needed, by key; where the largest are small, nothing is rehearsed.
+        free: bytes.
+    """
+    if math.prod(sorted(value for key, value in known.items() if "." in key)[-2:]) < WORTH_IT:
+        return
+    try:
+        with program_streams(), _disable_current_modes(), Rehearsal(free):  # what is counted already stays as it is
+            make()
+    except TooLargeError:
+        raise
+    except Exception:
+        return
 
 
 def check_bytes(needed: float, free: int) -> None:
