@@ -5,6 +5,7 @@ Writes ``results/overview.svg``: learned agents, one point per seed, among class
 
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 
 from metarl.analysis import style
@@ -29,6 +30,7 @@ def main() -> None:
     for ax, (title, experiments) in zip(axes, PANELS.items(), strict=True):
         ax.set_title(title, loc="left", fontsize=style.NORMAL, color=style.INK)
         draw(ax, {name: sections[experiment] for experiment, name in experiments.items()})
+    matplotlib.rcParams["svg.hashsalt"] = "overview"  # the same file from the same tables
     figure.savefig(RESULTS / "overview.svg", bbox_inches="tight", metadata={"Date": None})
 
 

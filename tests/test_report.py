@@ -151,7 +151,7 @@ def test_one_seed_has_no_interval_and_says_so(bandit):
     assert row["return"] == row["iqm"] == 6.5
     assert row["error_over_seeds"] is row["iqm_low"] is row["iqm_high"] is row["probability_of_improvement"] is None
     assert row["task_error"] == 0.0125 and row["lowest"] is row["highest"] is row["difference"] is None
-    assert any("says nothing of other seeds" in note for note in comparison.notes)
+    assert any("says nothing about other seeds" in note for note in comparison.notes)
     assert "6.5" in format_table(comparison.rows)
 
 

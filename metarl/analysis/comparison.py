@@ -266,15 +266,15 @@ def _notes(groups: Groups, rows: Sequence[Row], reference: str, actions: Actions
         notes.append(f"Error over seeds: standard error of the mean, from {FEW_SEEDS} seeds on.")
     if any(row["seeds"] < FEW_SEEDS for row in rows):
         notes.append(
-            f"From fewer than {FEW_SEEDS} seeds: the task error, a standard error over held-out tasks (over trials "
-            "where all tasks there are were played), which says nothing of other seeds; the lowest and the highest one."
+            f"With fewer than {FEW_SEEDS} seeds: task error (standard error over held-out tasks; over trials if all "
+            "existing tasks were played), which says nothing about other seeds; lowest and highest seed."
         )
     interval = f", with a 95 % stratified bootstrap interval from {FEW_SEEDS} seeds on"
     notes.append(f"IQM: interquartile mean{interval} (Agarwal et al. 2021).")
     if any(row["difference"] is not None for row in rows):
         notes.append(
-            f"Difference: to {reference}, mean over runs of the same seed on the same held-out tasks, with Student's "
-            f"95 % interval from {FEW_SEEDS} pairs on, else the smallest and the largest."
+            f"Difference to {reference}: mean over pairs of runs with the same seed and held-out tasks, with Student's "
+            f"95 % interval from {FEW_SEEDS} pairs on, else the smallest and the largest one."
         )
     if any(row["probability_of_improvement"] is not None for row in rows):
         notes.append(f"P(better): probability that a run scores above a run of {reference}; ties count half.")
