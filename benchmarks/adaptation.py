@@ -14,7 +14,7 @@ from metarl.tree import tree_map
 from metarl.types import Timestep
 
 NETWORK = (
-    "outer=vpg",
+    "meta_optimizer=vpg",
     "algorithm.entropy_coefficient=0",
     "model.hidden_size=100",
     "model.num_layers=2",

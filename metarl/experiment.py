@@ -73,12 +73,12 @@ def _enter(trainer: Trainer, config: dict, fresh: bool) -> dict | None:
             directory.open(config, fresh)
         except MetarlError as refusal:
             error = refusal
-    error, directory.path = parallel.from_main((error, directory.path))
+    error, directory.path = parallel.broadcast((error, directory.path))
     if error is not None:
         raise error
     try:
         trainer.resume()
-        return parallel.from_main(_summary_of_finished(trainer) if parallel.is_main() else None)
+        return parallel.broadcast(_summary_of_finished(trainer) if parallel.is_main() else None)
     except BaseException:
         if parallel.is_main():
             directory.close()

@@ -117,7 +117,7 @@ class Trainer:
 
     def train(self, stop: StopRequest) -> bool:
         """Train until ``total_steps`` or a stop request; whether it is finished."""
-        parallel.start_alike(self.algorithm)
+        parallel.broadcast_parameters(self.algorithm)
         with self._bar() as bar:
             stopping = self._asked(stop)
             while not self.finished and not stopping:
@@ -129,7 +129,7 @@ class Trainer:
                 bar.update(self.progress.env_steps - bar.n)
                 if "train/return" in row:
                     bar.set_postfix_str(f"return {row['train/return']:.3f}")
-        parallel.meet()
+        parallel.barrier()
         return self.finished
 
     @property
@@ -158,7 +158,7 @@ class Trainer:
     @staticmethod
     def _asked(stop: StopRequest) -> bool:
         """Whether any process of the run was asked to stop: then all were."""
-        if found := parallel.highest(stop.signal or 0):
+        if found := parallel.all_reduce_max(stop.signal or 0):
             stop.signal = found
         return bool(stop)
 
@@ -167,7 +167,7 @@ class Trainer:
         if parallel.is_main():
             self.run_dir.append_metrics(row)
             enough = self.loggers.log(row)
-        self.progress.pruned = bool(parallel.highest(int(enough))) and not self.finished
+        self.progress.pruned = bool(parallel.all_reduce_max(int(enough))) and not self.finished
 
     def _save(self, which: str) -> None:
         state = self.state_dict()
@@ -217,10 +217,10 @@ class Trainer:
             trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
         except (NonFiniteError, ContractError) as found:
             error = found
-        if error := next((found for found in parallel.from_all(error) if found is not None), None):
+        if error := next((found for found in parallel.all_gather(error) if found is not None), None):
             raise error
         assert trial is not None
-        return parallel.joined(trial)
+        return parallel.gather_rollouts(trial)
 
     def _update(self, trial: list[Rollout]) -> dict[str, float]:
         """Learn from the trials; returns diagnostics.
@@ -274,7 +274,7 @@ class Trainer:
         """Held-out metrics; keeps the weights if they are the best so far."""
         started = time.perf_counter()
         with located(f"evaluation after iteration {self.progress.iteration}"):
-            row = parallel.from_main(self._held_out() if parallel.is_main() else None)
+            row = parallel.broadcast(self._held_out() if parallel.is_main() else None)
         if row["eval/sampled/return_mean"] > self.progress.best_return:
             self.progress.best_return = row["eval/sampled/return_mean"]
             self._save("best")
@@ -327,7 +327,7 @@ class Trainer:
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "torch_generator": torch.get_rng_state(),
         }
-        main, *others = parallel.from_all(own)
+        main, *others = parallel.all_gather(own)
         return {
             "algorithm": self.algorithm.state_dict(),
             "training": self.algorithm.training_state(),
@@ -341,10 +341,10 @@ class Trainer:
         self.algorithm.load_state_dict(state["algorithm"])
         self.algorithm.load_training_state(state["training"])
         processes = [state, *state.get("other_processes", [])]
-        if len(processes) != parallel.count():
+        if len(processes) != parallel.world_size():
             raise CheckpointError(
                 f"{self.run_dir.path}: its checkpoint was saved by {len(processes)} processes, and there are "
-                f"{parallel.count()}; start as many as before"
+                f"{parallel.world_size()}; start as many as before"
             )
         own = processes[parallel.rank()]
         self.env.load_state_dict(own["env"])

@@ -37,7 +37,7 @@ SMALL = {
 }
 # What some environments need in addition.
 SMALL_ENVS = {"rooms": {"num_rooms": 1, "horizon": 9}}
-DEFAULTS = {"env": "bandit", "model": "gru", "algorithm": "rl2", "outer": "none", "logger": "jsonl"}
+DEFAULTS = {"env": "bandit", "model": "gru", "algorithm": "rl2", "meta_optimizer": "none", "logger": "jsonl"}
 
 
 def given_choices(overrides) -> dict[str, str]:

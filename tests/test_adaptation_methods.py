@@ -36,13 +36,13 @@ def test_promp_weighs_the_mean_divergence_of_the_stages():
     assert mean.min() > 1e-4
 
 
-@pytest.mark.parametrize("outer", ["trpo", "ppo", "vpg", "best_iterate"])
-def test_the_weight_of_promps_divergence_follows_that_after_the_step(outer):
+@pytest.mark.parametrize("meta_optimizer", ["trpo", "ppo", "vpg", "best_iterate"])
+def test_the_weight_of_promps_divergence_follows_that_after_the_step(meta_optimizer):
     weights = []
     for target in ("1e-12", "100"):
-        agent, env = learner("promp", f"outer={outer}", f"algorithm.inner_kl_target={target}")
-        if outer == "best_iterate":
-            agent.outer.max_kl = 10.0
+        agent, env = learner("promp", f"meta_optimizer={meta_optimizer}", f"algorithm.inner_kl_target={target}")
+        if meta_optimizer == "best_iterate":
+            agent.meta_optimizer.max_kl = 10.0
         agent.update(collected(agent, env), 0.0, make_generator(0))
         weights.append(agent.coefficients.item())
     assert weights == pytest.approx([2 * 5e-4, 5e-4 / 2])
@@ -99,10 +99,10 @@ def test_adapt_sv_adapts_a_short_latent_alone_and_holds_it_down():
 # ---------------------------------------------------------------- numbers that are none, and nothing to learn from
 
 
-@pytest.mark.parametrize("outer", ["ppo", "trpo"])
-def test_a_task_that_earns_nothing_keeps_all_gradients_numbers(outer):
+@pytest.mark.parametrize("meta_optimizer", ["ppo", "trpo"])
+def test_a_task_that_earns_nothing_keeps_all_gradients_numbers(meta_optimizer):
     """The norm of a gradient of zero has no slope."""
-    agent, env = learner("maml", f"outer={outer}", "algorithm.inner_gradient_norm=0.05")
+    agent, env = learner("maml", f"meta_optimizer={meta_optimizer}", "algorithm.inner_gradient_norm=0.05")
     support, query = collected(agent, env)
     nothing = torch.cat([torch.zeros_like(support.reward[:, :LANES]), support.reward[:, LANES:]], 1)
     before = copy.deepcopy(dict(agent.policy.state_dict()))
@@ -111,7 +111,9 @@ def test_a_task_that_earns_nothing_keeps_all_gradients_numbers(outer):
     assert not same(before, after) and all(value.isfinite().all() for value in after.values())
 
 
-@pytest.mark.parametrize(("method", "overrides"), [("maml", ("outer=ppo",)), ("tesp", ("algorithm.outer.max_kl=10",))])
+@pytest.mark.parametrize(
+    ("method", "overrides"), [("maml", ("meta_optimizer=ppo",)), ("tesp", ("algorithm.meta_optimizer.max_kl=10",))]
+)
 def test_what_is_no_number_teaches_nothing_and_what_follows_teaches_again(method, overrides):
     agent, env = learner(method, *overrides)
     trial = collected(agent, env)
@@ -125,7 +127,7 @@ def test_what_is_no_number_teaches_nothing_and_what_follows_teaches_again(method
 
 
 def test_promp_goes_on_where_no_iterate_qualifies():
-    agent, env = learner("promp", "outer=best_iterate", "algorithm.inner_kl_target=0.01")
+    agent, env = learner("promp", "meta_optimizer=best_iterate", "algorithm.inner_kl_target=0.01")
     trial = collected(agent, env)
     broken = trial[-1]._replace(reward=torch.full_like(trial[-1].reward, torch.nan))
     before = copy.deepcopy(dict(agent.policy.state_dict()))
@@ -214,10 +216,10 @@ CHANGES = {
 }
 OF_TRUST_REGIONS = {
     "max_kl": "0.001",
-    "conjugate_steps": "1",
+    "num_cg_steps": "1",
     "damping": "0.1",
-    "line_steps": "1",
-    "shrink": "0.5",
+    "max_backtracks": "1",
+    "backtrack_ratio": "0.5",
 }
 
 
@@ -233,7 +235,7 @@ def learned(method: str, *overrides: str) -> dict:
 
 @pytest.mark.parametrize(("method", "option"), [(method, option) for method in CHANGES for option in CHANGES[method]])
 def test_every_option_of_a_method_changes_what_is_learnt(method, option):
-    fast = ("outer=vpg", "algorithm.outer.learning_rate=0.05", "algorithm.num_inner_steps=2")
+    fast = ("meta_optimizer=vpg", "algorithm.meta_optimizer.learning_rate=0.05", "algorithm.num_inner_steps=2")
     usual = learned(method, *fast)
     assert same(usual, learned(method, *fast))
     assert not same(usual, learned(method, *fast, f"algorithm.{option}={CHANGES[method][option]}"))
@@ -241,9 +243,9 @@ def test_every_option_of_a_method_changes_what_is_learnt(method, option):
 
 @pytest.mark.parametrize("option", OF_TRUST_REGIONS)
 def test_every_option_of_a_trust_region_changes_what_is_learnt(option):
-    wide = ("algorithm.outer.max_kl=1.0",)  # so that the first length is too long
+    wide = ("algorithm.meta_optimizer.max_kl=1.0",)  # so that the first length is too long
     assert not same(
-        learned("maml", *wide), learned("maml", *wide, f"algorithm.outer.{option}={OF_TRUST_REGIONS[option]}")
+        learned("maml", *wide), learned("maml", *wide, f"algorithm.meta_optimizer.{option}={OF_TRUST_REGIONS[option]}")
     )
 
 
@@ -251,18 +253,18 @@ def test_every_option_of_a_method_is_tried():
     common = config_of("algorithm=maml")["algorithm"].keys()
     for method, changes in CHANGES.items():
         assert config_of(f"algorithm={method}")["algorithm"].keys() - common == changes.keys()
-    own = {name for name in config_of("algorithm=maml")["algorithm"]["outer"] if not name.startswith("_")}
+    own = {name for name in config_of("algorithm=maml")["algorithm"]["meta_optimizer"] if not name.startswith("_")}
     assert own == OF_TRUST_REGIONS.keys()
 
 
 REFUSED = {
-    ("algorithm=maml", "algorithm.baseline=network"): ["trust region", "use outer=ppo"],
+    ("algorithm=maml", "algorithm.baseline=network"): ["trust region", "use meta_optimizer=ppo"],
     ("algorithm=maml", "algorithm.baseline=linear_time", "algorithm.bootstrap=true"): ["use linear"],
     ("algorithm=maml", "env=rooms"): ["model.image_size", "algorithm=rl2"],
     ("algorithm=tesp", "env=rooms"): ["model.image_size"],
     ("algorithm=tesp", "model.encoder_size=7"): ["model.encoder_size", "use null"],
     ("algorithm=maesn", "model.encoder_size=7"): ["model.encoder_size", "use null"],
-    ("algorithm=maml", "algorithm.outer.shrink=1.5"): ["shrink=1.5", "less than 1"],
+    ("algorithm=maml", "algorithm.meta_optimizer.backtrack_ratio=1.5"): ["backtrack_ratio=1.5", "less than 1"],
     ("algorithm=promp", "algorithm.inner_kl_target=0.01", "algorithm.inner_kl_coefficient=0"): ["start it above 0"],
 }
 

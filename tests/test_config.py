@@ -181,7 +181,7 @@ WRONG = {
     "eval.num_tasks=1e10 eval.batch_size=1e10": ["eval.num_tasks=10000000000", "GiB of memory"],
     "algorithm=varibad algorithm.buffer_size=1e9": ["algorithm.buffer_size=1000000000", "GiB of memory", "lower it"],
     # what is not what its place takes
-    "outer=trpo": ["outer=trpo", "algorithm=rl2", "outer=none", "algorithm=maml"],
+    "meta_optimizer=trpo": ["meta_optimizer=trpo", "algorithm=rl2", "meta_optimizer=none", "algorithm=maml"],
     "+choices.x=": ["choices.x=", "metarl writes choices itself"],
     "env=3": ["env=3", "no such option", "metarl list"],
     "logger=[jsonl,tb]": ["logger=[jsonl,tb]", "jsonl, tensorboard, wandb"],
@@ -422,14 +422,14 @@ def test_a_directory_with_a_foreign_configuration_is_refused(content, tmp_path, 
 
 
 def shipped() -> list[str]:
-    found = ["env", "model", "conditioning", "algorithm", "outer", "logger", "experiment"]
+    found = ["env", "model", "conditioning", "algorithm", "meta_optimizer", "logger", "experiment"]
     return [f"{group}={option}" for group in found for option in options(group)]
 
 
 NUMBERED = ("env=grid", "algorithm=multitask", "algorithm.information=number", "model.num_layers=0")
 # The first is for agents that are told, the others are for methods that adapt by gradient steps.
 NEEDED = {"conditioning=per_task": NUMBERED}
-NEEDED |= {f"outer={option}": ("algorithm=maml",) for option in options("outer") if option != "none"}
+NEEDED |= {f"meta_optimizer={option}": ("algorithm=maml",) for option in options("meta_optimizer") if option != "none"}
 
 
 def nodes_with_a_late_target(node, key: str = ""):

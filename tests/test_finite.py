@@ -125,7 +125,7 @@ def test_a_rate_that_explodes_is_found_in_the_iteration_it_breaks(algorithm_opti
     """Whatever the method steps with; a trust region takes no step that is too long, and has no rate."""
     config = training(f"algorithm={algorithm_option}", f"model={model_of(algorithm_option)}", "env=point_goal")
     node = config["algorithm"]
-    rate = node if "learning_rate" in node else node["outer"]
+    rate = node if "learning_rate" in node else node["meta_optimizer"]
     if "learning_rate" not in rate:
         pytest.skip("no learning rate of Adam")
     rate["learning_rate"] = 1e20

@@ -18,7 +18,7 @@ from helpers import (
     whole_and_resumed,
 )
 
-from metarl.algorithms.outer import Curvature, conjugate_gradients
+from metarl.algorithms.meta_optimizers import FisherVectorProduct, conjugate_gradients
 from metarl.algorithms.samples import by_lane, samples_of
 from metarl.errors import ConfigError
 from metarl.rollout import collect_trial
@@ -63,7 +63,7 @@ CASES = [
     ("maml", ("algorithm.num_inner_steps=2",)),
     ("maml", ("algorithm.inner_loss=likelihood_ratio",)),
     ("maml", ("algorithm.inner_gradient_norm=0.05",)),
-    ("maml", ("algorithm.baseline=network", "outer=ppo")),
+    ("maml", ("algorithm.baseline=network", "meta_optimizer=ppo")),
     ("maml", ("algorithm.entropy_coefficient=0.1",)),
     ("meta_sgd", ("algorithm.num_inner_steps=2",)),
     ("meta_sgd", ("algorithm.step_bound=null",)),
@@ -139,7 +139,7 @@ def test_step_sizes_start_where_asked_and_can_grow_far_beyond(method):
 
 
 def test_step_sizes_of_meta_sgd_learn_to_exceed_mamls_rate_and_come_back():
-    """The outer optimiser alone, on a loss that asks for steps of 0.3, then of 0.01 from far beyond the bound."""
+    """The meta-optimizer alone, on a loss that asks for steps of 0.3, then of 0.01 from far beyond the bound."""
     agent, _ = learner("meta_sgd")
     assert agent.step_bound > 3 * learner("maml")[0].inner_learning_rate == pytest.approx(0.3)
     for start, wanted in ((None, 0.3), (1.5, 0.01)):
@@ -232,7 +232,7 @@ def test_ratio_one_at_every_stage(method):
         torch.testing.assert_close(log_prob[stage.mask], stage.log_prob[stage.mask], atol=1e-4, rtol=1e-4)
         assert torch.equal(by_lane(stage.log_prob, len(rollout.mask)), rollout.decision.log_prob)
     terms = agent.outer_terms(agent.stages(trial), clip=0.2)
-    assert terms.divergence(terms.parameters).abs().max() < 1e-6
+    assert terms.divergence(terms.distribution_params).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -273,7 +273,7 @@ def test_chunks_of_tasks_change_nothing(method):
     for chunk in (1, 2, 3):
         agent, env = learner(method, f"algorithm.task_chunk={chunk}", env="point_navigation")
         stages = agent.stages(collected(agent, env))
-        agent.outer.terms(agent, stages, lambda found, weight: (weight * found.loss.sum()).backward())
+        agent.meta_optimizer.terms(agent, stages, lambda found, weight: (weight * found.loss.sum()).backward())
         results.append([p.grad for p in agent.parameters() if p.grad is not None])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-4)
@@ -282,7 +282,7 @@ def test_chunks_of_tasks_change_nothing(method):
 @pytest.mark.parametrize("outer", ["trpo", "ppo", "vpg"])
 def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
     sizes = ("training.total_steps=700", "training.eval_every=2", "eval.num_tasks=4", "eval.batch_size=4")
-    given = ("env=point_navigation", "algorithm=promp", f"outer={outer}", "algorithm.inner_kl_target=0.01")
+    given = ("env=point_navigation", "algorithm=promp", f"meta_optimizer={outer}", "algorithm.inner_kl_target=0.01")
     config = small_config(*given, *TINY, *sizes, lanes=3)
     trainers = whole_and_resumed(config, tmp_path, stop_at=2)
     finish(trainers[1])
@@ -295,15 +295,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_curvature_is_the_hessian_of_the_divergence(method):
-    agent, env = learner(method, *(("outer=trpo", "algorithm.first_order=false") if method == "tesp" else ()))
+    agent, env = learner(method, *(("meta_optimizer=trpo", "algorithm.first_order=false") if method == "tesp" else ()))
     stages = double_stages(agent, env)
     stages = agent.with_acted(stages)  # in double precision, too: where the policies that acted still act
     parameters = [p for p in agent.parameters() if p.requires_grad]
     found = agent.outer_terms(stages, None)
     vector = torch.randn(sum(p.numel() for p in parameters), generator=make_generator(0)).double()
-    product = Curvature(found, 0.5, parameters)(vector)
+    product = FisherVectorProduct(found, 0.5, parameters)(vector)
     slope = torch.autograd.grad(
-        0.5 * found.divergence(found.parameters).sum(), parameters, create_graph=True, materialize_grads=True
+        0.5 * found.divergence(found.distribution_params).sum(), parameters, create_graph=True, materialize_grads=True
     )
     flat = torch.cat([part.flatten() for part in slope])
     exact = torch.autograd.grad(flat @ vector, parameters, materialize_grads=True)
@@ -336,7 +336,7 @@ def test_conjugate_gradients_solve_a_known_system():
 
 def test_a_trust_region_improves_within_its_radius():
     for radius in ("0.001", "0.05"):
-        agent, env = learner("maml", f"algorithm.outer.max_kl={radius}", env="point_navigation")
+        agent, env = learner("maml", f"algorithm.meta_optimizer.max_kl={radius}", env="point_navigation")
         before = copy.deepcopy(agent.policy.state_dict())
         logs = agent.update(collected(agent, env), 0.0, make_generator(0))
         assert 0 < logs["kl"] <= float(radius) and logs["improvement"] > 0
@@ -374,15 +374,15 @@ CHANGES = {
     "standardize_advantages": "false",
     "bootstrap": "true",
     "entropy_coefficient": "0.5",
-    "outer.learning_rate": "0.1",
-    "outer.num_steps": "3",
-    "outer.clip": "0.001",
-    "outer.max_gradient_norm": "0.001",
+    "meta_optimizer.learning_rate": "0.1",
+    "meta_optimizer.num_steps": "3",
+    "meta_optimizer.clip": "0.001",
+    "meta_optimizer.max_gradient_norm": "0.001",
 }
 
 
 def learned(*overrides: str):
-    agent, env = learner("maml", "outer=ppo", *overrides, env="point_navigation")
+    agent, env = learner("maml", "meta_optimizer=ppo", *overrides, env="point_navigation")
     for seed in range(2):
         agent.update(collected(agent, env, seed=seed), 0.0, make_generator(0))
     return dict(agent.policy.state_dict())
@@ -412,8 +412,8 @@ REFUSED = {
     ("algorithm=maml", "algorithm.inner_loss=dice", "algorithm.first_order=true"): ["first_order=false"],
     ("algorithm=meta_sgd", "algorithm.step_bound=-0.1"): ["step_bound=-0.1", "greater than 0"],
     ("algorithm=meta_sgd", "algorithm.step_bound=0.01"): ["start below it"],
-    ("algorithm=maml", "outer=none"): ["outer"],
-    ("outer=trpo",): ["outer=trpo"],
+    ("algorithm=maml", "meta_optimizer=none"): ["meta_optimizer"],
+    ("meta_optimizer=trpo",): ["meta_optimizer=trpo"],
 }
 
 

@@ -38,7 +38,7 @@ METHODS = {
     "task_inference, warm-up": [*BELIEVING, "algorithm=task_inference", "algorithm.warm_up_iterations=3"],
     "hyperx": [*BELIEVING, "algorithm=hyperx"],
     "maml": [*ADAPTING, "algorithm=maml"],
-    "maml, ppo": [*ADAPTING, "algorithm=maml", "outer=ppo"],
+    "maml, ppo": [*ADAPTING, "algorithm=maml", "meta_optimizer=ppo"],
     "meta_sgd": [*ADAPTING, "algorithm=meta_sgd"],
     "e_maml": [*ADAPTING, "algorithm=e_maml"],
     "promp": [*ADAPTING, "algorithm=promp"],
@@ -54,16 +54,16 @@ def process(rank: int, port: str, folder: Path) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port
     }  # fmt: skip
-    parallel.join("cpu")
+    parallel.init_process_group("cpu")
     results = {}
     for name, overrides in METHODS.items():
         algorithm, parts = build_algorithm(small_config(*overrides))
         env = parts.make_env(num_tasks=3, seed=rank)
         env.sample_tasks()
-        trial = parallel.joined(collect_trial(env, algorithm, make_generator(rank)))
+        trial = parallel.gather_rollouts(collect_trial(env, algorithm, make_generator(rank)))
         results[name] = {"trial": trial} | learned(name, algorithm, trial)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results))
-    parallel.leave()
+    parallel.destroy_process_group()
 
 
 def doubled(part: torch.Tensor) -> torch.Tensor:

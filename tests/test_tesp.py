@@ -8,8 +8,8 @@ import torch
 from helpers import collected, config_of, make_algorithm, perturb, same
 from torch.func import functional_call
 
-from metarl.algorithms.gradient_adaptation import OuterTerms, stacked
-from metarl.algorithms.outer import BestIterate
+from metarl.algorithms.gradient_adaptation import stacked
+from metarl.algorithms.meta_optimizers import BestIterate, OuterTerms
 from metarl.algorithms.samples import by_task
 from metarl.algorithms.tesp import episodes_of
 from metarl.errors import ConfigError
@@ -172,7 +172,7 @@ def test_the_policy_takes_no_inner_steps_unless_asked(adapt_policy):
 
 
 def test_the_outer_steps_train_policy_encoder_and_step_sizes():
-    agent, env = learner("algorithm.outer.max_kl=10", "algorithm.outer.learning_rate=1e-2")
+    agent, env = learner("algorithm.meta_optimizer.max_kl=10", "algorithm.meta_optimizer.learning_rate=1e-2")
     perturb(agent.encoder, 0.3)
     before = copy.deepcopy(dict(agent.named_parameters()))
     agent.update(collected(agent, env), 0.0, make_generator(0))
@@ -241,7 +241,7 @@ CHANGES = {
 
 
 def learned(*overrides: str):
-    agent, env = learner("algorithm.outer.max_kl=10", "algorithm.outer.num_steps=3", *overrides)
+    agent, env = learner("algorithm.meta_optimizer.max_kl=10", "algorithm.meta_optimizer.num_steps=3", *overrides)
     for seed in range(2):
         agent.update(collected(agent, env, seed=seed), 0.0, make_generator(0))
     return dict(agent.state_dict())

@@ -134,7 +134,17 @@ def _gymnasium(make: str) -> dict[str, Any]:
 
 PLACES = (
     *("env", "model", "algorithm", "logger", "model.memory", "model.memory.path", "model.conditioning", "env.make"),
-    *("env.make id", "a list", "an argument", "training", "eval", "seed", "choices", "everything", "algorithm.outer"),
+    *(
+        "env.make id",
+        "a list",
+        "an argument",
+        "training",
+        "eval",
+        "seed",
+        "choices",
+        "everything",
+        "algorithm.meta_optimizer",
+    ),
 )
 INTERPOLATIONS = (
     f"${{oc.env:{SECRET}}}",

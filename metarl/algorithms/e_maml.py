@@ -23,7 +23,7 @@ class EMAML(GradientAdaptation):
     def stages(self, trial):
         query = trial[-1]
         earned = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)
-        of_all = torch.cat(parallel.from_all(earned.cpu())).to(earned)
+        of_all = torch.cat(parallel.all_gather(earned.cpu())).to(earned)
         credit = (earned - of_all.mean()) / (of_all.std(correction=0) + 1e-8)
         return [stage._replace(context=stage.context | {"credit": credit}) for stage in super().stages(trial)]
 

@@ -86,9 +86,9 @@ def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tens
 
 def own_part(trials: Trials, terms: Terms, noise: Tensor) -> tuple[Trials, Terms, Tensor]:
     """Trials, terms and ``noise [E, B, latent_dim]`` of this process, whose means are its part of those over all."""
-    if parallel.count() == 1:
+    if parallel.world_size() == 1:
         return trials, terms, noise
-    lanes = parallel.own_lanes(trials.mask)
+    lanes = parallel.local_shard(trials.mask)
     mine = Terms(*(part[:, lanes] for part in terms))
     share = len(lanes) / trials.mask.shape[1]
     return trials.select(lanes), mine._replace(belief_weight=share * mine.belief_weight), noise[:, lanes]

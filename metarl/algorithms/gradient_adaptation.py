@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
-from metarl.algorithms.outer import Outer
+from metarl.algorithms.meta_optimizers import MetaOptimizer, OuterTerms
 from metarl.algorithms.policy_gradient import UnitInterval
 from metarl.algorithms.samples import Baseline, Credit, Samples, samples_of
 from metarl.envs.base import MetaEnv
@@ -49,7 +49,7 @@ class GradientAdaptation(Algorithm):
     Args:
         env: gives spaces, lanes and episodes.
         model: builds the policy.
-        outer: builds what makes the outer steps, see ``metarl.algorithms.outer``.
+        meta_optimizer: builds the optimizer of the outer steps, see ``metarl.algorithms.meta_optimizers``.
         num_inner_steps: gradient steps, each on a rollout of its own.
         inner_learning_rate: their size (where it is learned: at first).
         inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the policy that acted times
@@ -75,7 +75,7 @@ class GradientAdaptation(Algorithm):
         env: MetaEnv,
         model: Callable[..., Policy],
         *,
-        outer: Callable[..., Outer],
+        meta_optimizer: Callable[..., MetaOptimizer],
         num_inner_steps: PositiveInt = 1,
         inner_learning_rate: PositiveFloat = 0.1,
         inner_loss: InnerLoss = "log_likelihood",
@@ -107,10 +107,10 @@ class GradientAdaptation(Algorithm):
         self.value_coefficient = value_coefficient if baseline == "network" else 0.0
         self.task_chunk = task_chunk
         self.build_others(env)
-        self.outer = outer(list(self.parameters()))
-        if baseline == "network" and not self.outer.takes_a_critic:
+        self.meta_optimizer = meta_optimizer(list(self.parameters()))
+        if baseline == "network" and not self.meta_optimizer.supports_critic:
             raise ValueError(
-                "algorithm.baseline=network: a trust region over policies says nothing of a critic; use outer=ppo"
+                "algorithm.baseline=network: a trust region bounds no step of a critic; use meta_optimizer=ppo"
             )
 
     # ------------------------------------------------------------ what a method may change
@@ -209,10 +209,10 @@ class GradientAdaptation(Algorithm):
     # ------------------------------------------------------------ learning
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
-        if parallel.count() > 1:  # whole tasks: all processes have as many
-            trial = [rollout.select(parallel.own_lanes(rollout.mask)) for rollout in trial]
+        if parallel.world_size() > 1:  # whole tasks: all processes have as many
+            trial = [rollout.select(parallel.local_shard(rollout.mask)) for rollout in trial]
         stages = self.stages(trial)
-        return self.outer.step(self, stages) | self.after_step(stages)
+        return self.meta_optimizer.step(self, stages) | self.after_step(stages)
 
     def after_step(self, stages: list[Samples]) -> dict[str, float]:
         """What a method makes of its samples once the outer step is done; returns diagnostics."""
@@ -266,7 +266,7 @@ class GradientAdaptation(Algorithm):
             path.append(self.moved(path[-1], gradients))
         return path
 
-    def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> "OuterTerms":
+    def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> OuterTerms:
         """What the outer step is about, for every task."""
         path = self.path(stages, differentiable and not self.first_order)
         query, distribution = stages[-1], self.policy.distribution
@@ -291,19 +291,10 @@ class GradientAdaptation(Algorithm):
         return OuterTerms(total, losses, output.parameters, divergence)
 
     def training_state(self) -> dict:
-        return {"outer": self.outer.state_dict()}
+        return {"meta_optimizer": self.meta_optimizer.state_dict()}
 
     def load_training_state(self, state: dict) -> None:
-        self.outer.load_state_dict(state["outer"])
-
-
-class OuterTerms(NamedTuple):
-    """Of every task ``[N]``: the loss to minimise and its parts; and where the query's policy is."""
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    parameters: Tensor  # of the action distributions [N, M, ...]
-    divergence: Callable[[Tensor], Tensor]  # from those that acted, [N] in nats
+        self.meta_optimizer.load_state_dict(state["meta_optimizer"])
 
 
 def _magic_box(log_prob: Tensor, samples: Samples) -> Tensor:

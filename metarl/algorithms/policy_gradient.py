@@ -78,7 +78,7 @@ class PolicyGradient(Algorithm):
         if num_minibatches > env.num_lanes:
             raise ValueError(
                 f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration"
-                f"{' in each process' if parallel.count() > 1 else ''}; lower it or raise meta_batch_size"
+                f"{' in each process' if parallel.world_size() > 1 else ''}; lower it or raise meta_batch_size"
             )
         self.policy = self.build_policy(env, model)
         self.rollouts = (env.num_episodes,)
@@ -207,7 +207,7 @@ class PolicyGradient(Algorithm):
     def _step(self) -> Tensor:
         """Step on the gradients of all processes; the norm they had."""
         parameters = self.policy_parameters()
-        parallel.sum_gradients(parameters)
+        parallel.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or float("inf"))
         self.optimizer.step()
         return norm.detach()
@@ -240,9 +240,9 @@ class Batch(NamedTuple):
 
     def own_part(self) -> "Batch":
         """The trials that this process computes gradients of."""
-        if parallel.count() == 1:
+        if parallel.world_size() == 1:
             return self
-        return self.select(parallel.own_lanes(self.mask))._replace(num_steps=self.num_steps)
+        return self.select(parallel.local_shard(self.mask))._replace(num_steps=self.num_steps)
 
     def mean(self, values: Tensor) -> Tensor:
         """Over the steps that count; of an ``own_part``, what it adds to the mean over the whole."""
@@ -252,7 +252,7 @@ class Batch(NamedTuple):
 def logged(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
     """What this process adds to the logs of a step: its parts of losses, and a share of what all know."""
     parts = {name: loss.detach() for name, loss in losses.items()}
-    return parts | {name: value.detach() / parallel.count() for name, value in of_all.items()}
+    return parts | {name: value.detach() / parallel.world_size() for name, value in of_all.items()}
 
 
 def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -260,7 +260,7 @@ def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
     if not logs:
         return {}
     means = torch.stack([torch.stack([row[name] for row in logs]).mean() for name in logs[0]])
-    return dict(zip(logs[0], parallel.summed(means).tolist(), strict=True))
+    return dict(zip(logs[0], parallel.all_reduce_sum(means).tolist(), strict=True))
 
 
 def linear(ends: tuple[float, float], progress: float) -> float:

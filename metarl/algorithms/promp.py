@@ -53,7 +53,7 @@ class ProMP(GradientAdaptation):
     def after_step(self, stages):
         if self.inner_kl_target is None:
             return {}
-        terms = self.outer.terms(self, stages, None)
+        terms = self.meta_optimizer.terms(self, stages, None)
         names = [f"inner_kl_{stage}" for stage in range(len(self.coefficients))]
         for stage, name in enumerate(names):
             if terms[name] < self.inner_kl_target / 1.5:

@@ -64,7 +64,7 @@ class RL2(PolicyGradient):
         regrets = batch.known["regrets"]
         missed = self.regret_head(output.features) - regrets
         # Of the regrets' mean square: the share that is not explained.
-        share = batch.mean(missed.square().sum(-1)) / parallel.summed(batch.mean(regrets.square().sum(-1)))
+        share = batch.mean(missed.square().sum(-1)) / parallel.all_reduce_sum(batch.mean(regrets.square().sum(-1)))
         return {"regret_loss": (linear(self.regret_coefficient, progress), share)}
 
 

@@ -104,8 +104,10 @@ class VariBAD(PolicyGradient):
         super().__init__(*world, **inherited)
 
     def _check_options(self) -> None:
-        if self.batch_size < parallel.count():
-            raise ValueError(f"algorithm.batch_size={self.batch_size}: {parallel.count()} processes share it; raise it")
+        if self.batch_size < parallel.world_size():
+            raise ValueError(
+                f"algorithm.batch_size={self.batch_size}: {parallel.world_size()} processes share it; raise it"
+            )
         own = {"num_model_updates": self.num_model_updates, "model_learning_rate": self.model_learning_rate}
         for name, value in own.items():
             if self.shared and value is not None:
@@ -221,7 +223,7 @@ class VariBAD(PolicyGradient):
         self.model_optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = self.model_parameters()
-        parallel.sum_gradients(parameters)
+        parallel.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_model_gradient_norm or float("inf"))
         self.model_optimizer.step()
         return logged(losses, model_gradient_norm=norm)

@@ -26,7 +26,7 @@ IRRELEVANT = frozenset(
 )
 BUDGET = "env.num_episodes"  # of a trial or, for methods that adapt between rollouts, of a rollout
 # Groups that fill a part of the configuration: their option stands for its keys.
-PARTS = {"conditioning": "model.conditioning", "outer": "algorithm.outer"}
+PARTS = {"conditioning": "model.conditioning", "meta_optimizer": "algorithm.meta_optimizer"}
 
 
 class Curve(NamedTuple):

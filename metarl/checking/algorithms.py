@@ -109,7 +109,7 @@ def stages_equal_what_acted(algorithm: GradientAdaptation, trial: list[Rollout])
         what = f"log-probabilities of stage {number} recomputed and stored"
         demand_close(log_prob[mask], stage.log_prob[mask], what, 1e-4, 1e-4)
     terms = algorithm.outer_terms(stages, clip=0.2)
-    divergence = terms.divergence(terms.parameters).abs().max().item()
+    divergence = terms.divergence(terms.distribution_params).abs().max().item()
     demand(divergence < 1e-6, f"a divergence of {divergence} from the policies that acted, before a step")
 
 

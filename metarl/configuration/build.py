@@ -116,12 +116,12 @@ def _algorithm(config: Mapping, schema: Schema) -> Any:
     try:
         return schema.target(config["algorithm"], "algorithm", Kind(Algorithm), WORLD)
     except ConfigError as error:
-        if not str(error).startswith("algorithm.outer={"):
+        if not str(error).startswith("algorithm.meta_optimizer={"):
             raise
         choices = config.get("choices") or {}
         raise ConfigError(
-            f"outer={choices.get('outer')}: algorithm={choices.get('algorithm')} takes no outer step; use outer=none, "
-            "or a method that adapts by gradient steps, such as algorithm=maml"
+            f"meta_optimizer={choices.get('meta_optimizer')}: algorithm={choices.get('algorithm')} takes none; "
+            "use meta_optimizer=none, or a method that adapts by gradient steps, such as algorithm=maml"
         ) from None
 
 
@@ -240,11 +240,11 @@ def _check_evaluation(env: MetaEnv, built: Parts) -> None:
 
 
 def _tasks_of_one_process(meta_batch_size: int) -> int:
-    if meta_batch_size % parallel.count():
+    if meta_batch_size % parallel.world_size():
         raise ConfigError(
-            f"meta_batch_size={meta_batch_size}: {parallel.count()} processes share it; choose a multiple of that"
+            f"meta_batch_size={meta_batch_size}: {parallel.world_size()} processes share it; choose a multiple of that"
         )
-    return meta_batch_size // parallel.count()
+    return meta_batch_size // parallel.world_size()
 
 
 def _check_tasks(env: MetaEnv, built: Parts) -> None:

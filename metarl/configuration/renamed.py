@@ -11,6 +11,11 @@ from typing import Any
 RENAMED: dict[str, str] = {
     "eval.tasks_at_once": "eval.batch_size",
     "hydra.sweeper.at_once": "hydra.sweeper.batch_size",
+    "outer": "meta_optimizer",
+    "algorithm.outer": "algorithm.meta_optimizer",
+    "algorithm.meta_optimizer.conjugate_steps": "algorithm.meta_optimizer.num_cg_steps",
+    "algorithm.meta_optimizer.line_steps": "algorithm.meta_optimizer.max_backtracks",
+    "algorithm.meta_optimizer.shrink": "algorithm.meta_optimizer.backtrack_ratio",
 }
 # As above, for a former name that other options of the group still use: by (present) group and option.
 RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
@@ -18,6 +23,7 @@ RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
 RENAMED_VALUES: dict[str, dict[str, str]] = {}
 # Former module, or former class with its module: present one.
 MOVED: dict[str, str] = {
+    "metarl.algorithms.outer": "metarl.algorithms.meta_optimizers",
     "metarl.logging": "metarl.runs.loggers",
 }
 

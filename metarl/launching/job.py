@@ -51,15 +51,15 @@ def train(
     from metarl.runs.directory import RunDirectory
 
     try:
-        parallel.join(config["device"])
-        run_dir = parallel.from_main(run_dir)  # whose name may be a time
+        parallel.init_process_group(config["device"])
+        run_dir = parallel.broadcast(run_dir)  # whose name may be a time
         run(build(config, run_dir, trust), config, sweep, fresh)
     except Exception as error:
         if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
             RunDirectory(run_dir).write_error(error)
         raise
     finally:
-        parallel.leave()
+        parallel.destroy_process_group()
 
 
 def run_frozen(path: str | Path, number: str | int) -> None:

@@ -46,7 +46,7 @@ CHOICES = {
     "model": "model",
     "algorithm": "algorithm",
     "conditioning": "model.conditioning",
-    "outer": "algorithm.outer",
+    "meta_optimizer": "algorithm.meta_optimizer",
 }
 
 log = logging.getLogger(__name__)
