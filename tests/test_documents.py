@@ -17,7 +17,7 @@ CONF = REPOSITORY / "conf"
 FOLDERS = (".", "docs", "results", "launch")
 PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob("*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-GROUPS = ("env", "model", "algorithm", "conditioning", "outer", "logger", "cluster", "experiment")
+GROUPS = tuple(group.name for group in CONF.iterdir() if group.is_dir() and group.name != "hydra")
 UNFINISHED = re.compile(r"\.\.\.|NAME|[<>]")
 READERS_OWN = re.compile(r"=(my_|coin|reach_1d|trace|reinforce)")  # files of the reader, or of docs/extending.md
 STARTS = ("python run.py", "torchrun", "metarl ")

@@ -123,7 +123,7 @@ def count_axis(ax: Axes) -> None:
 
 def experience_axis(ax: Axes, most: int) -> None:
     """Episodes met before on the same task; those of methods that need many stand beside those that need few."""
-    ax.set_xlabel("episodes met before on the task", fontsize=NORMAL, color=INK)
+    ax.set_xlabel("episode index within the trial (0 = first)", fontsize=NORMAL, color=INK)
     if most > 20:
         ax.set_xscale("symlog", linthresh=2)
         ax.xaxis.set_major_formatter(ScalarFormatter())
