@@ -351,7 +351,7 @@ class WithOutput(nn.Module):
 
     def __init__(self, size: int):
         super().__init__()
-        self.memory, self.output = GRU(80, size), nn.Linear(size, 24)
+        self.memory, self.output = GRU(80, size, layer_norm=False, timescale=1), nn.Linear(size, 24)
         self.initial_carry = self.memory.initial_carry
 
     def forward(self, x, carry):
@@ -377,8 +377,8 @@ def test_gradients_vanish_in_a_gru_explode_in_amrl_and_do_neither_in_splagger():
     """The papers' argument, at initialisation, over 100 steps of uniform inputs."""
     size = 64
     gru = gradient_norms(lambda: WithOutput(size))
-    amrl = gradient_norms(lambda: AMRL(80, size, output_size=24))
-    splagger = gradient_norms(lambda: SplAgger(80, size, output_size=24))
+    amrl = gradient_norms(lambda: AMRL(80, size, output_size=24, encoder="gru"))
+    splagger = gradient_norms(lambda: SplAgger(80, size, output_size=24, encoder="gru"))
     to_first_input, to_parameters = 0, 1
     assert gru[to_first_input][2] < 1e-12
     assert splagger[to_first_input][2] > 1e-3

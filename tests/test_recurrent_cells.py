@@ -79,7 +79,7 @@ def lstm_reference(model: LSTM, x: torch.Tensor) -> torch.Tensor:
 
 
 REFERENCES = {
-    "GRU": (lambda: GRU(INPUT, 8), gru_reference),
+    "GRU": (lambda: GRU(INPUT, 8, layer_norm=False), gru_reference),
     "layer-normalised GRU": (lambda: GRU(INPUT, 8, layer_norm=True), gru_reference),
     "LSTM": (lambda: LSTM(INPUT, 8), lstm_reference),
 }
@@ -97,8 +97,8 @@ def test_recurrent_cells_compute_their_formulas(name):
 
 
 RECURRENT = {
-    "gru": (lambda: GRU(20, 48).gru, 3),
-    "gru with layer norm": (lambda: GRU(20, 48, layer_norm=True).gru, 3),
+    "gru": (lambda: GRU(20, 48, layer_norm=False, timescale=1).gru, 3),
+    "gru with layer norm": (lambda: GRU(20, 48, layer_norm=True, timescale=1).gru, 3),
     "lstm": (lambda: LSTM(20, 48).lstm, 4),
 }
 
@@ -120,7 +120,7 @@ def test_input_weights_of_each_gate_start_at_xavier_scale(name):
 
 
 def test_gru_biases_start_at_zero():
-    cell = GRU(20, 48).gru
+    cell = GRU(20, 48, layer_norm=False, timescale=1).gru
     assert cell.bias_ih_l0.abs().max() == 0 and cell.bias_hh_l0.abs().max() == 0
 
 

@@ -153,4 +153,4 @@ def test_an_environment_that_does_not_know_them_is_refused(option):
     name, value = option.split("=")
     env = Corridor(num_tasks=4)
     with pytest.raises(ValueError, match=rf"{name}={value}.*Corridor does not know"):
-        RL2(env, lambda *spaces: None, **{name: value if name == "objective" else float(value)})
+        RL2(env, lambda *spaces: None, num_minibatches=1, **{name: value if name == "objective" else float(value)})

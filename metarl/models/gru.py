@@ -21,7 +21,7 @@ class GRU(SequenceModel):
     """
 
     def __init__(
-        self, input_dim: int, hidden_size: PositiveInt = 128, layer_norm: bool = False, timescale: PositiveInt = 1
+        self, input_dim: int, hidden_size: PositiveInt = 128, layer_norm: bool = True, timescale: PositiveInt = 10
     ):
         super().__init__()
         self.output_dim = self.hidden_size = hidden_size

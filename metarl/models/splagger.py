@@ -50,7 +50,7 @@ class SplAgger(SequenceModel):
         self,
         input_dim: int,
         hidden_size: PositiveInt = 128,
-        encoder: Encoder = "gru",
+        encoder: Encoder = "normalized_gru",
         aggregator: AggregatorName = "max",
         skip: Skip = "half",
         temperature: PositiveFloat | None = None,
@@ -117,7 +117,7 @@ class SplAgger(SequenceModel):
 def _encoder(name: Encoder, input_dim: int, size: int) -> SequenceModel:
     match name:
         case "gru" | "normalized_gru":
-            return GRU(input_dim, size, layer_norm=name == "normalized_gru")
+            return GRU(input_dim, size, layer_norm=name == "normalized_gru", timescale=1)
         case "lstm" | "invariant_lstm":
             return LSTM(input_dim, size, invariant_start=name == "invariant_lstm")
         case "none":
