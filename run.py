@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from metarl.launching.job import FROZEN, run_frozen, train
 from metarl.runs.sweep import is_sweep, quoted, sweep_name
 from metarl.trust import TYPED
 
+RETRIES = 5
+
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -41,6 +44,18 @@ def main(cfg: DictConfig) -> None:
         fail(error)
     finally:
         remove_if_empty(run_dir)  # Hydra made it before anything was checked
+
+
+def compose_and_run() -> None:
+    """Call ``main``, again where another process removes an empty directory in which Hydra is making one."""
+    for _ in range(RETRIES):
+        try:
+            return main()
+        except FileNotFoundError as error:
+            functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+            if "run_job" not in functions or "main" in functions:  # Hydra's, which makes the directory, then calls main
+                raise
+    main()
 
 
 def check_single(job: HydraConf) -> None:
@@ -102,7 +117,7 @@ if __name__ == "__main__":
             run_frozen(*sys.argv[2:4])
         else:
             own_directory = leave_directories_to_the_main_process()
-            main()
+            compose_and_run()
     except Exception as error:
         if own_directory is not None:
             remove_if_empty(own_directory)  # before anybody stops this process

@@ -166,3 +166,29 @@ def test_two_runs_cannot_share_a_directory(finished, tmp_path):
         code, _, err = outcome(run_py(*TINY, f"hydra.run.dir={directory}", directory=tmp_path))
     assert code != 0 and "in use by another run" in err and err.count("\n") == 1
     assert tree(directory) == before
+
+
+REMOVED_TWICE = """
+import runpy, sys
+from pathlib import Path
+
+left, mkdir = [1, 1], Path.mkdir
+
+def removed(path, *given, **named):
+    if path.name == "run" and left:
+        left.pop()
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    return mkdir(path, *given, **named)
+
+Path.mkdir = removed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_directory_that_another_process_removes_just_then_is_made_again(tmp_path):
+    """Two runs at once: one was refused and removes the empty ``outputs/`` in which Hydra makes that of the other."""
+    line = [sys.executable, "-c", REMOVED_TWICE, str(REPOSITORY / "run.py"), "seed=-1", "hydra.run.dir=outputs/run"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("error: seed=-1: "), ended.stderr
+    assert list(tmp_path.iterdir()) == []

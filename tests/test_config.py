@@ -519,3 +519,10 @@ def test_seeds_make_other_runs_and_the_same_seed_the_same(tmp_path):
 def test_errors_of_ours_are_told_and_others_keep_their_traceback(capsys):
     assert report(MetarlError("mend this")) and capsys.readouterr().err == "error: mend this\n"
     assert not report(ZeroDivisionError("a bug"))
+
+
+def test_whole_numbers_written_as_floats_are_recorded_as_integers(tmp_path):
+    config = configuration((*PLAIN, "seed=1e3", "model.hidden_size=8.0", "algorithm.discount=1"))
+    build(config, tmp_path / "run")
+    found = [config["seed"], config["model"]["hidden_size"], config["algorithm"]["discount"]]
+    assert list(map(repr, found)) == ["1000", "8", "1"]

@@ -254,6 +254,7 @@ def test_a_whole_float_as_seed_trains_to_the_end_as_the_number_does(tmp_path):
         summaries.append(json.loads((tmp_path / seed / "summary.json").read_text()))
     assert summaries[0]["evaluation"] == summaries[1]["evaluation"]
     assert [repr(summary["seed"]) for summary in summaries] == ["1000", "1000"]
+    assert "\nseed: 1000\n" in (tmp_path / "1e3" / "config.yaml").read_text()
 
 
 # ---------------------------------------------------------------- one reader

@@ -192,6 +192,8 @@ REFUSED = {
     "no srun": (("-m", "cluster=slurm"), "cluster=slurm: srun is not there; launch on a login node"),
     "no account": (("-m", "cluster=lumi"), "hydra.launcher.account: has to be said here"),
     "no such option": (("-m", "cluster=local_pool", "hydra.launcher.cores=3"), "hydra.launcher.cores"),
+    "a subdirectory": (("-m", "hydra.sweep.subdir=a"), "hydra.sweep.subdir=a: run directories are numbered"),
+    "no subdirectory": (("-m", "hydra.sweep.subdir="), "hydra.sweep.subdir=: run directories are numbered"),
     "a file in the way": (("-m", "hydra.sweep.dir=taken/sweep"), "Not a directory: 'taken/sweep'"),
 }
 

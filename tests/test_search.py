@@ -10,7 +10,7 @@ import yaml
 from helpers import config_of, outcome, read_rows, run_py, small_config, trainer_of
 
 from metarl.configuration.build import build
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, RunDirectoryError
 from metarl.experiment import run
 from metarl.launching.search import Domain, Search, SearchLogger, checked_space
 from metarl.runs.loggers import Loggers
@@ -51,6 +51,17 @@ def told(directory: Path, number: int, scores: list[float], **options) -> list[b
     logger = SearchLogger(**options)
     logger.start(directory / str(number), {}, None)
     return [logger.log({"eval/sampled/return_mean": score, "iteration": step}) for step, score in enumerate(scores, 1)]
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "folder"])
+def test_a_journal_that_is_no_file_is_refused_and_nothing_is_written_through_it(kind, tmp_path):
+    (tmp_path / "secret").write_text("kept")
+    journal = tmp_path / "found" / "search.journal"
+    journal.parent.mkdir()
+    journal.mkdir() if kind == "folder" else journal.symlink_to(tmp_path / ("secret" if kind == "link" else "none"))
+    with pytest.raises(RunDirectoryError, match=r"search\.journal is a link or no regular file, .*; remove it"):
+        search_in(journal.parent)
+    assert (tmp_path / "secret").read_text() == "kept" and not (tmp_path / "none").exists()
 
 
 def test_a_run_below_the_median_of_those_before_is_pruned(tmp_path):

@@ -24,7 +24,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
 MOST_SECONDS = 400.0  # a busy machine is slow
 PRELOADED = (
-    *("torch", "torch._dynamo", "hydra", "mujoco", "scipy.stats", "matplotlib.figure", "matplotlib.font_manager"),
+    *("torch", "torch._dynamo", "hydra", "metarl.envs", "mujoco"),  # MuJoCo reads MUJOCO_GL, which metarl.envs sets
+    *("scipy.stats", "matplotlib.figure", "matplotlib.font_manager"),
     *("matplotlib.backends.backend_svg", "metarl.experiment", "metarl.configuration.build", "metarl.cli"),
     *("metarl.analysis.report", "metarl.analysis.filming", "metarl.envs.half_cheetah", "metarl.envs.gymnasium_lanes"),
     *("metarl.algorithms.hyperx", "metarl.algorithms.maml"),

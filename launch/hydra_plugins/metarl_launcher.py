@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     from metarl.runs.sweep import Job, JobStatus, Sweep
 
+NUMBERED = ("${hydra:job.num}", "${hydra.job.num}")  # run directories of a sweep: the reader finds them by number
+
 
 class SweepLauncher(Launcher):
     """What all launchers share.
@@ -50,6 +52,12 @@ class SweepLauncher(Launcher):
         refuse_ranks()
         if not config.hydra.sweep.dir:
             raise ConfigError("hydra.sweep.dir= is empty: give a directory, or leave it out")
+        subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]
+        if subdir not in NUMBERED:
+            raise ConfigError(
+                f"hydra.sweep.subdir={'' if subdir is None else subdir}: run directories are numbered in launch order; "
+                "leave it out"
+            )
         self.check()  # here, since sweepers write something before they launch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -78,6 +78,7 @@ class Parts:
     evaluation: EvaluationPlan
     loggers: Loggers
     sizes: dict[str, int]  # numbers that decide how much memory is needed, by key
+    whole: dict[str, int]  # see ``Schema``
 
 
 def parts(config: Mapping, trust: Trust | None = None) -> Parts:
@@ -109,6 +110,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
         EvaluationPlan(**schema.check(config["eval"], EvaluationPlan, "eval")),
         _loggers(config.get("logger"), schema),
         sizes(config),
+        schema.whole,
     )
 
 
@@ -144,13 +146,16 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
     """A trainer, ready to run or to resume; nothing is read from ``run_dir`` yet, and nothing written.
 
     Args:
-        config, trust: see ``parts``.
+        config: resolved. Whole numbers in it that are written as floats become integers, as they are recorded.
+        trust: see ``parts``.
         run_dir: where the run is, or will be.
 
     Raises:
         ConfigError: the configuration is wrong.
     """
     built = parts(config, trust)
+    for key, value in built.whole.items():
+        _set(config, key, value)
     directory = RunDirectory(run_dir, built.training.keep_checkpoints)
     seed, device = built.settings.seed, built.settings.device
     if built.settings.num_threads is not None:
@@ -173,6 +178,14 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
         stream_seed(seed, "evaluation"),
         stream_seed(seed, "final_evaluation"),
     )
+
+
+def _set(config: dict, key: str, value: Any) -> None:
+    node: Any = config
+    *groups, leaf = key.split(".")
+    for name in groups:
+        node = node[int(name)] if isinstance(node, list) else node[name]
+    node[leaf] = value
 
 
 def build_env_factory(config: Mapping, device: str | None = None, trust: Trust | None = None) -> MakeEnv:

@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -75,9 +75,14 @@ def _built(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Schema:
-    """Checks nodes of a configuration, which may name code of ``trust`` alone."""
+    """Checks nodes of a configuration, which may name code of ``trust`` alone.
+
+    Attributes:
+        whole: whole numbers that were written as floats, such as 1e6, by key.
+    """
 
     trust: Trust
+    whole: dict[str, int] = field(default_factory=dict)
 
     def check(self, node: Any, target: Callable, path: str, supplied: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The values of ``node``, which must be arguments of ``target`` and of the types it declares.
@@ -186,7 +191,8 @@ class Schema:
             checked = adapter.validate_python(value)
         except ValidationError as error:
             if isinstance(value, float) and value.is_integer():  # YAML reads 1e6 as a float
-                return self._value(annotation, int(value), key)
+                self.whole[key] = self._value(annotation, int(value), key)
+                return self.whole[key]
             if (present := present_value(key, value)) is not None:
                 raise ConfigError(f"{key}={value}: is now called {present}") from None
             wanted = error.errors()[0]["msg"].removeprefix("Input should be ")

@@ -272,4 +272,7 @@ class SearchLogger:
 
 
 def _storage(directory: Path) -> JournalStorage:
+    path = directory / JOURNAL
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise RunDirectoryError(f"{path} is a link or no regular file, which metarl does not follow; remove it")
     return JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
