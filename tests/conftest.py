@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import combinations, usual_combinations
+from helpers import combinations, few_combinations, usual_combinations
 from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
 
 from metarl.configuration.compose import options
@@ -13,17 +13,21 @@ from metarl.configuration.compose import options
 torch.set_num_threads(1)
 
 GROUP_OF_FIXTURE = {"env_option": "env", "model_option": "model", "algorithm_option": "algorithm"}
+COMBINATIONS_OF_FIXTURE = {
+    "combination": combinations,
+    "usual_combination": usual_combinations,
+    "few_combination": few_combinations,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit, or the usual ones."""
+    """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit, or some of them."""
     for fixture, group in GROUP_OF_FIXTURE.items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, options(group))
-    if "combination" in metafunc.fixturenames:
-        metafunc.parametrize("combination", combinations(), ids="-".join)
-    if "usual_combination" in metafunc.fixturenames:
-        metafunc.parametrize("usual_combination", usual_combinations(), ids="-".join)
+    for fixture, found in COMBINATIONS_OF_FIXTURE.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, found(), ids="-".join)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

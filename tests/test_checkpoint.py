@@ -184,8 +184,8 @@ def resumable(*choice: str, every: int = 1) -> dict:
     return small_config(*choice, *size, f"training.checkpoint_every={every}")
 
 
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(combination, tmp_path):
-    algorithm, model, env = combination
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(few_combination, tmp_path):
+    algorithm, model, env = few_combination
     config = resumable(f"algorithm={algorithm}", f"model={model}", f"env={env}")
     interrupted_equals_uninterrupted(config, tmp_path)
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "pieces")]

@@ -6,7 +6,9 @@ import shlex
 import pytest
 import torch
 import yaml
+from compositions import plain
 from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_of, tree
+from omegaconf import OmegaConf
 
 from metarl.algorithms.rl2 import RL2
 from metarl.configuration.build import build, build_algorithm
@@ -457,6 +459,20 @@ def test_every_shipped_option_composes_and_builds(choice, tmp_path):
 @pytest.mark.parametrize("env", [*REPRESENTATIVE, "ml1", "rooms"])
 def test_every_shipped_model_builds_with_environments_of_every_kind(model, env, tmp_path):
     build(small_config(f"model={model}", f"env={env}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("meta_batch_size=7", "env=grid", "env.horizon=3", "+algorithm.extra=[1,a]"),
+        ("algorithm=varibad", "model.hidden_size=5", "env=tmaze", "conditioning=film", "~logger"),
+        ("experiment=maml/ml1", "algorithm.discount=0.5", "env=cheetah_dir", "meta_batch_size=3"),
+    ],
+)
+def test_tests_set_values_in_kept_compositions_as_hydra_does(overrides):
+    composed = OmegaConf.to_container(compose(overrides), resolve=True)
+    for _ in range(2):
+        assert plain(overrides) == composed
 
 
 def test_other_groups_compose():

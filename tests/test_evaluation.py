@@ -208,9 +208,9 @@ def test_greedy_evaluation_takes_the_most_likely_actions():
     assert set(agent.greedy) == {True}
 
 
-def test_evaluation_changes_nothing_training_depends_on(usual_combination, tmp_path):
+def test_evaluation_changes_nothing_training_depends_on(few_combination, tmp_path):
     """With and without evaluations, weights, optimiser, generators and training returns are bitwise the same."""
-    algorithm, model, env = usual_combination
+    algorithm, model, env = few_combination
     states, rows = [], []
     for eval_every in (0, 1):
         choice = (f"algorithm={algorithm}", f"model={model}", f"env={env}")
