@@ -121,7 +121,7 @@ def test_comparison_per_environment_and_over_all(sweep):
     assert lstm["probability_of_improvement"] is None and lstm["difference"] == pytest.approx(-0.1 * 1.65999)
     total = rows[AGGREGATE, "gru/rl2"]
     assert total["seeds"] == 6 and total["return"] == pytest.approx(0.82) and total["iqm"] == pytest.approx(0.82)
-    assert any("fewer than 5 seeds: the task error" in note for note in comparison.notes)
+    assert any("fewer than 5 seeds: task error" in note for note in comparison.notes)
     assert not any("P(better)" in note for note in comparison.notes)
     assert "P(better)" not in format_table(comparison.rows) and "task error" in format_table(comparison.rows)
 
