@@ -31,7 +31,7 @@ SMALL = {
     | {"num_doors": 3, "length": 2},
     "model": {"hidden_size": 8, "num_heads": 2, "memory_length": 3, "window": 2, "num_slots": 2},
     "algorithm": {"num_epochs": 2, "num_minibatches": 2}
-    | {"decoder_layers": [7, 6], "buffer_size": 20, "batch_size": 5, "num_model_updates": 2, "encoder_size": 5},
+    | {"decoder_layers": [7, 6], "buffer_size": 20, "batch_size": 5, "num_vae_updates": 2, "encoder_hidden_size": 5},
     "conditioning": {"layers": [8, 6], "observation_size": 5, "condition_layers": [4]},
 }
 # What some environments need in addition.

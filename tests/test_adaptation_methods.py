@@ -102,7 +102,7 @@ def test_adapt_sv_adapts_a_short_latent_alone_and_holds_it_down():
 @pytest.mark.parametrize("meta_optimizer", ["ppo", "trpo"])
 def test_a_task_that_earns_nothing_keeps_all_gradients_numbers(meta_optimizer):
     """The norm of a gradient of zero has no slope."""
-    agent, env = learner("maml", f"meta_optimizer={meta_optimizer}", "algorithm.inner_gradient_norm=0.05")
+    agent, env = learner("maml", f"meta_optimizer={meta_optimizer}", "algorithm.max_inner_gradient_norm=0.05")
     support, query = collected(agent, env)
     nothing = torch.cat([torch.zeros_like(support.reward[:, :LANES]), support.reward[:, LANES:]], 1)
     before = copy.deepcopy(dict(agent.policy.state_dict()))
@@ -206,13 +206,13 @@ CHANGES = {
     "promp": {"inner_kl_coefficient": "100.0", "inner_kl_target": "1e-12"},
     "e_maml": {"exploration_coefficient": "0.0"},
     "maesn": {
-        "latent_size": "3",
+        "latent_dim": "3",
         "kl_coefficient": "100.0",
         "adapt_policy": "false",
         "step_bound": "0.051",
         "step_bounding": "clip",
     },
-    "adapt_sv": {"latent_size": "3", "latent_coefficient": "100.0", "step_bound": "0.051", "step_bounding": "clip"},
+    "adapt_sv": {"latent_dim": "3", "latent_coefficient": "100.0", "step_bound": "0.051", "step_bounding": "clip"},
 }
 OF_TRUST_REGIONS = {
     "max_kl": "0.001",

@@ -428,7 +428,7 @@ def shipped() -> list[str]:
     return [f"{group}={option}" for group in found for option in options(group)]
 
 
-NUMBERED = ("env=grid", "algorithm=multitask", "algorithm.information=number", "model.num_layers=0")
+NUMBERED = ("env=grid", "algorithm=multitask", "algorithm.oracle=task_id", "model.num_layers=0")
 # The first is for agents that are told, the others are for methods that adapt by gradient steps.
 NEEDED = {"conditioning=per_task": NUMBERED}
 NEEDED |= {f"meta_optimizer={option}": ("algorithm=maml",) for option in options("meta_optimizer") if option != "none"}

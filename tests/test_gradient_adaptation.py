@@ -62,7 +62,7 @@ CASES = [
     ("maml", ()),
     ("maml", ("algorithm.num_inner_steps=2",)),
     ("maml", ("algorithm.inner_loss=likelihood_ratio",)),
-    ("maml", ("algorithm.inner_gradient_norm=0.05",)),
+    ("maml", ("algorithm.max_inner_gradient_norm=0.05",)),
     ("maml", ("algorithm.baseline=network", "meta_optimizer=ppo")),
     ("maml", ("algorithm.entropy_coefficient=0.1",)),
     ("meta_sgd", ("algorithm.num_inner_steps=2",)),
@@ -73,7 +73,7 @@ CASES = [
     ("maesn", ()),
     ("maesn", ("algorithm.adapt_policy=false",)),
     ("tesp", ("algorithm.first_order=false", "algorithm.inner_learning_rate=0.05")),
-    ("tesp", ("algorithm.first_order=false", "algorithm.adapt_policy=true", "algorithm.gates=torch")),
+    ("tesp", ("algorithm.first_order=false", "algorithm.adapt_policy=true", "algorithm.gru_variant=torch")),
 ]
 
 
@@ -271,7 +271,7 @@ def test_stacked_parameters_are_a_policy_for_each_task():
 def test_chunks_of_tasks_change_nothing(method):
     results = []
     for chunk in (1, 2, 3):
-        agent, env = learner(method, f"algorithm.task_chunk={chunk}", env="point_navigation")
+        agent, env = learner(method, f"algorithm.tasks_per_chunk={chunk}", env="point_navigation")
         stages = agent.stages(collected(agent, env))
         agent.meta_optimizer.terms(agent, stages, lambda found, weight: (weight * found.loss.sum()).backward())
         results.append([p.grad for p in agent.parameters() if p.grad is not None])
@@ -366,7 +366,7 @@ CHANGES = {
     "num_inner_steps": "2",
     "inner_learning_rate": "0.02",
     "inner_loss": "likelihood_ratio",
-    "inner_gradient_norm": "0.01",
+    "max_inner_gradient_norm": "0.01",
     "first_order": "true",
     "discount": "0.5",
     "gae_lambda": "0.5",
@@ -397,7 +397,7 @@ def test_every_option_changes_what_is_learnt(option):
 def test_every_option_is_tried():
     own = {name for name in config_of("algorithm=maml")["algorithm"] if not name.startswith("_")}
     tried = {name.partition(".")[0] for name in CHANGES}
-    assert own - tried == {"task_chunk", "value_coefficient"}  # the first only costs time; the second:
+    assert own - tried == {"tasks_per_chunk", "value_coefficient"}  # the first only costs time; the second:
     network = ("algorithm.baseline=network",)
     assert not same(learned(*network), learned(*network, "algorithm.value_coefficient=0.01"))
 

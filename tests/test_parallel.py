@@ -31,8 +31,8 @@ METHODS = {
     "varibad": [*BELIEVING, "algorithm=varibad"],
     "varibad, shared": [
         *(*BELIEVING, "algorithm=varibad"),
-        *("algorithm.optimizer=shared", "algorithm.num_model_updates=null", "algorithm.model_learning_rate=null"),
-        *("algorithm.max_model_gradient_norm=null", "algorithm.through_memory=true"),
+        *("algorithm.optimizer=shared", "algorithm.num_vae_updates=null", "algorithm.vae_learning_rate=null"),
+        *("algorithm.max_vae_gradient_norm=null", "algorithm.rl_loss_through_encoder=true"),
     ],
     "task_inference": [*BELIEVING, "algorithm=task_inference"],
     "task_inference, warm-up": [*BELIEVING, "algorithm=task_inference", "algorithm.warm_up_iterations=3"],

@@ -16,7 +16,7 @@ from metarl.errors import ConfigError
 from metarl.models.episode_encoder import EpisodeEncoder, Episodes, best_episodes, no_episodes
 from metarl.seeding import make_generator
 
-SIZE = ("model.hidden_size=6", "env.num_episodes=2", "lanes_per_task=3", "algorithm.memory_size=4")
+SIZE = ("model.hidden_size=6", "env.num_episodes=2", "lanes_per_task=3", "algorithm.num_best_episodes=4")
 
 
 def learner(*overrides: str, env: str = "tmaze_copying"):
@@ -72,7 +72,7 @@ def test_recurrent_weights_start_orthogonal_over_all_three_products_as_published
     assert [block.square().sum().item() / units for block in joint] == pytest.approx([1 / 3] * 3, abs=0.03)
     for block in each:
         torch.testing.assert_close(block @ block.T, torch.eye(units), atol=1e-5, rtol=0)
-    default = make_algorithm("algorithm=tesp", "algorithm.encoder_size=64", "env=point_goal")[
+    default = make_algorithm("algorithm=tesp", "algorithm.encoder_hidden_size=64", "env=point_goal")[
         0
     ].encoder.recurrent_weight
     assert default.square().sum().item() == pytest.approx(64, rel=1e-4)
@@ -135,8 +135,8 @@ def test_the_best_episodes_are_kept_in_order_the_older_first():
 
 @pytest.mark.parametrize(("memory", "sizes"), [("best", [4, 4]), ("latest", [6, 6]), ("all", [6, 12])])
 def test_memories_hold_what_they_say(memory, sizes):
-    size = () if memory == "best" else ("algorithm.memory_size=null",)
-    agent, env = learner(f"algorithm.memory={memory}", *size)
+    size = () if memory == "best" else ("algorithm.num_best_episodes=null",)
+    agent, env = learner(f"algorithm.episode_memory={memory}", *size)
     trial = collected(agent, env)
     state = agent.initial_state(trial[0].tasks)
     for rollout, expected in zip(trial, sizes, strict=False):
@@ -227,12 +227,12 @@ def test_iterates_that_are_no_numbers_never_stay():
 # ---------------------------------------------------------------- options
 
 CHANGES = {
-    "latent_size": "3",
+    "latent_dim": "3",
     "latent_coefficient": "10.0",
-    "encoder_size": "7",
-    "gates": "torch",
-    "memory": "latest algorithm.memory_size=null",
-    "memory_size": "2",
+    "encoder_hidden_size": "7",
+    "gru_variant": "torch",
+    "episode_memory": "latest algorithm.num_best_episodes=null",
+    "num_best_episodes": "2",
     "adapt_policy": "true",
     "step_bound": "2e-3",
     "step_bounding": "clip",
@@ -260,6 +260,6 @@ def test_every_option_is_tried():
 
 
 def test_a_number_of_episodes_belongs_to_the_best():
-    for overrides in (("algorithm.memory=all",), ("algorithm.memory_size=null",)):
-        with pytest.raises(ConfigError, match="a number with memory=best"):
+    for overrides in (("algorithm.episode_memory=all",), ("algorithm.num_best_episodes=null",)):
+        with pytest.raises(ConfigError, match="a number with algorithm.episode_memory=best"):
             make_algorithm("algorithm=tesp", "env=bandit", *overrides)

@@ -27,18 +27,18 @@ TOLD = "algorithm=multitask"
 # ---------------------------------------------------------------- oracles
 
 
-@pytest.mark.parametrize("information", ["task", "number", "belief", "nothing"])
-def test_what_is_told_decides_what_an_oracle_sees(information):
-    agent, env = make_algorithm(TOLD, "env=grid", f"algorithm.information={information}", lanes=8)
+@pytest.mark.parametrize("oracle", ["task_description", "task_id", "belief", "none"])
+def test_what_is_told_decides_what_an_oracle_sees(oracle):
+    agent, env = make_algorithm(TOLD, "env=grid", f"algorithm.oracle={oracle}", lanes=8)
     perturb(agent, 0.5)
     (rollout,) = collected(agent, env)
     told = agent.known(rollout)["told"]
     assert told.shape[:2] == rollout.reward.shape
-    if information == "task":
+    if oracle == "task_description":
         assert torch.equal(told[-1], rollout.tasks.description)
-    elif information == "number":
+    elif oracle == "task_id":
         assert torch.equal(told[0].argmax(1), env.task_number(rollout.tasks)) and told.sum() == told[..., 0].numel()
-    elif information == "belief":
+    elif oracle == "belief":
         torch.testing.assert_close(told.sum(-1), torch.ones_like(rollout.reward))
         assert not torch.equal(told[0], told[-1])
     else:
@@ -46,7 +46,7 @@ def test_what_is_told_decides_what_an_oracle_sees(information):
 
 
 def test_networks_per_task_share_nothing_but_what_sees_the_observation():
-    given = ("algorithm.information=number", "model.num_layers=0", "conditioning=per_task")
+    given = ("algorithm.oracle=task_id", "model.num_layers=0", "conditioning=per_task")
     agent, env = make_algorithm(TOLD, "env=grid", *given, lanes=4)
     (rollout,) = collected(agent, env)
     met = env.task_number(rollout.tasks).unique()
@@ -58,17 +58,17 @@ def test_networks_per_task_share_nothing_but_what_sees_the_observation():
 
 REFUSED = {
     (TOLD, "model=gru"): ["use model=mlp"],
-    (TOLD, "algorithm.information=number", "env=cheetah_vel"): ["does not number its tasks", "use task"],
-    (TOLD, "algorithm.information=belief", "env=bandit"): ["no exact belief"],
+    (TOLD, "algorithm.oracle=task_id", "env=cheetah_vel"): ["does not number its tasks", "use task_description"],
+    (TOLD, "algorithm.oracle=belief", "env=bandit"): ["no exact belief"],
     (TOLD, "conditioning=none"): ["conditioning=concatenate"],
     ("algorithm=task_inference", "algorithm.target=embedding"): ["needs a warm-up", "warm_up_iterations"],
     ("algorithm=task_inference", "algorithm.hard_reset=true"): ["needs a warm-up"],
     ("algorithm=task_inference", "algorithm.warm_up_iterations=2", "conditioning=none", "model.head_size=4"): ["plain"],
-    ("algorithm=task_inference", "algorithm.target=networks", "algorithm.warm_up_iterations=2"): ["hypernetwork"],
-    ("algorithm=task_inference", "algorithm.learn_memory_in_warm_up=false"): ["needs a warm-up"],
+    ("algorithm=task_inference", "algorithm.target=weights", "algorithm.warm_up_iterations=2"): ["hypernetwork"],
+    ("algorithm=task_inference", "algorithm.train_encoder_in_warm_up=false"): ["needs a warm-up"],
     ("algorithm=task_inference", "algorithm.task_coefficient=0"): ["nothing infers the task"],
     ("algorithm=hyperx", "algorithm.reward_coefficient=0"): ["not decoded"],
-    (TOLD, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs number"],
+    (TOLD, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs task_id"],
     (TOLD, "model.encoder_size=4"): ["the present observation alone"],
     ("conditioning=film", "model.initial_std=0.5"): ["are discrete"],
 }
@@ -84,11 +84,11 @@ def test_what_does_not_fit_is_refused(overrides):
 def test_an_oracle_learns_what_nobody_without_memory_can():
     sizes = ("env.size=3", "env.num_episodes=1", "env.horizon=6", "algorithm.gae_lambda=0.9")
     returns = {}
-    for information in ("task", "nothing"):
-        agent, env = make_algorithm(TOLD, "env=grid", *sizes, f"algorithm.information={information}", lanes=200)
+    for oracle in ("task_description", "none"):
+        agent, env = make_algorithm(TOLD, "env=grid", *sizes, f"algorithm.oracle={oracle}", lanes=200)
         (rollout,) = collected(agent, env, updates=60)
-        returns[information] = rollout.reward.sum(0).mean().item()
-    assert returns["task"] > returns["nothing"] + 1
+        returns[oracle] = rollout.reward.sum(0).mean().item()
+    assert returns["task_description"] > returns["none"] + 1
 
 
 # ---------------------------------------------------------------- task inference
@@ -145,14 +145,14 @@ def test_a_hard_reset_starts_the_policy_afresh_and_keeps_the_embedding():
 
 def test_the_memory_waits_for_the_end_of_the_warm_up_where_asked():
     for waits in (True, False):
-        agent, env = inferring(f"algorithm.learn_memory_in_warm_up={not waits}".lower(), warm_up=5)
+        agent, env = inferring(f"algorithm.train_encoder_in_warm_up={not waits}".lower(), warm_up=5)
         before = copy.deepcopy(agent.policy.memory.state_dict())
         agent.update(collected(agent, env), 0.0, make_generator(0))
         assert same(before, agent.policy.memory.state_dict()) == waits
 
 
 def test_the_target_is_the_task_its_embedding_or_the_networks_it_makes():
-    agent, env = inferring("conditioning=hypernetwork", target="networks")
+    agent, env = inferring("conditioning=hypernetwork", target="weights")
     tasks = env.sample_tasks().description
     networks = agent.policy.heads.networks
     target, embedding = agent.task_target_of(tasks), agent.task_encoder(tasks)
@@ -172,10 +172,14 @@ CHANGES = {
         "task_coefficient": ("0.1",),
         "warm_up_iterations": ("3",),
         "hard_reset": ("true",),
-        "learn_memory_in_warm_up": ("false",),
+        "train_encoder_in_warm_up": ("false",),
     },
-    "hyperx": {"novelty_coefficient": ("0.1",), "error_coefficient": ("0.1",), "novelty_learning_rate": ("0.1",)},
-    "multitask": {"information": ("number",)},
+    "hyperx": {
+        "novelty_coefficient": ("0.1",),
+        "reward_error_coefficient": ("0.1",),
+        "novelty_learning_rate": ("0.1",),
+    },
+    "multitask": {"oracle": ("task_id",)},
 }
 NEEDED = {"task_inference": ("algorithm.warm_up_iterations=1",)}
 
@@ -206,7 +210,7 @@ def test_every_option_is_tried(algorithm):
 RESUMED = {
     "task_inference": ("algorithm.warm_up_iterations=4", "algorithm.target=embedding", "algorithm.hard_reset=true"),
     "hyperx": (),
-    "multitask": ("algorithm.information=belief",),
+    "multitask": ("algorithm.oracle=belief",),
 }
 
 
@@ -240,7 +244,7 @@ def test_bonuses_fade_out_and_shrink_where_one_has_been():
 
 
 def test_the_random_network_never_learns():
-    own = ("num_model_updates", "model_learning_rate", "max_model_gradient_norm")
+    own = ("num_vae_updates", "vae_learning_rate", "max_vae_gradient_norm")
     shared = ("algorithm.optimizer=shared", *(f"algorithm.{name}=null" for name in own))
     agent, env = make_algorithm("algorithm=hyperx", "env=grid", *shared)
     before = copy.deepcopy(agent.random_network.state_dict())

@@ -54,9 +54,9 @@ def test_divergences_are_those_of_normals(prior):
             assert found[t, lane].item() == pytest.approx(expected, abs=1e-10)
 
 
-@pytest.mark.parametrize("past_alone", [True, False])
+@pytest.mark.parametrize("decode_only_past", [True, False])
 @pytest.mark.parametrize("decoded", ["reward", "observation"])
-def test_the_reconstruction_is_a_double_loop_over_ragged_trials(past_alone, decoded):
+def test_the_reconstruction_is_a_double_loop_over_ragged_trials(decode_only_past, decoded):
     agent, env = agent_of("algorithm.observation_coefficient=1.0")
     (rollout,) = collected(agent, env)
     assert len(rollout.mask.sum(0).unique()) > 1  # ragged
@@ -65,13 +65,13 @@ def test_the_reconstruction_is_a_double_loop_over_ragged_trials(past_alone, deco
     latent = torch.randn(*rollout.mask.shape, agent.policy.latent_dim).double()
     terms = choose_terms(trials.mask, None, None, make_generator(0))
     decoder = dict(agent.transition_decoders())[decoded]
-    found = reconstruction(latent, trials, terms, decoder, past_alone).item()
+    found = reconstruction(latent, trials, terms, decoder, decode_only_past).item()
     total = 0.0
     for lane in range(trials.mask.shape[1]):
         length = int(trials.mask[:, lane].sum())
         of_trial = 0.0
         for belief in range(length):
-            for step in range(belief if past_alone else length):
+            for step in range(belief if decode_only_past else length):
                 one = [
                     part[step : step + 1, lane : lane + 1]
                     for part in (trials.timestep.observation, trials.action, trials.next_observation, trials.reward)
@@ -211,7 +211,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
 
 def moved(*overrides: str) -> set[str]:
     """Parts of the policy that an update without any learning from the bound changes."""
-    agent, env = agent_of("algorithm.model_learning_rate=1e-30", *overrides)
+    agent, env = agent_of("algorithm.vae_learning_rate=1e-30", *overrides)
     before = copy.deepcopy(dict(agent.policy.named_parameters()))
     agent.update(collected(agent, env), 0.0, make_generator(0))
     after = dict(agent.policy.named_parameters())
@@ -220,7 +220,7 @@ def moved(*overrides: str) -> set[str]:
 
 def test_the_policy_gradient_trains_the_memory_only_where_asked():
     assert moved() == {"heads"}
-    assert moved("algorithm.through_memory=true") == {"heads", "memory", "belief"}
+    assert moved("algorithm.rl_loss_through_encoder=true") == {"heads", "memory", "belief"}
 
 
 def test_the_bound_alone_trains_memory_and_decoders():
@@ -234,7 +234,7 @@ def test_the_bound_alone_trains_memory_and_decoders():
     assert changed - {n for n in before if "value_head" in n or "critic_output" in n} == expected
 
 
-SEPARATE = ("num_model_updates", "model_learning_rate", "max_model_gradient_norm")  # what sharing leaves no room for
+SEPARATE = ("num_vae_updates", "vae_learning_rate", "max_vae_gradient_norm")  # what sharing leaves no room for
 CHANGES = {
     "reward_coefficient": "0.1",
     "reward_decoder": "per_cell",
@@ -242,17 +242,17 @@ CHANGES = {
     "task_coefficient": "1.0",
     "kl_coefficient": "10.0",
     "prior": "standard",
-    "past_alone": "true",
+    "decode_only_past": "true",
     "decoder_layers": "[5]",
     "buffer_size": "5",
     "batch_size": "2",
-    "num_model_updates": "3",
-    "num_beliefs": "3",
-    "num_transitions": "3",
-    "model_learning_rate": "0.1",
-    "max_model_gradient_norm": "0.01",
+    "num_vae_updates": "3",
+    "num_elbo_terms": "3",
+    "num_reconstruction_terms": "3",
+    "vae_learning_rate": "0.1",
+    "max_vae_gradient_norm": "0.01",
     "optimizer": " algorithm.".join(["shared", *(f"{name}=null" for name in SEPARATE)]),
-    "through_memory": "true",
+    "rl_loss_through_encoder": "true",
 }
 
 
@@ -281,9 +281,9 @@ REFUSED = {
     ("model.latent_dim=null",): ["model.latent_dim=null", "5 is a usual size"],
     ("algorithm.reward_decoder=per_cell",): ["reward_decoder=per_cell", "use squared"],
     ("algorithm.decoder_layers=[]",): ["decoder_layers=[]", "a layer at least"],
-    ("algorithm.reward_coefficient=0",): ["nothing teaches the memory", "through_memory=true"],
-    ("algorithm.optimizer=shared",): ["num_model_updates=2", "set it to null"],
-    ("algorithm.model_learning_rate=null",): ["optimizer=separate needs it"],
+    ("algorithm.reward_coefficient=0",): ["nothing teaches the memory", "rl_loss_through_encoder=true"],
+    ("algorithm.optimizer=shared",): ["num_vae_updates=2", "set it to null"],
+    ("algorithm.vae_learning_rate=null",): ["optimizer=separate needs it"],
 }
 
 
@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_refused(overrides):
 
 def test_the_belief_learns_which_cell_is_rewarding():
     """After enough of the bound alone, the cell that was found is believed to be rewarding."""
-    fast = ("algorithm.num_model_updates=100", "algorithm.model_learning_rate=5e-3", "algorithm.buffer_size=600")
+    fast = ("algorithm.num_vae_updates=100", "algorithm.vae_learning_rate=5e-3", "algorithm.buffer_size=600")
     sizes = ("env.size=3", "env.horizon=8", "env.num_episodes=1", "model.hidden_size=24", "algorithm.batch_size=100")
     more = ("algorithm.reward_decoder=per_cell", "algorithm.decoder_layers=[32]", "model=gru")
     agent, env = make_algorithm("env=grid", "algorithm=varibad", *fast, *sizes, *more, lanes=200)

@@ -67,7 +67,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     ),
     "point_goal mlp tesp": (
         *("env=point_goal", "algorithm=tesp", SMALL_MODEL, "env.horizon=8", "meta_batch_size=3", "lanes_per_task=2"),
-        *("algorithm.encoder_size=8", "training.total_steps=2500"),
+        *("algorithm.encoder_hidden_size=8", "training.total_steps=2500"),
     ),
 }
 

@@ -14,20 +14,20 @@ class AdaptSV(MetaSGD):
     """One deterministic latent per task, with learned step sizes; the policy is trained outside alone.
 
     Args:
-        latent_size: of the latent.
+        latent_dim: of the latent.
         latent_coefficient: weight of the mean square of the adapted latent, in the outer loss.
         inherited: see ``MetaSGD``.
     """
 
-    def __init__(self, *world, latent_size: PositiveInt = 8, latent_coefficient: NonNegativeFloat = 0.01, **inherited):
-        self.latent_size, self.latent_coefficient = latent_size, latent_coefficient
+    def __init__(self, *world, latent_dim: PositiveInt = 8, latent_coefficient: NonNegativeFloat = 0.01, **inherited):
+        self.latent_dim, self.latent_coefficient = latent_dim, latent_coefficient
         super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
-        return latent_policy(env, model, self.latent_size)
+        return latent_policy(env, model, self.latent_dim)
 
     def build_others(self, env):
-        direction = torch.randn(self.latent_size)
+        direction = torch.randn(self.latent_dim)
         self.latent = nn.Parameter(START * direction / direction.norm())
         super().build_others(env)
 

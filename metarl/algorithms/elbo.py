@@ -100,7 +100,9 @@ def at_steps(values: Tensor, steps: Tensor) -> Tensor:
     return values.gather(0, index)
 
 
-def reconstruction(latent: Tensor, trials: Trials, terms: Terms, decoder: Decoder, past_alone: bool = False) -> Tensor:
+def reconstruction(
+    latent: Tensor, trials: Trials, terms: Terms, decoder: Decoder, decode_only_past: bool = False
+) -> Tensor:
     """Error of the whole trial, past and future, expected over the beliefs: summed over transitions, mean over trials.
 
     Args:
@@ -108,14 +110,14 @@ def reconstruction(latent: Tensor, trials: Trials, terms: Terms, decoder: Decode
         trials: what is decoded.
         terms: which of it.
         decoder: gives errors ``[E, D, B]``.
-        past_alone: decode only what a belief has seen.
+        decode_only_past: decode only what a belief has seen.
     """
     observation, action, next_observation, reward = (
         at_steps(part, terms.transitions)
         for part in (trials.timestep.observation, trials.action, trials.next_observation, trials.reward)
     )
     errors = decoder.errors(latent, observation, action, next_observation, reward)
-    if past_alone:
+    if decode_only_past:
         errors = errors * (terms.transitions.unsqueeze(0) < terms.beliefs.unsqueeze(1))
     per_belief = (errors * terms.transition_weight).sum(1)
     return (per_belief * terms.belief_weight).sum(0).mean()

@@ -56,15 +56,15 @@ class GradientAdaptation(Algorithm):
             advantage, which starts with the same gradient and whose derivative knows how sampling changes (Rothfuss et
             al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018). That has discounted
             rewards beyond what the time explains in place of advantages, which count outside alone then.
-        inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
+        max_inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
         first_order: inner gradients stay what they were when the policies acted: constants for the outer gradients, and
             through all steps that are made with them.
         discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``Credit``.
         entropy_coefficient: of the adapted policy, in the outer loss.
         value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network, which takes
             another outer step than a trust region.
-        task_chunk: tasks whose gradients are computed together; null takes one where samples are many on a CPU, else
-            all.
+        tasks_per_chunk: tasks whose gradients are computed together; null takes one where samples are many on a CPU,
+            else all.
 
     Raises:
         ValueError: the policy has a memory, or options exclude each other.
@@ -79,7 +79,7 @@ class GradientAdaptation(Algorithm):
         num_inner_steps: PositiveInt = 1,
         inner_learning_rate: PositiveFloat = 0.1,
         inner_loss: InnerLoss = "log_likelihood",
-        inner_gradient_norm: PositiveFloat | None = None,
+        max_inner_gradient_norm: PositiveFloat | None = None,
         first_order: bool = False,
         discount: UnitInterval = 0.99,
         gae_lambda: UnitInterval = 1.0,
@@ -88,7 +88,7 @@ class GradientAdaptation(Algorithm):
         bootstrap: bool = False,
         entropy_coefficient: NonNegativeFloat = 0.0,
         value_coefficient: NonNegativeFloat = 0.5,
-        task_chunk: PositiveInt | None = None,
+        tasks_per_chunk: PositiveInt | None = None,
     ):
         super().__init__()
         self.policy = self.build_policy(env, model)
@@ -101,11 +101,11 @@ class GradientAdaptation(Algorithm):
         self.observed = OneHot(env.observation_space)
         self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
-        self.inner_gradient_norm, self.first_order = inner_gradient_norm, first_order
+        self.max_inner_gradient_norm, self.first_order = max_inner_gradient_norm, first_order
         self.credit = Credit(discount, gae_lambda, baseline, standardize_advantages, bootstrap)
         self.entropy_coefficient = entropy_coefficient
         self.value_coefficient = value_coefficient if baseline == "network" else 0.0
-        self.task_chunk = task_chunk
+        self.tasks_per_chunk = tasks_per_chunk
         self.build_others(env)
         self.meta_optimizer = meta_optimizer(list(self.parameters()))
         if baseline == "network" and not self.meta_optimizer.supports_critic:
@@ -183,8 +183,8 @@ class GradientAdaptation(Algorithm):
             loss = self._inner_loss(at, samples).sum()  # which depends on each task's parameters by its own samples
             every = list(at.values())
             gradients = list(torch.autograd.grad(loss, every, create_graph=second_order, materialize_grads=True))
-        if self.inner_gradient_norm is not None:
-            gradients = clipped(gradients, self.inner_gradient_norm)
+        if self.max_inner_gradient_norm is not None:
+            gradients = clipped(gradients, self.max_inner_gradient_norm)
         return dict(zip(at, gradients, strict=True))
 
     def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
@@ -251,7 +251,7 @@ class GradientAdaptation(Algorithm):
     def chunks(self, samples: Samples) -> Iterator[slice]:
         """The tasks to compute together."""
         count, size = samples.mask.shape
-        together = self.task_chunk or self.tasks_together(count, size, samples.mask.device)
+        together = self.tasks_per_chunk or self.tasks_together(count, size, samples.mask.device)
         return (slice(start, min(start + together, count)) for start in range(0, count, together))
 
     def tasks_together(self, count: int, size: int, device: torch.device) -> int:

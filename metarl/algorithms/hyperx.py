@@ -21,7 +21,7 @@ class HyperX(VariBAD):
     Args:
         novelty_coefficient: weight of the error in predicting a random network of observation and belief (random
             network distillation, Burda et al. 2019).
-        error_coefficient: weight of the error in predicting the reward just earned.
+        reward_error_coefficient: weight of the error in predicting the reward just earned.
         novelty_learning_rate: Adam's, of the predicting network; one step per iteration and minibatch of trials.
         inherited: see ``VariBAD``.
 
@@ -33,14 +33,16 @@ class HyperX(VariBAD):
         self,
         *world,
         novelty_coefficient: NonNegativeFloat = 1.0,
-        error_coefficient: NonNegativeFloat = 1.0,
+        reward_error_coefficient: NonNegativeFloat = 1.0,
         novelty_learning_rate: PositiveFloat = 1e-4,
         **inherited,
     ):
-        self.bonus_coefficients = (novelty_coefficient, error_coefficient)
+        self.bonus_coefficients = (novelty_coefficient, reward_error_coefficient)
         self.novelty_learning_rate = novelty_learning_rate
-        if error_coefficient and inherited.get("reward_coefficient") == 0:
-            raise ValueError("algorithm.error_coefficient: rewards are not decoded; raise algorithm.reward_coefficient")
+        if reward_error_coefficient and inherited.get("reward_coefficient") == 0:
+            raise ValueError(
+                "algorithm.reward_error_coefficient: rewards are not decoded; raise algorithm.reward_coefficient"
+            )
         super().__init__(*world, **inherited)
 
     def build_others(self, env):

@@ -20,7 +20,7 @@ LATENT = ("latent_mean", "latent_log_std")
 
 
 class NoisyState(NamedTuple):
-    """Of every task what adapts; of every lane the noise of its episode's latent, ``[B, latent_size]``."""
+    """Of every task what adapts; of every lane the noise of its episode's latent, ``[B, latent_dim]``."""
 
     adapted: AdaptedState
     noise: Tensor
@@ -30,7 +30,7 @@ class MAESN(MetaSGD):
     """Policy and a Gaussian over latents adapt to every task, with learned step sizes.
 
     Args:
-        latent_size: of the latent.
+        latent_dim: of the latent.
         kl_coefficient: weight of the KL divergence of the Gaussian before adaptation from a standard normal.
         adapt_policy: the policy's weights adapt, too; else the Gaussian alone.
         inherited: see ``MetaSGD``.
@@ -39,19 +39,19 @@ class MAESN(MetaSGD):
     def __init__(
         self,
         *world,
-        latent_size: PositiveInt = 2,
+        latent_dim: PositiveInt = 2,
         kl_coefficient: NonNegativeFloat = 0.1,
         adapt_policy: bool = True,
         **inherited,
     ):
-        self.latent_size, self.kl_coefficient, self.adapt_policy = latent_size, kl_coefficient, adapt_policy
+        self.latent_dim, self.kl_coefficient, self.adapt_policy = latent_dim, kl_coefficient, adapt_policy
         super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
-        return latent_policy(env, model, self.latent_size)
+        return latent_policy(env, model, self.latent_dim)
 
     def build_others(self, env):
-        self.latent_mean, self.latent_log_std = (nn.Parameter(torch.zeros(self.latent_size)) for _ in range(2))
+        self.latent_mean, self.latent_log_std = (nn.Parameter(torch.zeros(self.latent_dim)) for _ in range(2))
         super().build_others(env)
 
     def inner_parameters(self):
@@ -59,7 +59,7 @@ class MAESN(MetaSGD):
         return latent | (super().inner_parameters() if self.adapt_policy else {})
 
     def initial_state(self, tasks):
-        noise = torch.zeros(len(tasks), self.latent_size, device=tasks.description.device)
+        noise = torch.zeros(len(tasks), self.latent_dim, device=tasks.description.device)
         return NoisyState(super().initial_state(tasks), noise)
 
     def act(self, timestep, state, generator, greedy=False):

@@ -12,7 +12,7 @@ from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.types import Rollout, Tasks
 
-Information = Literal["task", "number", "belief", "nothing"]
+Oracle = Literal["task_description", "task_id", "belief", "none"]
 
 
 class ToldState(NamedTuple):
@@ -36,33 +36,29 @@ class Multitask(PolicyGradient):
         ValueError: the model has a memory, or the environment does not know what is to be told.
     """
 
-    def __init__(self, *world, information: Information = "task", **inherited):
-        self.information = information
+    def __init__(self, *world, oracle: Oracle = "task_description", **inherited):
+        self.oracle = oracle
         super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
         told_dim = self._told_dim(env)
-        if self.information in ("number", "belief"):
+        if self.oracle in ("task_id", "belief"):
             self.env = env  # which alone knows
         policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
         if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
             raise ValueError("algorithm=multitask is told what it needs; use model=mlp, which remembers nothing")
-        if (
-            isinstance(policy.heads, ConditionedHeads)
-            and policy.heads.networks.one_hot
-            and self.information != "number"
-        ):
-            raise ValueError(f"algorithm.information={self.information}: conditioning=per_task needs number")
+        if isinstance(policy.heads, ConditionedHeads) and policy.heads.networks.one_hot and self.oracle != "task_id":
+            raise ValueError(f"algorithm.oracle={self.oracle}: conditioning=per_task needs task_id")
         if isinstance(policy.heads, DirectHeads) and policy.heads.readout.layer is None:
             raise ValueError("heads that read what they are told see no observation; use conditioning=concatenate")
         return policy
 
     def _told_dim(self, env: MetaEnv) -> int:
-        unknown = f"algorithm.information={self.information}: {type(env).__name__} %s; use task or nothing"
-        match self.information:
-            case "task":
+        unknown = f"algorithm.oracle={self.oracle}: {type(env).__name__} %s; use task_description or none"
+        match self.oracle:
+            case "task_description":
                 return env.task_dim
-            case "number":
+            case "task_id":
                 if env.num_distinct_tasks is None:
                     raise ValueError(unknown % "does not number its tasks")
                 return env.num_distinct_tasks
@@ -71,31 +67,31 @@ class Multitask(PolicyGradient):
                     return env.initial_belief(1).shape[1]
                 except NotImplementedError:
                     raise ValueError(unknown % "has no exact belief") from None
-            case "nothing":
+            case "none":
                 return 1
 
     def _told(self, tasks: Tasks) -> Tensor:
         """At the start of a trial."""
-        match self.information:
-            case "task":
+        match self.oracle:
+            case "task_description":
                 return tasks.description
-            case "number":
+            case "task_id":
                 return F.one_hot(self.env.task_number(tasks), self.env.num_distinct_tasks).float()
             case "belief":
                 return self.env.initial_belief(len(tasks))
-            case "nothing":
+            case "none":
                 return torch.ones(len(tasks), 1, device=tasks.description.device)
 
     def initial_state(self, tasks):
         return ToldState(self.policy.initial_carry(len(tasks)), tasks.description, self._told(tasks))
 
     def act(self, timestep, state, generator, greedy=False) -> tuple[Any, ToldState]:
-        told = state.told if self.information != "belief" else self.env.revise_belief(state.told, timestep)
+        told = state.told if self.oracle != "belief" else self.env.revise_belief(state.told, timestep)
         output, carry = self.policy.step(timestep, state.carry, state.task, told)
         return self.decision(output, generator, greedy), ToldState(carry, state.task, told)
 
     def known(self, rollout: Rollout) -> dict[str, Tensor]:
-        if self.information == "belief":
+        if self.oracle == "belief":
             return {"told": self.env.exact_beliefs(rollout.timestep)}
         return {"told": self._told(rollout.tasks).expand(len(rollout.reward), -1, -1)}
 

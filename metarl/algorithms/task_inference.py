@@ -18,7 +18,7 @@ from metarl.models.decoders import rectified_layers
 from metarl.models.heads import ConditionedHeads, HeadOutput, Known
 from metarl.types import Agent
 
-Target = Literal["task", "embedding", "networks"]
+Target = Literal["task", "embedding", "weights"]
 
 
 class TaskInference(VariBAD):
@@ -31,7 +31,7 @@ class TaskInference(VariBAD):
             the weights of the ``networks`` that a hypernetwork makes of that embedding.
         warm_up_iterations: see above.
         hard_reset: start the policy afresh after the warm-up, and keep only the layer over the description.
-        learn_memory_in_warm_up: else memory and decoders wait for its end.
+        train_encoder_in_warm_up: else memory and decoders wait for its end.
         inherited: see ``VariBAD``.
 
     Raises:
@@ -44,14 +44,14 @@ class TaskInference(VariBAD):
         target: Target = "task",
         warm_up_iterations: NonNegativeInt = 0,
         hard_reset: bool = False,
-        learn_memory_in_warm_up: bool = True,
+        train_encoder_in_warm_up: bool = True,
         **inherited,
     ):
         self.target, self.warm_up_iterations = target, warm_up_iterations
-        self.hard_reset, self.learn_memory_in_warm_up = hard_reset, learn_memory_in_warm_up
+        self.hard_reset, self.train_encoder_in_warm_up = hard_reset, train_encoder_in_warm_up
         if warm_up_iterations == 0:
             wrong = {"target": target != "task", "hard_reset": hard_reset}
-            wrong["learn_memory_in_warm_up"] = not learn_memory_in_warm_up
+            wrong["train_encoder_in_warm_up"] = not train_encoder_in_warm_up
             for name in (name for name, given in wrong.items() if given):
                 raise ValueError(
                     f"algorithm.{name}={getattr(self, name)} needs a warm-up; raise algorithm.warm_up_iterations"
@@ -68,8 +68,8 @@ class TaskInference(VariBAD):
             raise ValueError(
                 "algorithm.warm_up_iterations: plain heads have no condition; use conditioning=concatenate"
             )
-        if self.target == "networks" and not isinstance(getattr(heads, "networks", None), Hypernetwork):
-            raise ValueError("algorithm.target=networks: nothing generates any; use conditioning=hypernetwork")
+        if self.target == "weights" and not isinstance(getattr(heads, "networks", None), Hypernetwork):
+            raise ValueError("algorithm.target=weights: no hypernetwork generates any; use conditioning=hypernetwork")
         self.iterations: Tensor
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
         if isinstance(heads, ConditionedHeads) and self.warm_up_iterations:
@@ -134,7 +134,7 @@ class TaskInference(VariBAD):
 
     @property
     def learns_model(self):
-        return self.learn_memory_in_warm_up or not self.warming_up
+        return self.train_encoder_in_warm_up or not self.warming_up
 
     def training_state(self):
         fresh = {} if self._fresh is None else {"fresh_heads": self._fresh}

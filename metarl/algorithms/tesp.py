@@ -35,12 +35,12 @@ class TESP(MetaSGD):
 
     Args:
         step_bound: see ``MetaSGD``; published, 0.1 is 100 times what sizes start as.
-        latent_size: of the embedding.
+        latent_dim: of the embedding.
         latent_coefficient: weight of the mean square of the adapted embedding, in the outer loss.
-        encoder_size: units of the encoder.
-        gates, recurrent_kernel: see ``EpisodeEncoder``.
-        memory: episodes that are embedded: the ``best`` so far, the ``latest`` rollout's, or ``all``.
-        memory_size: how many of the best.
+        encoder_hidden_size: units of the encoder.
+        gru_variant, recurrent_kernel: gates and kernel, see ``EpisodeEncoder``.
+        episode_memory: support episodes that are embedded: the ``best`` so far, the ``latest`` rollout's, or ``all``.
+        num_best_episodes: how many of the best.
         adapt_policy: the policy's weights take gradient steps, too.
         inherited: see ``MetaSGD``.
 
@@ -52,32 +52,42 @@ class TESP(MetaSGD):
         self,
         *world,
         step_bound: PositiveFloat | None = 0.1,
-        latent_size: PositiveInt = 8,
+        latent_dim: PositiveInt = 8,
         latent_coefficient: NonNegativeFloat = 0.01,
-        encoder_size: PositiveInt = 256,
-        gates: Gates = "keras",
+        encoder_hidden_size: PositiveInt = 256,
+        gru_variant: Gates = "keras",
         recurrent_kernel: Kernel = "joint",
-        memory: Literal["best", "latest", "all"] = "best",
-        memory_size: PositiveInt | None = 16,
+        episode_memory: Literal["best", "latest", "all"] = "best",
+        num_best_episodes: PositiveInt | None = 16,
         adapt_policy: bool = False,
         **inherited,
     ):
-        if (memory == "best") != (memory_size is not None):
-            raise ValueError(f"algorithm.memory_size={memory_size}: a number with memory=best, and null otherwise")
-        self.latent_size, self.latent_coefficient = latent_size, latent_coefficient
-        self.encoder_size, self.gates, self.recurrent_kernel = encoder_size, gates, recurrent_kernel
-        self.memory, self.memory_size, self.adapt_policy = memory, memory_size, adapt_policy
+        if (episode_memory == "best") != (num_best_episodes is not None):
+            raise ValueError(
+                f"algorithm.num_best_episodes={num_best_episodes}: is a number with "
+                "algorithm.episode_memory=best, and null otherwise"
+            )
+        self.latent_dim, self.latent_coefficient = latent_dim, latent_coefficient
+        self.encoder_hidden_size, self.gru_variant, self.recurrent_kernel = (
+            encoder_hidden_size,
+            gru_variant,
+            recurrent_kernel,
+        )
+        self.episode_memory, self.num_best_episodes = episode_memory, num_best_episodes
+        self.adapt_policy = adapt_policy
         super().__init__(*world, step_bound=step_bound, **inherited)
         self.rollouts = (self.rollouts[0], *self.rollouts)  # the warm-up
 
     def build_policy(self, env, model):
-        return latent_policy(env, model, self.latent_size)
+        return latent_policy(env, model, self.latent_dim)
 
     def build_others(self, env):
         self.horizon = env.horizon
         width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
         self.feature_dim = width
-        self.encoder = EpisodeEncoder(width, self.encoder_size, self.latent_size, self.gates, self.recurrent_kernel)
+        self.encoder = EpisodeEncoder(
+            width, self.encoder_hidden_size, self.latent_dim, self.gru_variant, self.recurrent_kernel
+        )
         super().build_others(env)
 
     def inner_parameters(self):
@@ -87,9 +97,9 @@ class TESP(MetaSGD):
     # ------------------------------------------------------------ the embedding
 
     def embed(self, parameters: dict[str, Tensor], episodes: Tensor, lengths: Tensor) -> Tensor:
-        """Episodes ``[N, M, T, F]`` to ``[N, latent_size]``, each task's by its own encoder."""
+        """Episodes ``[N, M, T, F]`` to ``[N, latent_dim]``, each task's by its own encoder."""
         if episodes.shape[1] == 0:
-            return episodes.new_zeros(len(episodes), self.latent_size)
+            return episodes.new_zeros(len(episodes), self.latent_dim)
         own = {name.removeprefix(ENCODER): value for name, value in parameters.items() if name.startswith(ENCODER)}
         return functional_call(self.encoder, own, (episodes, lengths))
 
@@ -113,7 +123,7 @@ class TESP(MetaSGD):
     def initial_state(self, tasks):
         adapted = super().initial_state(tasks)
         count, device = len(tasks) // self.lanes_per_task, tasks.description.device
-        latent = torch.zeros(count, self.latent_size, device=device)
+        latent = torch.zeros(count, self.latent_dim, device=device)
         return TESPState(
             adapted._replace(context={"latent": latent}), no_episodes(count, self.horizon, self.feature_dim, device), 0
         )
@@ -149,9 +159,9 @@ class TESP(MetaSGD):
         timestep = tree_map(lambda part: by_task(part, self.lanes_per_task), rollout.timestep)
         acted = self.output(state.adapted.parameters, timestep, state.adapted.context).parameters
         new = episodes_of(rollout, self._features(rollout, acted), self.rollouts[0], self.horizon, self.lanes_per_task)
-        if self.memory == "best":
-            return best_episodes(state.episodes, new, self.memory_size or 0)
-        if self.memory == "latest":
+        if self.episode_memory == "best":
+            return best_episodes(state.episodes, new, self.num_best_episodes or 0)
+        if self.episode_memory == "latest":
             return new
         return Episodes(*(torch.cat(parts, dim=1) for parts in zip(state.episodes, new, strict=True)))
 

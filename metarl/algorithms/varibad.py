@@ -45,18 +45,18 @@ class VariBAD(PolicyGradient):
             made of cells.
         kl_coefficient: weight of the divergence of each belief from its prior.
         prior: the ``previous`` belief (a standard normal at first), or ``standard`` for a standard normal always.
-        past_alone: decode only transitions that the belief has seen.
+        decode_only_past: decode only transitions that the belief has seen.
         decoder_layers: units of the decoders.
         buffer_size: trials to learn the memory from, the latest.
         batch_size: trials of one update of the memory.
-        num_model_updates: of the memory, in every iteration; null where they are ``shared``.
-        num_beliefs, num_transitions: beliefs decoded per trial, and transitions decoded under each, drawn with
-            replacement; null takes all.
-        model_learning_rate: of memory and decoders; null where it is ``shared``.
-        max_model_gradient_norm: their gradients are scaled down to this norm; null leaves them.
+        num_vae_updates: of the memory, in every iteration; null where they are ``shared``.
+        num_elbo_terms, num_reconstruction_terms: beliefs decoded per trial, and transitions decoded under each,
+            drawn with replacement; null takes all.
+        vae_learning_rate: of memory and decoders; null where it is ``shared``.
+        max_vae_gradient_norm: their gradients are scaled down to this norm; null leaves them.
         optimizer: ``separate`` trains memory and decoders apart, after the policy; ``shared`` adds the bound to every
             step of the policy gradient, with its learning rate and limit.
-        through_memory: the policy gradient trains the memory too.
+        rl_loss_through_encoder: the policy gradient trains the memory too.
         inherited: see ``PolicyGradient``.
 
     Raises:
@@ -73,17 +73,17 @@ class VariBAD(PolicyGradient):
         reward_decoder: RewardDecoder = "squared",
         kl_coefficient: NonNegativeFloat = 0.1,
         prior: Prior = "previous",
-        past_alone: bool = False,
+        decode_only_past: bool = False,
         decoder_layers: list[PositiveInt],
         buffer_size: PositiveInt = 1000,
         batch_size: PositiveInt = 50,
-        num_model_updates: PositiveInt | None = 3,
-        num_beliefs: PositiveInt | None = 50,
-        num_transitions: PositiveInt | None = 50,
-        model_learning_rate: PositiveFloat | None = 1e-3,
-        max_model_gradient_norm: PositiveFloat | None = 0.5,
+        num_vae_updates: PositiveInt | None = 3,
+        num_elbo_terms: PositiveInt | None = 50,
+        num_reconstruction_terms: PositiveInt | None = 50,
+        vae_learning_rate: PositiveFloat | None = 1e-3,
+        max_vae_gradient_norm: PositiveFloat | None = 0.5,
         optimizer: Literal["separate", "shared"] = "separate",
-        through_memory: bool = False,
+        rl_loss_through_encoder: bool = False,
         **inherited,
     ):
         self.coefficients = {
@@ -95,11 +95,11 @@ class VariBAD(PolicyGradient):
         if not decoder_layers:
             raise ValueError("algorithm.decoder_layers=[]: decoders need a layer at least")
         self.reward_decoder, self.decoder_layers = reward_decoder, decoder_layers
-        self.prior, self.past_alone = prior, past_alone
-        self.buffer_size, self.batch_size, self.num_model_updates = buffer_size, batch_size, num_model_updates
-        self.num_beliefs, self.num_transitions = num_beliefs, num_transitions
-        self.model_learning_rate, self.max_model_gradient_norm = model_learning_rate, max_model_gradient_norm
-        self.shared, self.through_memory = optimizer == "shared", through_memory
+        self.prior, self.decode_only_past = prior, decode_only_past
+        self.buffer_size, self.batch_size, self.num_vae_updates = buffer_size, batch_size, num_vae_updates
+        self.num_elbo_terms, self.num_reconstruction_terms = num_elbo_terms, num_reconstruction_terms
+        self.vae_learning_rate, self.max_vae_gradient_norm = vae_learning_rate, max_vae_gradient_norm
+        self.shared, self.rl_loss_through_encoder = optimizer == "shared", rl_loss_through_encoder
         self._check_options()
         super().__init__(*world, **inherited)
 
@@ -108,21 +108,21 @@ class VariBAD(PolicyGradient):
             raise ValueError(
                 f"algorithm.batch_size={self.batch_size}: {parallel.world_size()} processes share it; raise it"
             )
-        own = {"num_model_updates": self.num_model_updates, "model_learning_rate": self.model_learning_rate}
+        own = {"num_vae_updates": self.num_vae_updates, "vae_learning_rate": self.vae_learning_rate}
         for name, value in own.items():
             if self.shared and value is not None:
                 raise ValueError(f"algorithm.{name}={value}: the policy's count with optimizer=shared; set it to null")
             if not self.shared and value is None:
                 raise ValueError(f"algorithm.{name}=null: algorithm.optimizer=separate needs it")
-        if self.shared and self.max_model_gradient_norm is not None:
+        if self.shared and self.max_vae_gradient_norm is not None:
             raise ValueError(
-                "algorithm.max_model_gradient_norm: the policy's counts with optimizer=shared; set it to null"
+                "algorithm.max_vae_gradient_norm: the policy's counts with optimizer=shared; set it to null"
             )
         decoded = [name for name in self.coefficients if name.endswith("error") and self.coefficients[name]]
-        if not decoded and not (self.through_memory and self.shared):
+        if not decoded and not (self.rl_loss_through_encoder and self.shared):
             raise ValueError(
                 "algorithm.reward_coefficient=0: nothing teaches the memory; decode something, or use "
-                "algorithm.through_memory=true with algorithm.optimizer=shared"
+                "algorithm.rl_loss_through_encoder=true with algorithm.optimizer=shared"
             )
 
     def build_others(self, env):
@@ -142,9 +142,7 @@ class VariBAD(PolicyGradient):
         self.buffer = TrialBuffer(self.buffer_size, env.trial_length)
         if not self.shared:
             parameters = self.model_parameters()
-            self.model_optimizer = torch.optim.Adam(
-                parameters, lr=self.model_learning_rate or 0.0, eps=1e-5, fused=True
-            )
+            self.model_optimizer = torch.optim.Adam(parameters, lr=self.vae_learning_rate or 0.0, eps=1e-5, fused=True)
 
     def _reward_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         if self.reward_decoder == "squared":
@@ -178,19 +176,19 @@ class VariBAD(PolicyGradient):
     def policy_parameters(self):
         if self.shared:
             return list(self.parameters())
-        return list((self.policy if self.through_memory else self.policy.heads).parameters())
+        return list((self.policy if self.rl_loss_through_encoder else self.policy.heads).parameters())
 
     # ------------------------------------------------------------ the policy
 
     def known(self, rollout: Rollout) -> dict[str, Tensor]:
-        if self.through_memory:
+        if self.rl_loss_through_encoder:
             return {}
         with torch.no_grad():
             known, _ = self.policy.remember(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
         return {"features": known.features, "belief": known.actor}
 
     def evaluate(self, batch: Batch) -> HeadOutput:
-        if self.through_memory:
+        if self.rl_loss_through_encoder:
             return super().evaluate(batch)
         belief = batch.known["belief"]
         return self.policy.decide(batch.timestep, Known(batch.known["features"], belief, belief), batch.task)
@@ -209,7 +207,7 @@ class VariBAD(PolicyGradient):
         logs = super().update(trial, progress, generator)
         if self.shared:
             return logs
-        rows = [self._model_step(generator) for _ in range(self.num_model_updates or 0 if self.learns_model else 0)]
+        rows = [self._model_step(generator) for _ in range(self.num_vae_updates or 0 if self.learns_model else 0)]
         return logs | mean_of(rows)
 
     @property
@@ -224,16 +222,16 @@ class VariBAD(PolicyGradient):
         total.backward()
         parameters = self.model_parameters()
         parallel.all_reduce_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_model_gradient_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_vae_gradient_norm or float("inf"))
         self.model_optimizer.step()
-        return logged(losses, model_gradient_norm=norm)
+        return logged(losses, vae_gradient_norm=norm)
 
     def model_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
         """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each.
 
         Of several processes each computes what its part of the trials adds to the means.
         """
-        terms = choose_terms(trials.mask, self.num_beliefs, self.num_transitions, generator)
+        terms = choose_terms(trials.mask, self.num_elbo_terms, self.num_reconstruction_terms, generator)
         noise = torch.randn(*terms.beliefs.shape, self.policy.latent_dim or 0, generator=generator)
         trials, terms, noise = own_part(trials, terms, noise.to(trials.mask.device))
         known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
@@ -241,7 +239,7 @@ class VariBAD(PolicyGradient):
         latent = Belief(*(at_steps(part, terms.beliefs) for part in belief)).sample(noise)
         losses = {"latent_kl": mean_over_beliefs(divergences(belief, self.prior), terms)}
         for name, decoder in self.transition_decoders():
-            losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.past_alone)
+            losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.decode_only_past)
         if "task" in self.decoders:
             losses["task_error"] = task_error(latent, self.task_target(trials), terms, self.decoders["task"])
         return losses

@@ -9,6 +9,23 @@ from typing import Any
 
 # Former dotted key or group: present one, with the same parent; keys below a renamed node follow it.
 RENAMED: dict[str, str] = {
+    "algorithm.encoder_size": "algorithm.encoder_hidden_size",
+    "algorithm.error_coefficient": "algorithm.reward_error_coefficient",
+    "algorithm.gates": "algorithm.gru_variant",
+    "algorithm.information": "algorithm.oracle",
+    "algorithm.inner_gradient_norm": "algorithm.max_inner_gradient_norm",
+    "algorithm.latent_size": "algorithm.latent_dim",
+    "algorithm.learn_memory_in_warm_up": "algorithm.train_encoder_in_warm_up",
+    "algorithm.max_model_gradient_norm": "algorithm.max_vae_gradient_norm",
+    "algorithm.memory": "algorithm.episode_memory",
+    "algorithm.memory_size": "algorithm.num_best_episodes",
+    "algorithm.model_learning_rate": "algorithm.vae_learning_rate",
+    "algorithm.num_beliefs": "algorithm.num_elbo_terms",
+    "algorithm.num_model_updates": "algorithm.num_vae_updates",
+    "algorithm.num_transitions": "algorithm.num_reconstruction_terms",
+    "algorithm.past_alone": "algorithm.decode_only_past",
+    "algorithm.task_chunk": "algorithm.tasks_per_chunk",
+    "algorithm.through_memory": "algorithm.rl_loss_through_encoder",
     "eval.tasks_at_once": "eval.batch_size",
     "hydra.sweeper.at_once": "hydra.sweeper.batch_size",
     "outer": "meta_optimizer",
@@ -20,7 +37,10 @@ RENAMED: dict[str, str] = {
 # As above, for a former name that other options of the group still use: by (present) group and option.
 RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
 # Former value of a (present) key, or former option of a group: present one.
-RENAMED_VALUES: dict[str, dict[str, str]] = {}
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    "algorithm.oracle": {"task": "task_description", "number": "task_id", "nothing": "none"},
+    "algorithm.target": {"networks": "weights"},
+}
 # Former module, or former class with its module: present one.
 MOVED: dict[str, str] = {
     "metarl.algorithms.outer": "metarl.algorithms.meta_optimizers",

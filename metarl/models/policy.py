@@ -125,7 +125,7 @@ class Policy(nn.Module):
         if networks.one_hot and (self.told_dim is None or not passes_on or self.latent_dim or critic != "shared"):
             raise ValueError(
                 "conditioning=per_task needs the number of the task, just as it is told; use algorithm=multitask "
-                "algorithm.information=number model.num_layers=0 model.critic=shared, or another conditioning"
+                "algorithm.oracle=task_id model.num_layers=0 model.critic=shared, or another conditioning"
             )
         return networks
 
