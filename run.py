@@ -100,9 +100,11 @@ def fail(error: Exception) -> None:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Leave nothing behind where nothing was run."""
+    """Leave nothing behind where nothing was run, but never remove the current directory."""
     for folder in (directory, *directory.parents[: 0 if directory == own_directory else 2]):
         try:
+            if Path.cwd().is_relative_to(folder.absolute()):
+                return
             folder.rmdir()
         except OSError:
             return
