@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
         remove_if_empty(run_dir)
         fail(error)
     finally:
-        remove_if_empty(run_dir)  # Hydra made it before anything was checked
+        remove_if_empty(run_dir)  # created by Hydra before anything was checked
 
 
 def compose_and_run() -> None:
@@ -59,48 +59,48 @@ def compose_and_run() -> None:
 
 
 def check_single(job: HydraConf) -> None:
-    """Refuse what is for sweeps alone."""
+    """Refuse clusters and experiments that need a sweep."""
     cluster, experiment = job.runtime.choices["cluster"], job.runtime.choices["experiment"]
     if cluster != "local":
-        raise ConfigError(f"cluster={cluster}: is for sweeps; say python run.py -m, with one run or many")
+        raise ConfigError(f"cluster={cluster}: needs a sweep: run python run.py -m ...")
     if job.sweeper.get("params") or "space" in job.sweeper:
-        raise ConfigError(f"experiment={experiment}: has many runs; say python run.py -m experiment={experiment}")
+        raise ConfigError(f"experiment={experiment}: is a sweep: run python run.py -m experiment={experiment}")
     if not job.run.dir:
         raise ConfigError("hydra.run.dir= is empty: give a directory, or leave it out for a new one")
 
 
 def is_named_by_time(job: Any) -> bool:
-    """Whether the run directory is the default, of which two runs that start in one second have the same."""
+    """Whether the run directory is the default one, which two runs that start in one second share."""
     given = any(override.startswith("hydra.run.dir=") for override in job.overrides.hydra)
     return not given and "${now:" in OmegaConf.to_yaml(job.run)
 
 
 def leave_directories_to_the_main_process() -> Path | None:
-    """A directory for one of several processes that is not the main one.
+    """A directory of its own for a process that is not the main one of several.
 
-    Hydra makes the directory of a run, and it is removed where nothing was run: processes that did both to the same
-    one would remove it from under each other. They learn from the main process where the run is.
+    Hydra creates the run directory, and it is removed if nothing ran: processes that shared one would remove it from
+    each other. They receive the path of the run from the main process.
     """
     if os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
-    own = Path(tempfile.gettempdir()) / f"metarl-rank-{uuid.uuid4().hex}"  # made once there is something to run
+    own = Path(tempfile.gettempdir()) / f"metarl-rank-{uuid.uuid4().hex}"  # created by Hydra when the run starts
     sys.argv.append(f"hydra.run.dir={quoted(own)}")
     return own
 
 
 def fail(error: Exception) -> None:
-    """End with one message, or go on with the traceback of what is no mistake of the user."""
+    """Exit with one message, or re-raise if it is not a user error."""
     if isinstance(error, (MetarlError, HydraException, OmegaConfBaseException)) and os.environ.get("RANK", "0") != "0":
         if own_directory is not None:
             remove_if_empty(own_directory)
-        time.sleep(30)  # if the main process says the same, this one is stopped before it does
+        time.sleep(30)  # torchrun stops this process first if the main one fails alike
     if full_error or not report(error, sys.argv[1:]):
         raise error
     sys.exit(1)
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Leave nothing behind where nothing was run, but never remove the current directory."""
+    """Remove empty output directories, but never the current directory."""
     for folder in (directory, *directory.parents[: 0 if directory == own_directory else 2]):
         try:
             if Path.cwd().is_relative_to(folder.absolute()):
@@ -122,5 +122,5 @@ if __name__ == "__main__":
             compose_and_run()
     except Exception as error:
         if own_directory is not None:
-            remove_if_empty(own_directory)  # before anybody stops this process
+            remove_if_empty(own_directory)  # torchrun may stop this process next
         fail(error)

@@ -140,7 +140,7 @@ def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest
 
 
 def _optional(what: str, make: Callable[[], Any]) -> Any:
-    """What is made, or None with a warning: the results are there, whatever a graphics library may do."""
+    """The result of ``make``, or None with a warning: a failing graphics library must not lose a run."""
     try:
         return make()
     except MetarlError as error:
@@ -206,7 +206,7 @@ def _film(trainer: Trainer) -> None:
 
 
 def provenance(device: str | torch.device) -> dict[str, str]:
-    """What made a result: hardware, versions, commit and command."""
+    """Provenance of a result: hardware, versions, commit and command."""
     repository = Path(__file__).resolve().parent.parent
     try:
         revision = subprocess.run(

@@ -108,7 +108,7 @@ def check_names(config: Any, trust: Trust) -> None:
 
 
 def check_gym_name(name: str, key: str, trust: Trust) -> None:
-    """The same for the name of an environment of Gymnasium's kind.
+    """Refuse the name of an environment of Gymnasium's kind whose code is not trusted.
 
     A plain id is one of Gymnasium's own registry, whose code has to be Gymnasium's, metarl's or trusted.
     """
@@ -176,7 +176,7 @@ def _member(owner: Any, part: str, path: str, given: str, trust: Trust) -> Any:
 
 
 def cause(error: BaseException) -> str:
-    """What went wrong and where: the last line of the user's own files, or of any file where none of theirs is."""
+    """Message and place of an error: the last line of the user's own files, or of any file where none of theirs is."""
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     text = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
     what = f"{type(error).__name__}: {text}".removesuffix(": ")

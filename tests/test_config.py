@@ -159,7 +159,7 @@ WRONG = {
     # devices
     "device=cuda:17": ["device='cuda:17'", "cpu"],
     "device=gpu": ["device='gpu'", "cpu"],
-    "device=meta": ["device='meta'", "this machine has cpu", "device=cpu"],
+    "device=meta": ["device='meta'", "available are cpu", "device=cpu"],
     # more than numbers and memory can hold
     "num_threads=1e30": ["num_threads=1", "at most 9.2e18"],
     "num_threads=1e9": ["num_threads=1000000000", "less than or equal to 1024"],
@@ -239,7 +239,7 @@ def test_loggers_have_names(logger, tmp_path):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
 def test_a_run_of_another_machine_names_the_device_to_evaluate_it_on(device):
-    with pytest.raises(ConfigError, match=rf"device='{device}': this machine has cpu; .*--device cpu"):
+    with pytest.raises(ConfigError, match=rf"device='{device}': not available here; available are cpu; .*--device cpu"):
         build_algorithm(configuration((f"device={device}",)))
 
 

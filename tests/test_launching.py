@@ -178,19 +178,19 @@ def test_a_sweep_is_named_by_what_it_is_about_and_its_runs_know_it(tmp_path):
 
 
 REFUSED = {
-    "no -m": (("cluster=local_pool",), "cluster=local_pool: is for sweeps; say python run.py -m"),
-    "a grid, no -m": (("experiment=sweeps/bandits",), "experiment=sweeps/bandits: has many runs; say python run.py -m"),
-    "a search, no -m": (("experiment=search/trmrl",), "experiment=search/trmrl: has many runs; say python run.py -m"),
+    "no -m": (("cluster=local_pool",), "cluster=local_pool: needs a sweep: run python run.py -m"),
+    "a grid, no -m": (("experiment=sweeps/bandits",), "experiment=sweeps/bandits: is a sweep: run python run.py -m"),
+    "a search, no -m": (("experiment=search/trmrl",), "experiment=search/trmrl: is a sweep: run python run.py -m"),
     "no slots": (
         ("-m", "cluster=local_pool", "hydra.launcher.slots=0"),
         "hydra.launcher.slots=0: a whole number above 0",
     ),
     "no such gpus": (("-m", "cluster=gpus", "hydra.launcher.gpus=some"), "hydra.launcher.gpus=some: all, or a list"),
-    "no cards": (("-m", "cluster=gpus"), "nvidia-smi, which tells the cards, is not there"),
-    "an empty list": (("-m", "cluster=gpus", "hydra.launcher.gpus=[]"), "no graphics card; use cluster=local_pool"),
+    "no cards": (("-m", "cluster=gpus"), "nvidia-smi not found"),
+    "an empty list": (("-m", "cluster=gpus", "hydra.launcher.gpus=[]"), "no GPU found; use cluster=local_pool"),
     "no sbatch": (("-m", "cluster=slurm"), "cluster=slurm: sbatch is not there"),
     "no srun": (("-m", "cluster=slurm"), "cluster=slurm: srun is not there; launch on a login node"),
-    "no account": (("-m", "cluster=lumi"), "hydra.launcher.account: has to be said here"),
+    "no account": (("-m", "cluster=lumi"), "hydra.launcher.account is required on this cluster"),
     "no such option": (("-m", "cluster=local_pool", "hydra.launcher.cores=3"), "hydra.launcher.cores"),
     "a subdirectory": (("-m", "hydra.sweep.subdir=a"), "hydra.sweep.subdir=a: run directories are numbered"),
     "no subdirectory": (("-m", "hydra.sweep.subdir="), "hydra.sweep.subdir=: run directories are numbered"),
@@ -244,7 +244,7 @@ def test_a_directory_holds_one_sweep_and_one_launcher(tmp_path):
     again = launching(sweep.path)
     with launching(sweep.path), pytest.raises(RunDirectoryError, match="is being launched already"), again:
         pass
-    with pytest.raises(RunDirectoryError, match="holds no sweep"):
+    with pytest.raises(RunDirectoryError, match="is not a sweep directory"):
         Sweep(tmp_path)
     (sweep.path / "sweep.json").write_text("{")
     with pytest.raises(RunDirectoryError, match="is damaged"):
@@ -252,7 +252,7 @@ def test_a_directory_holds_one_sweep_and_one_launcher(tmp_path):
 
 
 def test_a_sweep_goes_on_as_it_is(tmp_path):
-    with pytest.raises(ConfigError, match="seed=4: a sweep goes on as it is; only cluster="):
+    with pytest.raises(ConfigError, match="seed=4: a sweep is resumed unchanged; only cluster="):
         resume(fake_sweep(tmp_path, "a=1"), ["seed=4"])
 
 

@@ -174,7 +174,7 @@ def test_processes_find_one_directory_where_its_name_is_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["meta_batch_size=7"], "meta_batch_size=7: 2 processes share it; choose a multiple of that"),
+        (["meta_batch_size=7"], "meta_batch_size=7: must be a multiple of 2, the number of processes"),
         (["algorithm.num_minibatches=5"], "num_minibatches=5 exceeds the 4 trials of an iteration in each process"),
         (["device=meta"], "device=meta: several processes would share it; say cpu, or cuda for a card each"),
         (["-m", "seed=0,1"], "-m: torchrun starts the processes of one run, a sweep starts its own"),

@@ -172,7 +172,7 @@ def test_a_space_that_is_none_is_refused(space, message):
         (["hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0: a whole number above 0"),
         (["hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid: tpe or random"),
         (["+hydra.sweeper.space={model.nothing: [1, 2]}"], "model.nothing"),
-        (["cluster=gpus", "hydra.launcher.gpus=[]", "~hydra.launcher.slots"], "no graphics card"),
+        (["cluster=gpus", "hydra.launcher.gpus=[]", "~hydra.launcher.slots"], "no GPU found"),
         (["hydra.sweeper.space={algorithm.clip: 3}"], "hydra.sweeper.space.algorithm.clip=3: give a list"),
     ],
 )

@@ -25,7 +25,7 @@ NUMBERED = ("${hydra:job.num}", "${hydra.job.num}")  # run directories of a swee
 
 
 class SweepLauncher(Launcher):
-    """What all launchers share.
+    """Common base of all launchers.
 
     Args:
         shuffle: start the jobs in another order, the same for the same sweep.
@@ -126,7 +126,7 @@ class SweepLauncher(Launcher):
 
     @staticmethod
     def result(found) -> JobReturn:
-        """What sweepers learn of a job: the return of a finished run, or None where it goes on elsewhere."""
+        """Result of a job for sweepers: the return of a finished run, or None while it runs elsewhere."""
         result = JobReturn(overrides=list(found.job.overrides), working_dir=str(found.job.directory))
         result.status = JobStatus.FAILED if found.state == "failed" else JobStatus.COMPLETED
         result.return_value = RuntimeError(found.error) if found.state == "failed" else found.final_return
@@ -284,7 +284,7 @@ class SlurmLauncher(SweepLauncher):
 
         for name in self.required:
             if self.options.get(f"slurm_{name}" if name in self.SHORT else name) is None:
-                raise ConfigError(f"hydra.launcher.{name}: has to be said here")
+                raise ConfigError(f"hydra.launcher.{name} is required on this cluster")
         slurm.check(self.options.get("slurm_partition"))
 
     def active(self, sweep) -> dict[str, str]:

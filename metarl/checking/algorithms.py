@@ -1,4 +1,4 @@
-"""What an algorithm promises: ratio one, exact resume, and decisions that depend on nothing but what was seen."""
+"""Checks of an algorithm: ratio one, exact resume, and decisions that depend on observations alone."""
 
 import contextlib
 import copy
@@ -49,7 +49,7 @@ class Learner:
         return algorithm, parts.make_env(num_tasks=config["meta_batch_size"], seed=1)
 
     def moved(self) -> tuple[Algorithm, MetaEnv]:
-        """The same, away from its initialisation, and with updates of one step where it has a number of them."""
+        """An agent with perturbed weights whose update is one gradient step, and an environment for it."""
         algorithm, env = self.build(one_step=True)
         perturb(algorithm, 0.2)
         return algorithm, env
@@ -69,7 +69,7 @@ def collected(algorithm: Algorithm, env: MetaEnv, updates: int = 0, seed: int = 
 
 
 def has_ratio_one(learner: Learner) -> str | None:
-    """What ``update`` recomputes before its first gradient step is what acting stored, in later iterations too."""
+    """Log-probabilities and values recomputed by ``update`` before its first step equal the stored ones."""
     algorithm, env = learner.moved()
     trial = collected(algorithm, env, updates=2)
     if isinstance(algorithm, GradientAdaptation):
@@ -133,7 +133,7 @@ def _until_first_step() -> Iterator[None]:
 
 
 def first_log_probs_equal_stored(algorithm: Algorithm, trial: list[Rollout]) -> bool:
-    """What ``update`` itself asks the policy before its first step; false where it asks nothing of whole trials."""
+    """Compare the log-probabilities that ``update`` computes before its first step; false if it computes none."""
     algorithm = copy.deepcopy(algorithm)
     distribution: Any = getattr(getattr(algorithm, "policy", None), "distribution", None)
     rollout = trial[-1]
@@ -184,7 +184,7 @@ def leaves_trials_and_randomness_alone(learner: Learner) -> None:
 
 
 def repeats_under_a_seed(learner: Learner) -> None:
-    """The same seeds train the same weights, whatever the global generators are at."""
+    """Equal seeds train equal weights, whatever the state of the global generators."""
 
     def trained(seed: int, disturbed: int) -> dict:
         algorithm, env = learner.build(seed=seed)
@@ -198,10 +198,10 @@ def repeats_under_a_seed(learner: Learner) -> None:
 
 
 def acts_without_the_task(learner: Learner) -> None:
-    """The same experience under another description of the task: the same actions."""
+    """Actions do not change if only the description of the task does."""
     algorithm, env = learner.moved()
     if getattr(getattr(algorithm, "policy", None), "told_dim", None) is not None:
-        raise NotApplicable("it is told its task")
+        raise NotApplicable("the policy receives the task description")
     generators = [make_generator(0, env.device), make_generator(0, env.device)]
     tasks = env.sample_tasks()
     other = tasks.select(torch.arange(len(tasks), device=env.device).roll(1))
@@ -221,7 +221,7 @@ DECIDED = ("action", "log_prob", "value")
 
 
 def keeps_lanes_apart(learner: Learner) -> None:
-    """Another task in lane 0, under the same noise, leaves all that other lanes do and feel the same."""
+    """Another task in lane 0, under the same noise, leaves actions and rewards of the other lanes unchanged."""
     env, before, after = trials_with_another_task(learner)
     others = torch.arange(env.lanes_per_task, env.num_lanes, device=env.device)
     for left, right in zip(before, after, strict=True):
@@ -287,7 +287,7 @@ def interrupted_equals_uninterrupted(config: dict, folder: Path, iterations: int
 
 LEARNER_CHECKS = (
     Check(
-        "it can be built and learns finite numbers", learns_finite_numbers, "mend what raised the error", needed=True
+        "it can be built and learns finite numbers", learns_finite_numbers, "correct what raised the error", needed=True
     ),
     Check(
         "ratio one: recomputed equals stored",

@@ -1,4 +1,4 @@
-"""What checks compare, and how they disturb: exact equality of structures, tolerances, random actions and weights."""
+"""Comparisons and perturbations for checks: equality of structures, tolerances, random actions and weights."""
 
 import random
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def random_actions(env: MetaEnv, generator: torch.Generator) -> Tensor:
 
 
 def legal_actions(env: MetaEnv, generator: torch.Generator) -> Tensor:
-    """The same within the bounds."""
+    """Random actions within the bounds of the space."""
     action, space = random_actions(env, generator), env.action_space
     if not isinstance(space, spaces.Box):
         return action

@@ -1,4 +1,4 @@
-"""What an environment promises to agents: spaces, numbers, ends of episodes, and what actions do."""
+"""Checks of an environment: spaces, finite numbers, ends of episodes, and effects of actions."""
 
 import torch
 from gymnasium import spaces
@@ -170,7 +170,7 @@ def _steps_until_cut(env: MetaEnv, generator: torch.Generator) -> int | None:
 
 
 def keeps_what_it_returned(world: World) -> None:
-    """What was returned never changes afterwards."""
+    """Returned tensors never change afterwards."""
     env, generator = world.env(), make_generator(0)
     said: list[tuple[Tensor, Tensor]] = []  # with a copy
 
@@ -191,7 +191,7 @@ def keeps_what_it_returned(world: World) -> None:
 
 
 def _answers(world: World, actions: list[Tensor]) -> list:
-    """What equal environments say to these actions ``[B, ...]``, beginning with a reset."""
+    """Outputs of equal environments for these actions ``[B, ...]``, beginning with a reset."""
     env = world.env(seed=1)
     env.sample_tasks()
     env.reset()
@@ -278,7 +278,7 @@ def _demand_picture(env: MetaEnv, lane: int) -> None:
 
 ENVIRONMENT_CHECKS = (
     Check("it can be made", is_made, "follow the message; the contract is metarl/envs/base.py", needed=True),
-    Check("random actions can be played", is_played, "mend what raised the error", needed=True),
+    Check("random actions can be played", is_played, "correct what raised the error", needed=True),
     Check(
         "actions beyond their bounds are taken",
         takes_actions_beyond_bounds,

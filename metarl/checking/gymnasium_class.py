@@ -1,4 +1,4 @@
-"""What a Gymnasium class promises before it becomes the lanes of an environment."""
+"""Checks of a Gymnasium class before it becomes the lanes of an environment."""
 
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What a memory promises: the memory law, forward and in gradients; the past alone; lanes that do not interact."""
+"""Checks of a memory: the memory law, forward and in gradients; causality; independence of lanes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def random_cuts(length: int) -> list[int]:
 
 
 def gradients(memory: SequenceModel, run: Run, x: Tensor) -> list[Tensor]:
-    """Of a random linear functional of all outputs, with respect to every parameter and the input."""
+    """Gradients of a random linear functional of all outputs, with respect to every parameter and the input."""
     x = x.clone().requires_grad_()
     y, _ = run(memory, x)
     weights = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
@@ -211,7 +211,7 @@ def carries_lanes_on_axis_zero(subject: Memory) -> None:
 
 
 def remembers_nothing_outside_its_carry(subject: Memory) -> None:
-    """The same call gives the same, whatever was called before."""
+    """Equal calls give equal outputs, whatever was called before."""
     memory = subject.bare()
     first = whole(memory, subject.sequence())[0]
     in_steps(memory, subject.sequence(4))

@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one check: ``found`` says what failed, why it does not apply, or what to note."""
+    """Outcome of one check: ``found`` says what failed, why it does not apply, or what to note."""
 
     subject: str
     check: str

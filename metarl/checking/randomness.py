@@ -1,4 +1,4 @@
-"""What an environment promises of its randomness and of its state: the same seed, the same play; interrupted or not."""
+"""Checks of an environment's randomness and state: equal seeds give equal streams, interrupted or not."""
 
 import io
 
@@ -17,7 +17,7 @@ def _length(world: World) -> int:
 
 
 def repeats_under_a_seed(world: World) -> None:
-    """The same seed gives the same stream, whatever the global generators are at."""
+    """Equal seeds give equal streams, whatever the state of the global generators."""
     streams = []
     for disturbed in (1, 2):
         with global_seed(disturbed):

@@ -1,4 +1,4 @@
-"""What a configuration describes, as checks meet it: small batches, lanes of this process, sizes as configured."""
+"""Subjects of checks from a configuration: small batches, lanes in this process, sizes as configured."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an environment promises of its tasks: they persist, can be given again, differ, and decide what happens."""
+"""Checks of an environment's tasks: they persist, can be set again, differ, and affect the dynamics or rewards."""
 
 import pickle
 from typing import Any
@@ -70,7 +70,7 @@ def can_be_given_again(world: World) -> None:
 
 
 def what_tasks_decide(world: World, steps: int = 12) -> set[str]:
-    """What differs between tasks under equal actions and noise: ``reward``, ``observation``, ``end``."""
+    """Quantities that differ between tasks under equal actions and noise: ``reward``, ``observation``, ``end``."""
     count = world.many(200)
     given = [world.draw(count, seed=seed) for seed in (1, 2)]
     found: dict[str, list[list[Tensor]]] = {name: [] for name in ("reward", "observation", "end")}
@@ -230,7 +230,7 @@ def come_in_any_order(world: World) -> None:
 
 
 def _ordered(world: World, tasks: Tasks, order: list[int], seed: int) -> list:
-    """What lanes say that play these tasks in this order, each with the actions and seed of its task."""
+    """Outputs of lanes that play these tasks in this order, each with the actions and seed of its task."""
     env, generator = world.env(num_tasks=len(order), seed=seed), make_generator(0)
     index = torch.tensor(order, device=env.device)
     env.set_tasks(tasks.select(index))

@@ -37,7 +37,7 @@ from metarl.seeding import make_generator, stream_seed
 from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
 from metarl.trust import Trust, check_names, trusted
 
-# What the program gives, and a configuration may not.
+# Arguments that the program supplies, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
 SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim", "told_dim"})
 WORLD = frozenset({"env", "model"})
@@ -53,11 +53,11 @@ class RunSettings:
     """The keys at the top of a configuration.
 
     Args:
-        seed: of everything.
+        seed: seed of all random streams.
         device: a torch device such as ``cpu``, ``cuda`` or ``cuda:1``.
-        meta_batch_size: tasks met side by side in one iteration.
-        lanes_per_task: trials played at once on each task.
-        num_threads: of torch on the CPU; null takes all cores.
+        meta_batch_size: tasks sampled in parallel in one iteration.
+        lanes_per_task: parallel trials on each task.
+        num_threads: CPU threads of torch; null: all cores.
     """
 
     seed: NonNegativeInt
@@ -69,7 +69,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes, before anything runs."""
+    """Components that a configuration describes, before anything runs."""
 
     settings: RunSettings
     make_env: MakeEnv
@@ -255,13 +255,13 @@ def _check_evaluation(env: MetaEnv, built: Parts) -> None:
 def _tasks_of_one_process(meta_batch_size: int) -> int:
     if meta_batch_size % parallel.world_size():
         raise ConfigError(
-            f"meta_batch_size={meta_batch_size}: {parallel.world_size()} processes share it; choose a multiple of that"
+            f"meta_batch_size={meta_batch_size}: must be a multiple of {parallel.world_size()}, the number of processes"
         )
     return meta_batch_size // parallel.world_size()
 
 
 def _check_tasks(env: MetaEnv, built: Parts) -> None:
-    """No more tasks side by side than there are, in training and in evaluations to come."""
+    """Refuse more parallel tasks than the environment has, in training and in evaluations."""
     plan = built.evaluation
     if plan.task_set not in env.task_sets:
         raise ConfigError(f"eval.task_set={plan.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
@@ -275,15 +275,16 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
         most = env.most_tasks(task_set)
         if most is not None and count > most:
             name = type(env).__name__
-            raise ConfigError(f"{key}={count}: {name} has {most} {task_set} tasks to meet side by side; lower it")
+            raise ConfigError(f"{key}={count}: {name} has only {most} {task_set} tasks; lower {key}")
 
 
 def _check_device(device: str) -> None:
-    """Refuse devices that are not there, or that compute nothing as ``meta``."""
+    """Refuse devices that are not available, or do not compute, such as ``meta``."""
     try:
         torch.zeros(1, device=device).item()
     except Exception:  # each kind of device has its own
         found = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise ConfigError(
-            f"device={device!r}: this machine has {', '.join(found)}; use device=cpu, or --device cpu to evaluate a run"
+            f"device={device!r}: not available here; available are {', '.join(found)}; use device=cpu, or --device cpu "
+            "to evaluate a run"
         ) from None

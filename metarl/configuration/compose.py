@@ -11,7 +11,7 @@ from metarl.configuration.renamed import present_name, present_value
 from metarl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-MANY = 20  # options that still fit a message
+MAX_LISTED = 20  # options that fit a message
 
 
 def compose(overrides: Sequence[str], hydra_node: bool = False) -> Any:
@@ -96,7 +96,7 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 def _shortlist(choice: str, allowed: Sequence[str]) -> str:
     """All options, or of very many those most like the one that was asked for."""
-    if len(allowed) <= MANY:
+    if len(allowed) <= MAX_LISTED:
         return ", ".join(allowed)
     close = difflib.get_close_matches(choice, allowed, n=5, cutoff=0.4) or list(allowed[:5])
     return f"{len(allowed)} (metarl list shows them), such as {', '.join(close)}"

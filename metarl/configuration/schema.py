@@ -27,12 +27,12 @@ MOST_FLOAT = 3.4028234663852886e38  # of float32
 
 @dataclass(frozen=True)
 class Kind:
-    """What a node may name.
+    """Classes and functions that a node may name.
 
     Args:
         base: a class, whose subclasses are allowed.
         partial: the program calls it later with more arguments.
-        methods: for kinds without a class: what a class must have.
+        methods: for kinds without a base class: methods that a class must have.
     """
 
     base: type | None = None
@@ -233,7 +233,7 @@ def _hints(constructor: Callable) -> dict[str, Any]:
 
 
 def _kind(annotation: Any) -> Kind | None:
-    """What a node may name where an argument is annotated so; None where that is not said."""
+    """Kind of the node for an argument with this annotation; None if the annotation says nothing."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return next((kind for part in parts if (kind := _kind(part)) is not None), None)

@@ -58,7 +58,7 @@ def gpu_slots(gpus: Sequence[int | str] | None, jobs_per_gpu: int) -> list[Slot]
         )
     found = wanted if wanted is not None else given if given is not None else [card.index for card in cards()]
     if not found:
-        why = f"{VISIBLE}={os.environ[VISIBLE]} hides all cards" if given == [] else "this machine has no graphics card"
+        why = f"{VISIBLE}={os.environ[VISIBLE]} hides all cards" if given == [] else "no GPU found"
         raise ConfigError(f"cluster=gpus: {why}; use cluster=local_pool")
     slots = [Slot(gpu) for _ in range(jobs_per_gpu) for gpu in found]
     if shutil.which("nvidia-smi") is not None:
@@ -137,7 +137,7 @@ def _nvidia(query: str) -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         raise ConfigError(
-            "cluster=gpus: nvidia-smi, which tells the cards, is not there; use cluster=local_pool, or name the cards "
+            "cluster=gpus: nvidia-smi not found (needed to list GPUs); use cluster=local_pool, or name the cards "
             "with hydra.launcher.gpus=[0,1]"
         )
     asked = [tool, f"--query-gpu={query}", "--format=csv,noheader,nounits"]

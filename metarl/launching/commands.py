@@ -1,4 +1,4 @@
-"""``metarl status`` and ``metarl resume``: what became of a sweep, and going on with it."""
+"""``metarl status`` and ``metarl resume``: status of a sweep, and resuming it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def status_rows(sweep: Sweep) -> tuple[list[dict[str, Any]], str]:
     line = ", ".join(f"{count} {state}" for state, count in counts.items())
     left = [status.seconds_left for status in found if status.seconds_left is not None]
     if left:
-        line += f"; those that run end in about {duration(max(left))}"
+        line += f"; running ones end in about {duration(max(left))}"
     if set(counts) - {"finished", *UNENDED}:
-        line += f"; metarl resume {sweep.path} goes on"
+        line += f"; metarl resume {sweep.path} resumes them"
     return rows, line
 
 
@@ -43,11 +43,11 @@ def _row(status: JobStatus, common: set[str]) -> dict[str, Any]:
 
 
 def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
-    """Go on with what is not finished, with the configurations that were frozen; what runs is left alone.
+    """Resume unfinished runs with their frozen configurations; running ones are left alone.
 
     Args:
-        sweep: to go on with.
-        overrides: of where it runs: ``cluster=...`` and ``hydra.launcher.*``.
+        sweep: sweep to resume.
+        overrides: where it runs: ``cluster=...`` and ``hydra.launcher.*``.
 
     Raises:
         ConfigError: other overrides, which would make it another sweep; or it cannot run there.
@@ -58,7 +58,7 @@ def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
     foreign = [text for text in overrides if not text.lstrip("+~").startswith(("cluster=", "hydra.launcher."))]
     if foreign:
         raise ConfigError(
-            f"{' '.join(foreign)}: a sweep goes on as it is; only cluster=... and hydra.launcher.* may change"
+            f"{' '.join(foreign)}: a sweep is resumed unchanged; only cluster=... and hydra.launcher.* may differ"
         )
     launcher, launch = origin.launcher(sweep, overrides)
     launcher.check()

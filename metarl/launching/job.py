@@ -87,7 +87,7 @@ def run_frozen(path: str | Path, number: str | int) -> None:
 
 
 def command(sweep: Sweep, job: Job) -> list[str]:
-    """What runs a job in a process of its own."""
+    """Command line that runs a job in its own process."""
     return [sys.executable, str(CONF.parent / "run.py"), FROZEN, str(sweep.path), str(job.number)]
 
 

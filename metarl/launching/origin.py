@@ -1,4 +1,4 @@
-"""How a sweep was launched, and launching it again so: its record is data, of which nothing is executed.
+"""Launcher of a sweep, from its record, which is data: nothing in it is executed.
 
 The launcher is one of this metarl's own ``conf/``. Of the record come its name and options that are numbers and plain
 words; shell commands, paths of programs and all others have to be said again by whoever goes on with the sweep.

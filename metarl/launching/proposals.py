@@ -28,7 +28,7 @@ def is_search(sweep: Path) -> bool:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a search starts from.
+    """Frozen settings and configurations of a search.
 
     Attributes:
         settings: of the search: its space, and how it goes about.

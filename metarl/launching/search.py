@@ -48,7 +48,7 @@ class Domain:
 
     @property
     def distribution(self) -> BaseDistribution:
-        """The same domain as Optuna stores it."""
+        """Optuna's distribution over the domain."""
         if self.choices:
             return CategoricalDistribution(self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):

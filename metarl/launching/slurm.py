@@ -22,7 +22,7 @@ from metarl.trust import extend_environment, trusted
 
 
 class Run:
-    """What a node executes: a job in the process that submitit started, which hands on the cluster's signals.
+    """Function that submitit runs on a node: a job, in the process that receives the cluster's signals.
 
     Args:
         sweep: path of its directory.

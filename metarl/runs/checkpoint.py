@@ -72,7 +72,7 @@ def _check_unpacked(data: bytes) -> None:
 
 
 def _remedy(path: Path) -> str:
-    """What to do without the checkpoint at ``path``."""
+    """Remedy for a checkpoint at ``path`` that cannot be used."""
     if not path.stem.isdecimal():
         return "delete it; the latest checkpoint is another file"
     older = [other for other in Checkpoints(path.parent).numbered() if other.name < path.name]
@@ -103,7 +103,7 @@ class Checkpoints:
         self.keep = keep
 
     def numbered(self) -> list[Path]:
-        """Oldest first."""
+        """Paths of the numbered checkpoints, oldest first."""
         refuse_link(self.directory)
         return sorted(path for path in self.directory.glob("*.pt") if path.stem.isdecimal())
 

@@ -4,10 +4,10 @@ config.yaml      resolved configuration
 metrics.jsonl    one row per iteration
 checkpoints/     latest few and best
 summary.json     final evaluation; written last, so that a run that has it is finished
-report.html      the same, to look at
-run.log          what the console showed
-error.txt        why the run ended, where it failed in a sweep
-.lock            held by the process that works here, and says which
+report.html      the same as a page
+run.log          console output
+error.txt        error of a run that failed in a sweep
+.lock            held by the process that works here; contains its id
 """
 
 import itertools
@@ -38,8 +38,8 @@ from metarl.runs.files import (
 from metarl.runs.locks import Lock, occupation
 from metarl.runs.reader import read_config, read_rows, read_summary
 
-# Keys whose change leaves a resumed run the same experiment.
-FREE_TO_CHANGE = ("training", "eval", "logger", "wandb", "num_threads", "choices")
+# Keys that may differ when a run is resumed.
+MUTABLE_KEYS = ("training", "eval", "logger", "wandb", "num_threads", "choices")
 # Groups of options, and the part of the configuration that each fills.
 CHOICES = {
     "env": "env",
@@ -126,7 +126,7 @@ class RunDirectory:
         self.resume_metrics(iteration)
 
     def close(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         self._lock.release()
 
     def _check_place(self) -> None:
@@ -166,7 +166,7 @@ class RunDirectory:
             )
 
     def write_error(self, error: BaseException) -> None:
-        """Say why the run failed, to those who did not see its console; a full disk cannot hold that either."""
+        """Write the error for readers without the console; a full disk is ignored."""
         with suppress(OSError):
             replace_file(self.path / ERROR, f"{type(error).__name__}: {error}\n")
 
@@ -193,7 +193,7 @@ class RunDirectory:
                 file.write(f"{to_json(rows[number])}\n".encode())
 
     def append_metrics(self, row: dict) -> None:
-        """Add one row, at once."""
+        """Append one row and flush it."""
         append_line(self.metrics_path, to_json(row))
 
     def save_latest(self, state: dict, iteration: int) -> None:
@@ -212,7 +212,7 @@ class RunDirectory:
             replace_file(self.path / "trial.png", picture)
 
     def discard_summary(self) -> None:
-        """The run goes on: what was final no longer is."""
+        """Delete the summary, because training continues."""
         with naming(self.path / SUMMARY):
             (self.path / SUMMARY).unlink(missing_ok=True)
 
@@ -239,7 +239,7 @@ def _first_difference(old: dict, new: dict) -> tuple[str, Any, Any] | None:
         if None not in (before, now) and before != now and _at(old, path) != _at(new, path):
             return group, before, now
     for name in sorted(set(old) | set(new)):
-        if name not in FREE_TO_CHANGE and old.get(name) != new.get(name):
+        if name not in MUTABLE_KEYS and old.get(name) != new.get(name):
             return _deepest(name, old.get(name), new.get(name))
     return None
 

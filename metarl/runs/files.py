@@ -173,7 +173,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same, with None in place of every number that is not finite."""
+    """A copy with None in place of every number that is NaN or infinite."""
     match value:
         case float():
             return value if math.isfinite(value) else None

@@ -89,7 +89,7 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
 
 
 def changes(sweep: Path, configs: Mapping[int, Mapping[str, Any]]) -> str | None:
-    """How configurations as composed now differ from those that were frozen, in a line; None where they do not."""
+    """First difference between configurations as composed now and as frozen, in a line; None if there is none."""
     for number, config in configs.items():
         before = frozen(sweep, number)
         found = first_difference(_compared(before), _compared(config))

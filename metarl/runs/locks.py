@@ -91,7 +91,7 @@ class Lock:
 
 
 def holder(path: str | Path) -> dict[str, Any] | None:
-    """What the process that holds the lock noted; None where no process holds it."""
+    """Note of the process that holds the lock; None if no process holds it."""
     path = Path(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -154,7 +154,7 @@ class _Substitute:
 
 
 def _substitute_holder(path: Path) -> dict[str, Any] | None:
-    """What is noted in the file of a lock without flock; None where there is none, or its process is gone."""
+    """Note in the file of a lock without flock; None if there is none, or its process has ended."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -291,7 +291,7 @@ def read_bytes(path: Path, tail: int | None = None, most: int | None = None) -> 
 
 
 def parsed(path: Path, kind: str, parse: Callable[[], Any], remedy: str | None = None) -> Any:
-    """What ``parse`` makes of the content of a file.
+    """Parsed content of a file.
 
     Raises:
         RunDirectoryError: it fails, whatever it raises.

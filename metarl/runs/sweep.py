@@ -1,4 +1,4 @@
-"""A sweep is a directory: the jobs it was launched with, a run directory for each, and what became of them.
+"""A sweep is a directory: the jobs it was launched with, a run directory for each, and their status.
 
 sweep.json    how it was launched, and the overrides of every job; data, of which nothing is executed
 configs/      what each job runs, see ``metarl.runs.frozen``
@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What has become of a job.
+    """Status of a job.
 
     Attributes:
         state: ``finished``; ``running``; ``queued`` in a cluster; ``failed`` with an error; ``stopped`` by a signal, or
@@ -95,7 +95,7 @@ class Sweep:
         self.path = Path(path).absolute()
         text = read_text(self.path / RECORD)
         if text is None:
-            raise RunDirectoryError(f"{path} holds no sweep: it has no {RECORD}")
+            raise RunDirectoryError(f"{path} is not a sweep directory: {RECORD} is missing")
         remedy = "delete it and launch the sweep again"
         self.record: dict[str, Any] = parsed(
             self.path / RECORD, "JSON", lambda: checked_record(json.loads(text)), remedy
@@ -166,7 +166,7 @@ class Sweep:
         _write(self.path, self.record)
 
     def cluster_id(self, job: Job) -> str | None:
-        """What a cluster last called the job."""
+        """Latest id of the job on a cluster."""
         return self.record["jobs"][str(job.number)].get("cluster_id")
 
     def log(self, job: Job) -> Path:
@@ -174,7 +174,7 @@ class Sweep:
         return self.path / "logs" / f"{job.number}.log"
 
     def statuses(self, in_cluster: dict[str, str] | None = None) -> list[JobStatus]:
-        """Of every job, in order.
+        """Status of every job, in launch order.
 
         Args:
             in_cluster: what a cluster knows of the jobs that it has not ended, see ``slurm.states``.
@@ -182,7 +182,7 @@ class Sweep:
         return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
 
     def status(self, job: Job, in_cluster: str | None = None) -> JobStatus:
-        """Of one job; what is wrong with its files is told as its error."""
+        """Status of one job; problems with its files are its error."""
         problems: list[str] = []
         summary = _tried(lambda: read_summary(job.directory), problems)
         if summary is not None:
@@ -226,7 +226,7 @@ def checked_record(record: Any) -> dict[str, Any]:
 
 
 def _tried(read: Callable[[], Any], problems: list[str]) -> Any:
-    """What is read, or None and one problem more."""
+    """The result of ``read``, or None and one more problem."""
     try:
         return read()
     except RunDirectoryError as error:
@@ -313,7 +313,7 @@ def finished_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def occupant(directory: Path) -> dict[str, Any] | None:
-    """What is known of the process that works in a run directory; None where there is none."""
+    """Note of the process that works in a run directory; None if there is none."""
     return holder(directory / LOCK)
 
 
