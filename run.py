@@ -31,6 +31,7 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
+    """Train with the configuration that Hydra composed."""
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
     sweep = run_dir.parent.name if is_sweep(run_dir.parent) else None

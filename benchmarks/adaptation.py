@@ -48,6 +48,7 @@ def stages(agent: GradientAdaptation, env, tasks: int, samples: int) -> list[Sam
 
 
 def ratio(tasks: int, samples: int) -> float:
+    """Speed of stacked adaptation relative to a loop over tasks."""
     agent, env = learner("algorithm=maml", *NETWORK, "meta_batch_size=2", "lanes_per_task=1")
     given = stages(agent, env, tasks, samples)
     parameters = [p for name, p in agent.policy.named_parameters() if "value_head" not in name]
@@ -84,6 +85,7 @@ def plain_loss(agent: GradientAdaptation, given: list[Samples]) -> Tensor:
 
 @torch.no_grad()
 def acting(tasks: int, lanes: int) -> float:
+    """Speed of acting with stacked parameters relative to a loop over tasks."""
     agent, env = learner("algorithm=maml", *NETWORK, f"meta_batch_size={tasks}", f"lanes_per_task={lanes}")
     generator = torch.Generator()
     env.sample_tasks()

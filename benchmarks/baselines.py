@@ -101,6 +101,7 @@ def parse(table: str) -> dict[tuple[str, str], str]:
 
 
 def make_bandit(num_arms: int, num_episodes: int, *, num_tasks: int, seed: int) -> MetaEnv:
+    """A Bernoulli bandit."""
     return BernoulliBandit(num_arms, num_episodes, num_tasks=num_tasks, seed=seed)
 
 
@@ -205,6 +206,7 @@ def search(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> No
 
 
 def main() -> None:
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bandits", nargs="*", default=[], metavar="n,k")
     parser.add_argument("--mdps", nargs="*", type=int, default=[], metavar="n")

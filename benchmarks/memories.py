@@ -41,6 +41,7 @@ def memory_of(model: str, *changes: str, context: int = LATE + 10) -> SequenceMo
 
 
 def inputs(steps: int, lanes: int) -> Tensor:
+    """Random inputs ``[T, B, input]`` whose last entry marks the first step."""
     x = torch.randn(steps, lanes, INPUT)
     x[..., -1] = 0
     x[0, :, -1] = 1

@@ -44,6 +44,7 @@ Rows = list[dict[str, Any]]
 
 
 def main() -> None:
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("add").add_argument("runs", type=Path, nargs="+")

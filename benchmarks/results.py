@@ -28,6 +28,7 @@ CURVE = ("env_steps", "wall_time", "eval/sampled/return_mean", "eval/sampled/ret
 
 
 def main() -> None:
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)

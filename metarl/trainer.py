@@ -85,11 +85,6 @@ class Progress:
     skipped_in_a_row: int = 0
 
 
-def present_counters(saved: dict) -> dict:
-    """Saved counters under present names, where an earlier version wrote them."""
-    return {"pruned" if name == "given_up" else name: value for name, value in saved.items()}
-
-
 @dataclass
 class Trainer:
     """Trains an algorithm on an environment.
@@ -351,4 +346,5 @@ class Trainer:
         for name, generator in self.generators.items():
             generator.set_state(own["generators"][name].cpu())
         torch.set_rng_state(own["torch_generator"].cpu())
-        self.progress = Progress(**present_counters(state["progress"]))
+        former = {"given_up": "pruned"}  # in checkpoints of earlier versions
+        self.progress = Progress(**{former.get(name, name): value for name, value in state["progress"].items()})

@@ -1,0 +1,1 @@
+"""Learning algorithms, one concept a file."""

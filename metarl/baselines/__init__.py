@@ -1,0 +1,1 @@
+"""Classical solvers and exact optima of environments."""

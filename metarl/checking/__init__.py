@@ -1,0 +1,1 @@
+"""Checks of environments, models and algorithms against their contracts."""

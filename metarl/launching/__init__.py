@@ -1,0 +1,1 @@
+"""Launching and resuming of sweeps and searches."""

@@ -1,0 +1,1 @@
+"""Sequence models and the policies around them."""

@@ -1,0 +1,130 @@
+"""Docstrings that can be read without the name beside them, short functions, short files."""
+
+import ast
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    ROOT / "run.py",
+    *(file for name in ("metarl", "launch", "benchmarks") for file in (ROOT / name).rglob("*.py")),
+]
+FRAGMENT = re.compile(r"(Of|What|Those|The same|How)\b")
+MOST_LINES = 350
+UNREVISED = frozenset(
+    {
+        "metarl/algorithms/elbo.py",
+        "metarl/algorithms/gradient_adaptation.py",
+        "metarl/algorithms/maesn.py",
+        "metarl/algorithms/policy_gradient.py",
+        "metarl/algorithms/rl2.py",
+        "metarl/algorithms/samples.py",
+        "metarl/algorithms/task_inference.py",
+        "metarl/algorithms/tesp.py",
+        "metarl/algorithms/trial_buffer.py",
+        "metarl/algorithms/varibad.py",
+        "metarl/analysis/adapted.py",
+        "metarl/analysis/attention.py",
+        "metarl/analysis/beliefs.py",
+        "metarl/analysis/comparison.py",
+        "metarl/analysis/embeddings.py",
+        "metarl/analysis/figures.py",
+        "metarl/analysis/film.py",
+        "metarl/analysis/memory.py",
+        "metarl/analysis/playing.py",
+        "metarl/analysis/report.py",
+        "metarl/analysis/runs.py",
+        "metarl/analysis/selection.py",
+        "metarl/analysis/statistics.py",
+        "metarl/analysis/studies.py",
+        "metarl/analysis/style.py",
+        "metarl/analysis/tables.py",
+        "metarl/analysis/task_notes.py",
+        "metarl/baselines/arm_beliefs.py",
+        "metarl/baselines/base.py",
+        "metarl/baselines/cells.py",
+        "metarl/baselines/mdps.py",
+        "metarl/envs/actions.py",
+        "metarl/envs/ant.py",
+        "metarl/envs/base.py",
+        "metarl/envs/dynamics.py",
+        "metarl/envs/goal_sets.py",
+        "metarl/envs/grid.py",
+        "metarl/envs/gymnasium_contract.py",
+        "metarl/envs/gymnasium_lanes.py",
+        "metarl/envs/gymnasium_tasks.py",
+        "metarl/envs/half_cheetah.py",
+        "metarl/envs/lanes.py",
+        "metarl/envs/metaworld.py",
+        "metarl/envs/physics.py",
+        "metarl/envs/pictures.py",
+        "metarl/envs/points.py",
+        "metarl/envs/rooms.py",
+        "metarl/envs/simulation.py",
+        "metarl/envs/streams.py",
+        "metarl/envs/tesp.py",
+        "metarl/evaluation.py",
+        "metarl/held_out.py",
+        "metarl/models/aggregators.py",
+        "metarl/models/attention.py",
+        "metarl/models/banded.py",
+        "metarl/models/conditioning.py",
+        "metarl/models/decoders.py",
+        "metarl/models/features.py",
+        "metarl/models/heads.py",
+        "metarl/models/normalization.py",
+        "metarl/models/policy.py",
+        "metarl/models/reinstatement.py",
+        "metarl/models/snail.py",
+        "metarl/models/transformer.py",
+        "metarl/models/trmrl.py",
+        "metarl/models/watching.py",
+        "metarl/rollout.py",
+        "metarl/trainer.py",
+        "metarl/types.py",
+    }
+)
+LONG_TESTS = frozenset(
+    {"test_rl2.py", "test_gradient_adaptation.py", "test_report.py", "test_loggers.py", "test_aggregators.py"}
+)
+
+
+def definitions(file: Path) -> Iterator[ast.AST]:
+    """The module of a file, its classes and its functions, at any depth."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_docstring_is_a_fragment(file):
+    if str(file.relative_to(ROOT)) in UNREVISED:
+        return
+    texts = [ast.get_docstring(node) or "" for node in definitions(file)]
+    assert not [text.splitlines()[0] for text in texts if FRAGMENT.match(text)]
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines of the body without the docstring, from its first statement to its last."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short():
+    functions = [(body_lines(node), node.name) for file in FILES for node in definitions(file) if _is_function(node)]
+    lengths = sorted(length for length, _ in functions)
+    assert statistics.median(lengths) <= 5 and statistics.quantiles(lengths, n=10)[-1] <= 16
+    assert not [found for found in functions if found[0] > 45]
+
+
+def _is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def test_files_are_short():
+    files = [*FILES, *(file for file in (ROOT / "tests").glob("*.py") if file.name not in LONG_TESTS)]
+    assert not [(file, count) for file in files if (count := len(file.read_text().splitlines())) > MOST_LINES]
