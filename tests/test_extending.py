@@ -22,7 +22,7 @@ def extended(tmp_path_factory) -> Path:
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "run.py", folder)
     examples = FILE.findall((PROJECT / "docs" / "extending.md").read_text())
-    assert len(examples) == 9
+    assert len(examples) == 15
     for name, content in examples:
         assert not (folder / name).exists()
         (folder / name).parent.mkdir(exist_ok=True)
@@ -30,7 +30,10 @@ def extended(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("choice", ["env=coin", "env=reach_1d", "model=trace", "algorithm=reinforce"])
+ALGORITHMS = ["algorithm=reinforce", "algorithm=decayed_rl2", "algorithm=anil", "algorithm=kl_warm_up"]
+
+
+@pytest.mark.parametrize("choice", ["env=coin", "env=reach_1d", "model=trace", *ALGORITHMS])
 def test_an_example_trains_and_is_evaluated(extended, choice):
     run_dir = extended / choice.replace("=", "_")
     small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]
@@ -43,10 +46,17 @@ def test_an_example_trains_and_is_evaluated(extended, choice):
     assert summary[group] == name and summary["evaluation"]["sampled"]["num_tasks"] == 40
 
 
-def test_a_value_an_example_cannot_take_is_refused(extended):
-    command = [sys.executable, "run.py", "env=coin", "env.num_throws=-1"]
+@pytest.mark.parametrize(
+    ("choice", "value", "message"),
+    [
+        ("env=coin", "env.num_throws=-1", "must be greater than 0"),
+        ("algorithm=decayed_rl2", "algorithm.discount=-1", "must be greater than or equal to 0"),
+    ],
+)
+def test_a_value_an_example_cannot_take_is_refused(extended, choice, value, message):
+    command = [sys.executable, "run.py", choice, value]
     done = subprocess.run(command, cwd=extended, capture_output=True, text=True)
-    assert done.returncode == 1 and "env.num_throws=-1: must be greater than 0" in done.stderr
+    assert done.returncode == 1 and f"{value}: {message}" in done.stderr
 
 
 def test_a_solver_and_a_bound_are_found_for_their_environment(extended):
