@@ -209,7 +209,7 @@ class Trainer:
         trial, error = None, None
         try:
             self.env.sample_tasks()
-            trial = collect_trial(self.env, self.algorithm.behaviour, self.generators["acting"])
+            trial = collect_trial(self.env, self.algorithm.behavior_policy, self.generators["acting"])
         except (NonFiniteError, ContractError) as found:
             error = found
         if error := next((found for found in parallel.all_gather(error) if found is not None), None):

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from helpers import make_algorithm, make_env, small_config
 
-from metarl.algorithms.samples import Credit, samples_of
+from metarl.algorithms.samples import AdvantageConfig, make_samples
 from metarl.baselines.base import Random
 from metarl.configuration.build import build_algorithm
 from metarl.envs.actions import BoxActions, JointActions
@@ -227,7 +227,7 @@ def test_nothing_follows_a_fall_at_the_horizon(baseline):
     assert rollout.terminated[-1].all() and not rollout.truncated.any() and len(rollout.reward) == 5
     for said in (rollout, rollout._replace(truncated=rollout.terminated)):  # an environment may say both
         for bootstrap in (False, True):
-            returns = samples_of(said, 1, Credit(0.99, 1.0, baseline, False, bootstrap)).returns
+            returns = make_samples(said, 1, AdvantageConfig(0.99, 1.0, baseline, False, bootstrap)).returns
             torch.testing.assert_close(returns[:, 0], torch.full((4,), 4.90099501), atol=1e-4, rtol=0)
             torch.testing.assert_close(returns[:, -1], torch.ones(4), atol=1e-4, rtol=0)
 
@@ -237,7 +237,7 @@ def test_returns_go_on_where_the_time_limit_alone_cut_an_episode():
     env.sample_tasks()
     (rollout,) = collect_trial(env, Random(env.action_space, 1), make_generator(0))
     assert rollout.truncated[-1].all() and not rollout.terminated.any()
-    returns = samples_of(rollout, 1, Credit(0.99, 1.0, "linear", False, True)).returns
+    returns = make_samples(rollout, 1, AdvantageConfig(0.99, 1.0, "linear", False, True)).returns
     torch.testing.assert_close(returns, torch.full_like(returns, 100.0), atol=0.1, rtol=0)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import collected, config_of, make_algorithm, perturb, same
 
-from metarl.algorithms.samples import Credit, ridge_regression, samples_of
+from metarl.algorithms.samples import AdvantageConfig, make_samples, ridge_regression
 from metarl.errors import ConfigError
 from metarl.models.episode_encoder import Episodes, best_episodes, no_episodes
 from metarl.rollout import collect_trial
@@ -168,9 +168,9 @@ def test_a_baseline_of_time_alone_explains_what_depends_on_time_alone():
     time = torch.arange(len(support.reward)).unsqueeze(1) % env.horizon
     timely = support._replace(reward=(time / 60).expand_as(support.reward))
     by_lane = support._replace(reward=torch.arange(6.0).expand_as(support.reward))
-    credit = Credit(0.9, 1.0, "linear_time", False, False)
-    assert samples_of(timely, LANES, credit).advantage.abs().max() < 1  # of returns up to 10
-    assert samples_of(by_lane, LANES, credit).advantage.abs().max() > 4
+    credit = AdvantageConfig(0.9, 1.0, "linear_time", False, False)
+    assert make_samples(timely, LANES, credit).advantage.abs().max() < 1  # of returns up to 10
+    assert make_samples(by_lane, LANES, credit).advantage.abs().max() > 4
 
 
 def test_a_bootstrapped_baseline_knows_what_episodes_that_go_on_are_worth():
@@ -182,7 +182,7 @@ def test_a_bootstrapped_baseline_knows_what_episodes_that_go_on_are_worth():
     given = support._replace(
         timestep=support.timestep._replace(observation=still), next_observation=still, reward=still[..., 0]
     )
-    samples = samples_of(given, 20, Credit(0.9, 0.95, "linear", False, True))
+    samples = make_samples(given, 20, AdvantageConfig(0.9, 0.95, "linear", False, True))
     assert samples.advantage.abs().max() < 1e-2
     value = samples.returns.view(20, -1)[:, -1]
     torch.testing.assert_close(value, 10 * still[-1, :, 0], atol=2e-2, rtol=1e-3)
@@ -194,8 +194,8 @@ def test_the_baseline_tells_states_without_order_apart():
     state = support.timestep.observation
     assert state.dtype == torch.long and len(state.unique()) > 2
     given = support._replace(reward=(state == 1).float())
-    credit = Credit(0.0, 1.0, "linear", False, False)
-    numbers, apart = (samples_of(given, LANES, credit, *how).advantage.abs().max() for how in ((), (agent.observed,)))
+    credit = AdvantageConfig(0.0, 1.0, "linear", False, False)
+    numbers, apart = (make_samples(given, LANES, credit, *how).advantage.abs().max() for how in ((), (agent.observed,)))
     assert apart < 1e-2 < numbers
 
 

@@ -19,7 +19,7 @@ from helpers import (
 )
 
 from metarl.algorithms.meta_optimizers import FisherVectorProduct, conjugate_gradients
-from metarl.algorithms.samples import by_lane, samples_of
+from metarl.algorithms.samples import by_lane, make_samples
 from metarl.errors import ConfigError
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -201,7 +201,7 @@ def test_dice_knows_how_sampling_changes():
     env.sample_tasks()
     (support, _) = collect_trial(env, agent.float(), make_generator(0))
     means = env.tasks.parameters["mean" if "mean" in env.tasks.parameters else next(iter(env.tasks.parameters))][0]
-    samples = samples_of(support, agent.lanes_per_task, agent.credit)
+    samples = make_samples(support, agent.lanes_per_task, agent.advantage_config)
     name = "heads.actor_head.bias"
     start = agent.inner_parameters()
     stacked = {key: value.detach().expand(1, *value.shape).clone().requires_grad_() for key, value in start.items()}
@@ -228,7 +228,7 @@ def test_ratio_one_at_every_stage(method):
     trial = collected(agent, env)
     stages = agent.stages(trial)
     for stage, rollout in zip(stages, trial[-len(stages) :], strict=True):  # TESP's warm-up is none
-        log_prob = agent.policy.distribution.log_prob(stage.acted, stage.action)
+        log_prob = agent.policy.distribution.log_prob(stage.behavior_params, stage.action)
         torch.testing.assert_close(log_prob[stage.mask], stage.log_prob[stage.mask], atol=1e-4, rtol=1e-4)
         assert torch.equal(by_lane(stage.log_prob, len(rollout.mask)), rollout.decision.log_prob)
     terms = agent.outer_terms(agent.stages(trial), clip=0.2)
@@ -297,7 +297,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(outer, tmp_path):
 def test_curvature_is_the_hessian_of_the_divergence(method):
     agent, env = learner(method, *(("meta_optimizer=trpo", "algorithm.first_order=false") if method == "tesp" else ()))
     stages = double_stages(agent, env)
-    stages = agent.with_acted(stages)  # in double precision, too: where the policies that acted still act
+    stages = agent.cache_behavior_policy(stages)  # in double precision, too: where the policies that acted still act
     parameters = [p for p in agent.parameters() if p.requires_grad]
     found = agent.outer_terms(stages, None)
     vector = torch.randn(sum(p.numel() for p in parameters), generator=make_generator(0)).double()

@@ -113,7 +113,7 @@ def test_the_regret_loss_is_the_share_left_unexplained():
     agent, _, _, batch = batch_of("algorithm.regret_coefficient=1")
     torch.nn.init.zeros_(agent.regret_head.weight)
     torch.nn.init.zeros_(agent.regret_head.bias)
-    assert agent.other_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1].item() == pytest.approx(1)
+    assert agent.auxiliary_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1].item() == pytest.approx(1)
 
 
 def test_predicting_regrets_teaches_the_memory():
@@ -126,9 +126,9 @@ def test_predicting_regrets_teaches_the_memory():
     collected(agent, env, updates=60)
     (rollout,) = collected(agent, env)
     batch = agent._batch(rollout)
-    regrets = batch.known["regrets"]
+    regrets = batch.extras["regrets"]
     constant = regrets.var((0, 1), correction=0).sum() / regrets.square().sum(-1).mean()
-    assert agent.other_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1] < 0.9 * constant
+    assert agent.auxiliary_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1] < 0.9 * constant
 
 
 def test_the_weight_of_predicting_regrets_is_linear_in_progress():

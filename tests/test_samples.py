@@ -6,12 +6,12 @@ import torch
 from helpers import collected, make_algorithm, perturb
 
 from metarl.algorithms.samples import (
-    Credit,
+    AdvantageConfig,
     baseline_features,
     by_lane,
     by_task,
+    make_samples,
     ridge_regression,
-    samples_of,
     steps_of_episodes,
 )
 
@@ -35,8 +35,8 @@ def test_advantages_are_those_of_a_loop_over_ragged_episodes(bootstrap):
     )
     perturb(agent.policy, 0.3)
     rollout = collected(agent, env)[0]
-    credit = Credit(0.9, 0.8, "linear", False, bootstrap)
-    samples = samples_of(rollout, 3, credit)
+    credit = AdvantageConfig(0.9, 0.8, "linear", False, bootstrap)
+    samples = make_samples(rollout, 3, credit)
     reward, mask = (rollout.reward * rollout.mask).numpy(), rollout.mask.numpy()
     ends = (rollout.terminated | rollout.truncated).numpy()
     time = steps_of_episodes(rollout.timestep.first)

@@ -8,7 +8,7 @@ import torch
 from helpers import collected, config_of, make_algorithm, perturb, same
 from torch.func import functional_call
 
-from metarl.algorithms.gradient_adaptation import stacked
+from metarl.algorithms.gradient_adaptation import expand_per_task
 from metarl.algorithms.meta_optimizers import BestIterate, OuterTerms
 from metarl.algorithms.samples import by_task
 from metarl.algorithms.tesp import episodes_of
@@ -53,7 +53,7 @@ def test_the_encoder_is_a_loop_over_ragged_episodes(gates):
     encoder = EpisodeEncoder(3, 5, 2, gates).double()
     perturb(encoder, 0.5)
     features, lengths = torch.randn(2, 4, 6, 3).double(), torch.tensor([[6, 1, 0, 3], [0, 0, 0, 0]])
-    found = functional_call(encoder, stacked(dict(encoder.named_parameters()), 2), (features, lengths))
+    found = functional_call(encoder, expand_per_task(dict(encoder.named_parameters()), 2), (features, lengths))
     each = [by_hand(encoder, features[0, i, :n].numpy(), gates) for i, n in ((0, 6), (1, 1), (3, 3))]
     np.testing.assert_allclose(found[0].detach().numpy(), np.mean(each, axis=0), atol=1e-12)
     assert found[1].abs().max() == 0
@@ -93,7 +93,7 @@ def test_the_torch_form_is_torchs_gru():
         encoder.offset.zero_()
     episode = torch.randn(7, 3)
     found = functional_call(
-        encoder, stacked(dict(encoder.named_parameters()), 1), (episode.view(1, 1, 7, 3), torch.tensor([[7]]))
+        encoder, expand_per_task(dict(encoder.named_parameters()), 1), (episode.view(1, 1, 7, 3), torch.tensor([[7]]))
     )
     torch.testing.assert_close(found[0], gru(episode.unsqueeze(1))[1].flatten())
 

@@ -16,7 +16,7 @@ from helpers import (
     whole_and_resumed,
 )
 
-from metarl.algorithms.task_inference import Informed
+from metarl.algorithms.task_inference import TaskConditionedAgent
 from metarl.errors import ConfigError
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -32,7 +32,7 @@ def test_what_is_told_decides_what_an_oracle_sees(oracle):
     agent, env = make_algorithm(TOLD, "env=grid", f"algorithm.oracle={oracle}", lanes=8)
     perturb(agent, 0.5)
     (rollout,) = collected(agent, env)
-    told = agent.known(rollout)["told"]
+    told = agent.extra_inputs(rollout)["told"]
     assert told.shape[:2] == rollout.reward.shape
     if oracle == "task_description":
         assert torch.equal(told[-1], rollout.tasks.description)
@@ -105,16 +105,16 @@ def test_a_warm_up_acts_on_the_task_and_then_on_the_memory():
     agent, env = inferring()
     for iteration in range(4):
         env.sample_tasks()
-        informed = isinstance(agent.behaviour, Informed)
+        informed = isinstance(agent.behavior_policy, TaskConditionedAgent)
         assert informed == (iteration < 2)
-        trial = collect_trial(env, agent.behaviour, make_generator(0))
+        trial = collect_trial(env, agent.behavior_policy, make_generator(0))
         logs = agent.update(trial, 0.0, make_generator(1))
         assert logs["warming_up"] == informed
     (rollout,) = trial
     scrambled = rollout.tasks.select(torch.arange(8).roll(1))
-    states = [agent.behaviour.initial_state(tasks) for tasks in (rollout.tasks, scrambled)]
+    states = [agent.behavior_policy.initial_state(tasks) for tasks in (rollout.tasks, scrambled)]
     row = type(rollout.timestep)(*(part[0] for part in rollout.timestep))
-    assert same(*(agent.behaviour.act(row, state, make_generator(0))[0].log_prob for state in states))
+    assert same(*(agent.behavior_policy.act(row, state, make_generator(0))[0].log_prob for state in states))
 
 
 def test_in_a_warm_up_the_task_alone_decides():
@@ -123,7 +123,7 @@ def test_in_a_warm_up_the_task_alone_decides():
     row = type(rollout.timestep)(*(part[-1] for part in rollout.timestep))
     goals = rollout.tasks.select(torch.arange(8).roll(1))
     first, other = (
-        agent.behaviour.act(row, agent.behaviour.initial_state(tasks), make_generator(0))[0].value
+        agent.behavior_policy.act(row, agent.behavior_policy.initial_state(tasks), make_generator(0))[0].value
         for tasks in (rollout.tasks, goals)
     )
     differs = (rollout.tasks.description != goals.description).any(1)
@@ -190,7 +190,7 @@ def learned(algorithm: str, *overrides: str):
     acting, updating = make_generator(0), make_generator(1)
     for _ in range(4):
         env.sample_tasks()
-        agent.update(collect_trial(env, agent.behaviour, acting), 0.5, updating)
+        agent.update(collect_trial(env, agent.behavior_policy, acting), 0.5, updating)
     return agent.policy.state_dict()
 
 
@@ -239,7 +239,7 @@ def test_bonuses_fade_out_and_shrink_where_one_has_been():
     for _ in range(300):
         agent.learn_novelty(states, rollout.mask)
     assert agent.bonuses(rollout, states, belief)[0].mean() < 0.7 * before and scales.count > 0
-    told = agent.hyperstates(rollout, agent.known(rollout))
+    told = agent.hyperstates(rollout, agent.extra_inputs(rollout))
     assert torch.equal(told[0], states) and torch.equal(told[1], belief)
 
 

@@ -17,7 +17,7 @@ from helpers import (
     whole_and_resumed,
 )
 
-from metarl.algorithms.elbo import Belief, as_belief, choose_terms, divergences, reconstruction
+from metarl.algorithms.elbo import Belief, as_belief, kl_to_prior, reconstruction, sample_terms
 from metarl.algorithms.trial_buffer import TrialBuffer, trials_of
 from metarl.errors import ConfigError
 from metarl.models.decoders import TransitionDecoder
@@ -45,7 +45,7 @@ def normal_kl(mean, log_variance, prior_mean, prior_log_variance) -> float:
 @pytest.mark.parametrize("prior", ["previous", "standard"])
 def test_divergences_are_those_of_normals(prior):
     belief = Belief(torch.randn(4, 2, 3).double(), torch.randn(4, 2, 3).double())
-    found = divergences(belief, prior)
+    found = kl_to_prior(belief, prior)
     nothing = torch.zeros(3).double()
     for t in range(4):
         for lane in range(2):
@@ -63,7 +63,7 @@ def test_the_reconstruction_is_a_double_loop_over_ragged_trials(decode_only_past
     agent.double()
     trials = trials_of(rollout)
     latent = torch.randn(*rollout.mask.shape, agent.policy.latent_dim).double()
-    terms = choose_terms(trials.mask, None, None, make_generator(0))
+    terms = sample_terms(trials.mask, None, None, make_generator(0))
     decoder = dict(agent.transition_decoders())[decoded]
     found = reconstruction(latent, trials, terms, decoder, decode_only_past).item()
     total = 0.0
@@ -107,7 +107,7 @@ def test_drawn_terms_estimate_the_whole_bound_without_bias():
     generator = make_generator(0)
 
     def bound(beliefs, transitions):
-        terms = choose_terms(trials.mask, beliefs, transitions, generator)
+        terms = sample_terms(trials.mask, beliefs, transitions, generator)
         rows = terms.beliefs.unsqueeze(-1).expand(-1, -1, latents.shape[-1])
         with torch.no_grad():
             return reconstruction(latents.gather(0, rows), trials, terms, decoder).item()
@@ -130,10 +130,10 @@ def test_gradients_of_the_bound_agree_with_finite_differences(reward_decoder):
         timestep=timestep,
         **{n: getattr(trials, n).double() for n in ("reward", "next_observation", "task")},
     )
-    parameters = agent.model_parameters()
+    parameters = agent.vae_parameters()
 
     def total():
-        losses = agent.model_losses(trials, make_generator(0))
+        losses = agent.vae_losses(trials, make_generator(0))
         return sum(agent.coefficients[name] * loss for name, loss in losses.items())
 
     gradients = torch.autograd.grad(total(), parameters)

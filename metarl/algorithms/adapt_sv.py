@@ -4,7 +4,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 
-from metarl.algorithms.latents import act_on, latent_policy
+from metarl.algorithms.latents import latent_conditioned_output, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 
 START = 0.01  # norm of the latent at first
@@ -26,16 +26,16 @@ class AdaptSV(MetaSGD):
     def build_policy(self, env, model):
         return latent_policy(env, model, self.latent_dim)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         direction = torch.randn(self.latent_dim)
         self.latent = nn.Parameter(START * direction / direction.norm())
-        super().build_others(env)
+        super().build_auxiliary_modules(env)
 
     def inner_parameters(self):
         return {"latent": self.latent}
 
     def output(self, parameters, timestep, context):
-        return act_on(self.policy, timestep, parameters["latent"])
+        return latent_conditioned_output(self.policy, timestep, parameters["latent"])
 
-    def other_losses(self, path, stages):
+    def auxiliary_losses(self, path, stages):
         return {"latent_square": (self.latent_coefficient, path[-1]["latent"].square().mean(1))}

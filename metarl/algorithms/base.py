@@ -37,7 +37,7 @@ class Algorithm(nn.Module, ABC):
         """
 
     @property
-    def behaviour(self) -> Agent:
+    def behavior_policy(self) -> Agent:
         """Who collects the trials to learn from: the agent itself, unless a method has another teach it."""
         return self
 

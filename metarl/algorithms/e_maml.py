@@ -27,7 +27,7 @@ class EMAML(GradientAdaptation):
         credit = (earned - of_all.mean()) / (of_all.std(correction=0) + 1e-8)
         return [stage._replace(context=stage.context | {"credit": credit}) for stage in super().stages(trial)]
 
-    def other_losses(self, path, stages):
+    def auxiliary_losses(self, path, stages):
         total = 0.0
         for parameters, samples in zip(path[:-1], stages[:-1], strict=True):
             output = self.output(parameters, samples.timestep, samples.context)

@@ -42,7 +42,7 @@ def as_belief(known: Tensor) -> Belief:
     return Belief(*known.chunk(2, dim=-1))
 
 
-def divergences(belief: Belief, prior: Prior) -> Tensor:
+def kl_to_prior(belief: Belief, prior: Prior) -> Tensor:
     """``[T, B]``: of every belief to the one before it, the first to a standard normal; or of all to that."""
     nothing = Belief(torch.zeros_like(belief.mean[:1]), torch.zeros_like(belief.mean[:1]))
     if prior == "standard":
@@ -50,7 +50,7 @@ def divergences(belief: Belief, prior: Prior) -> Tensor:
     return belief.kl(Belief(*(torch.cat([first, later[:-1]]) for first, later in zip(nothing, belief, strict=True))))
 
 
-class Terms(NamedTuple):
+class ElboTerms(NamedTuple):
     """Which beliefs are decoded, and which transitions under them, of every trial.
 
     Attributes:
@@ -66,12 +66,12 @@ class Terms(NamedTuple):
     transition_weight: Tensor
 
 
-def choose_terms(mask: Tensor, beliefs: int | None, transitions: int | None, generator: Generator) -> Terms:
+def sample_terms(mask: Tensor, beliefs: int | None, transitions: int | None, generator: Generator) -> ElboTerms:
     """All steps of ``mask [T, B]``, or so many drawn with replacement from each trial."""
     length = mask.sum(0).float()
     rows, weights = _choose(mask, beliefs, generator)
     steps, shares = _choose(mask, transitions, generator)
-    return Terms(rows, weights, steps, shares * length)
+    return ElboTerms(rows, weights, steps, shares * length)
 
 
 def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -84,24 +84,24 @@ def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tens
     return (unit * mask.sum(0)).long(), torch.full((count, lanes), 1 / count, device=mask.device)
 
 
-def own_part(trials: Trials, terms: Terms, noise: Tensor) -> tuple[Trials, Terms, Tensor]:
+def local_part(trials: Trials, terms: ElboTerms, noise: Tensor) -> tuple[Trials, ElboTerms, Tensor]:
     """Trials, terms and ``noise [E, B, latent_dim]`` of this process, whose means are its part of those over all."""
     if parallel.world_size() == 1:
         return trials, terms, noise
     lanes = parallel.local_shard(trials.mask)
-    mine = Terms(*(part[:, lanes] for part in terms))
+    mine = ElboTerms(*(part[:, lanes] for part in terms))
     share = len(lanes) / trials.mask.shape[1]
     return trials.select(lanes), mine._replace(belief_weight=share * mine.belief_weight), noise[:, lanes]
 
 
-def at_steps(values: Tensor, steps: Tensor) -> Tensor:
+def gather_time(values: Tensor, steps: Tensor) -> Tensor:
     """``values [T, B, ...]`` at ``steps [N, B]``."""
     index = steps.reshape(*steps.shape, *[1] * (values.ndim - 2)).expand(*steps.shape, *values.shape[2:])
     return values.gather(0, index)
 
 
 def reconstruction(
-    latent: Tensor, trials: Trials, terms: Terms, decoder: Decoder, decode_only_past: bool = False
+    latent: Tensor, trials: Trials, terms: ElboTerms, decoder: Decoder, decode_only_past: bool = False
 ) -> Tensor:
     """Error of the whole trial, past and future, expected over the beliefs: summed over transitions, mean over trials.
 
@@ -113,7 +113,7 @@ def reconstruction(
         decode_only_past: decode only what a belief has seen.
     """
     observation, action, next_observation, reward = (
-        at_steps(part, terms.transitions)
+        gather_time(part, terms.transitions)
         for part in (trials.timestep.observation, trials.action, trials.next_observation, trials.reward)
     )
     errors = decoder.errors(latent, observation, action, next_observation, reward)
@@ -123,12 +123,12 @@ def reconstruction(
     return (per_belief * terms.belief_weight).sum(0).mean()
 
 
-def mean_over_beliefs(values: Tensor, terms: Terms) -> Tensor:
+def mean_over_beliefs(values: Tensor, terms: ElboTerms) -> Tensor:
     """Of ``values [T, B]`` at the chosen beliefs: mean over steps and trials."""
-    return (at_steps(values, terms.beliefs) * terms.belief_weight).sum(0).mean()
+    return (gather_time(values, terms.beliefs) * terms.belief_weight).sum(0).mean()
 
 
-def task_error(latent: Tensor, target: Tensor, terms: Terms, decode: Callable[[Tensor], Tensor]) -> Tensor:
+def task_error(latent: Tensor, target: Tensor, terms: ElboTerms, decode: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean squared error of a task ``[B, size]`` as decoded from the latents of the chosen beliefs."""
     errors = (decode(latent) - target).square().mean(-1)
     return (errors * terms.belief_weight).sum(0).mean()

@@ -1,7 +1,15 @@
-"""Adaptation by gradient steps: what MAML and its kin share (Finn et al. 2017, arXiv 1703.03400).
+"""Gradient-based adaptation: base of MAML-type methods (Finn et al. 2017, arXiv 1703.03400).
 
-Every task has parameters of its own, stacked on the first axis. Between rollouts they take a gradient step on what was
-just collected; the parameters all tasks start from learn from what the last rollout was worth.
+theta: parameters that all tasks start from; theta_k: parameters of one task after k inner steps, stacked over tasks.
+
+    theta_0 = theta                                             (initial_state; expand_per_task)
+    for k = 0 .. K - 1, in every task:
+        collect support episodes with theta_k                   (act)
+        theta_k+1 = theta_k - alpha grad L_inner(theta_k)       (adapt; inner_gradients, sgd_step)
+    collect query episodes with theta_K                         (act)
+    minimise over theta the mean of L_outer(theta_K)            (update; MetaOptimizer.step)
+        recomputing theta_1 .. theta_K from theta               (adapted_parameters)
+        L_outer: surrogate, entropy, critic, auxiliary losses   (outer_terms, auxiliary_losses)
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +24,7 @@ from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.algorithms.meta_optimizers import MetaOptimizer, OuterTerms
 from metarl.algorithms.policy_gradient import UnitInterval
-from metarl.algorithms.samples import Baseline, Credit, Samples, samples_of
+from metarl.algorithms.samples import AdvantageConfig, Baseline, Samples, make_samples
 from metarl.envs.base import MetaEnv
 from metarl.models.features import OneHot, Pictures
 from metarl.models.heads import DirectHeads, HeadOutput
@@ -27,7 +35,7 @@ from metarl.types import Decision, Rollout, Tasks, Timestep
 
 InnerLoss = Literal["log_likelihood", "likelihood_ratio", "dice"]
 Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
-LARGE = 1000  # samples of a task from which tasks are faster one after the other on a CPU
+MAX_BATCHED_SAMPLES = 1000  # samples of a task from which tasks are faster one after the other on a CPU
 
 
 Context = dict[str, Tensor]  # what else a method knows of each task, [N, ...]
@@ -59,7 +67,7 @@ class GradientAdaptation(Algorithm):
         max_inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
         first_order: inner gradients stay what they were when the policies acted: constants for the outer gradients, and
             through all steps that are made with them.
-        discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``Credit``.
+        discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``AdvantageConfig``.
         entropy_coefficient: of the adapted policy, in the outer loss.
         value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network, which takes
             another outer step than a trust region.
@@ -102,11 +110,11 @@ class GradientAdaptation(Algorithm):
         self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
         self.max_inner_gradient_norm, self.first_order = max_inner_gradient_norm, first_order
-        self.credit = Credit(discount, gae_lambda, baseline, standardize_advantages, bootstrap)
+        self.advantage_config = AdvantageConfig(discount, gae_lambda, baseline, standardize_advantages, bootstrap)
         self.entropy_coefficient = entropy_coefficient
         self.value_coefficient = value_coefficient if baseline == "network" else 0.0
         self.tasks_per_chunk = tasks_per_chunk
-        self.build_others(env)
+        self.build_auxiliary_modules(env)
         self.meta_optimizer = meta_optimizer(list(self.parameters()))
         if baseline == "network" and not self.meta_optimizer.supports_critic:
             raise ValueError(
@@ -119,12 +127,12 @@ class GradientAdaptation(Algorithm):
         """The policy for an environment."""
         return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
 
-    def build_others(self, env: MetaEnv) -> None:
+    def build_auxiliary_modules(self, env: MetaEnv) -> None:
         """Whatever else a method learns, once there is a policy."""
 
     def inner_parameters(self) -> Parameters:
         """What adapts, as all tasks start from it."""
-        critic = self.credit.baseline == "network"
+        critic = self.advantage_config.baseline == "network"
         named = self.policy.named_parameters()
         return {name: value for name, value in named if critic or "value_head" not in name}
 
@@ -132,11 +140,11 @@ class GradientAdaptation(Algorithm):
         """Of the inner steps, for one parameter."""
         return self.inner_learning_rate
 
-    def other_losses(self, path: list[Parameters], stages: list[Samples]) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(self, path: list[Parameters], stages: list[Samples]) -> dict[str, tuple[float, Tensor]]:
         """Name to weight and loss ``[N]`` of what else counts outside, by the parameters at every stage."""
         return {}
 
-    def informed(self, parameters: Parameters, context: Context) -> Context:
+    def encode_context(self, parameters: Parameters, context: Context) -> Context:
         """The context, with what depends on the parameters alone and not on the sample."""
         return context
 
@@ -148,7 +156,7 @@ class GradientAdaptation(Algorithm):
 
     def initial_state(self, tasks: Tasks) -> AdaptedState:
         count = len(tasks) // self.lanes_per_task
-        return AdaptedState(stacked(self.inner_parameters(), count), {})
+        return AdaptedState(expand_per_task(self.inner_parameters(), count), {})
 
     def act(
         self, timestep: Timestep, state: AdaptedState, generator: Generator, greedy: bool = False
@@ -160,17 +168,17 @@ class GradientAdaptation(Algorithm):
         return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
 
     def adapt(self, state: AdaptedState, rollout: Rollout) -> AdaptedState:
-        return self._stepped(state, self.samples(rollout))
+        return self._inner_update(state, self.samples(rollout))
 
-    def _stepped(self, state: AdaptedState, samples: Samples) -> AdaptedState:
+    def _inner_update(self, state: AdaptedState, samples: Samples) -> AdaptedState:
         """After one gradient step of every task."""
         parts = []
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
             parts.append(self.inner_gradients(own, samples.select(tasks), second_order=False))
-        return state._replace(parameters=self.moved(state.parameters, _joined(parts)))
+        return state._replace(parameters=self.sgd_step(state.parameters, _joined(parts)))
 
-    def moved(self, parameters: Parameters, gradients: Parameters) -> Parameters:
+    def sgd_step(self, parameters: Parameters, gradients: Parameters) -> Parameters:
         """After a step along the gradients of every task."""
         return {name: value - self.step_size(name) * gradients[name] for name, value in parameters.items()}
 
@@ -197,7 +205,7 @@ class GradientAdaptation(Algorithm):
             case "likelihood_ratio":
                 loss = -samples.mean((log_prob - samples.log_prob).exp() * samples.advantage)
             case "dice":
-                loss = -samples.mean(_magic_box(log_prob, samples) * samples.impact)
+                loss = -samples.mean(_magic_box(log_prob, samples) * samples.centered_reward)
         return loss + self.critic_loss(output, samples)
 
     def critic_loss(self, output: HeadOutput, samples: Samples) -> Tensor:
@@ -219,11 +227,11 @@ class GradientAdaptation(Algorithm):
         return {}
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
-        """The samples of support rollouts and query, and what ``with_acted`` adds."""
-        return self.with_acted([self.samples(rollout) for rollout in trial])
+        """The samples of support rollouts and query, and what ``cache_behavior_policy`` adds."""
+        return self.cache_behavior_policy([self.samples(rollout) for rollout in trial])
 
     @torch.no_grad()
-    def with_acted(self, stages: list[Samples]) -> list[Samples]:
+    def cache_behavior_policy(self, stages: list[Samples]) -> list[Samples]:
         """With the distributions that acted, and the steps between them where those are constants.
 
         As long as nothing was learned, they are those of now.
@@ -232,13 +240,13 @@ class GradientAdaptation(Algorithm):
         gradients: list[list[Parameters]] = [[] for _ in stages[:-1]]
         for tasks in self.chunks(stages[0]):
             chosen = [stage.select(tasks) for stage in stages]
-            parameters = stacked(self.inner_parameters(), len(chosen[0].mask))
+            parameters = expand_per_task(self.inner_parameters(), len(chosen[0].mask))
             for place, stage in enumerate(chosen):
                 acted[place].append(self.output(parameters, stage.timestep, stage.context).parameters)
                 if place < len(gradients):
                     gradients[place].append(self.inner_gradients(parameters, stage, second_order=False))
-                    parameters = self.moved(parameters, gradients[place][-1])
-        found = [stage._replace(acted=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+                    parameters = self.sgd_step(parameters, gradients[place][-1])
+        found = [stage._replace(behavior_params=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
         if self.first_order:
             known = [stage._replace(gradients=_joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
             found = [*known, found[-1]]
@@ -246,31 +254,31 @@ class GradientAdaptation(Algorithm):
 
     def samples(self, rollout: Rollout) -> Samples:
         """Of every task."""
-        return samples_of(rollout, self.lanes_per_task, self.credit, self.observed)
+        return make_samples(rollout, self.lanes_per_task, self.advantage_config, self.observed)
 
     def chunks(self, samples: Samples) -> Iterator[slice]:
         """The tasks to compute together."""
         count, size = samples.mask.shape
-        together = self.tasks_per_chunk or self.tasks_together(count, size, samples.mask.device)
+        together = self.tasks_per_chunk or self.default_chunk_size(count, size, samples.mask.device)
         return (slice(start, min(start + together, count)) for start in range(0, count, together))
 
-    def tasks_together(self, count: int, size: int, device: torch.device) -> int:
+    def default_chunk_size(self, count: int, size: int, device: torch.device) -> int:
         """How many of ``count`` tasks with ``size`` samples each are fastest computed together."""
-        return 1 if size >= LARGE and device.type == "cpu" else count
+        return 1 if size >= MAX_BATCHED_SAMPLES and device.type == "cpu" else count
 
-    def path(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
+    def adapted_parameters(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
         """Parameters of the tasks at every stage, from those all start from."""
-        path = [stacked(self.inner_parameters(), len(stages[0].mask))]
+        path = [expand_per_task(self.inner_parameters(), len(stages[0].mask))]
         for support in stages[:-1]:
             gradients = support.gradients or self.inner_gradients(path[-1], support, second_order)
-            path.append(self.moved(path[-1], gradients))
+            path.append(self.sgd_step(path[-1], gradients))
         return path
 
     def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> OuterTerms:
         """What the outer step is about, for every task."""
-        path = self.path(stages, differentiable and not self.first_order)
+        path = self.adapted_parameters(stages, differentiable and not self.first_order)
         query, distribution = stages[-1], self.policy.distribution
-        query = query._replace(context=self.informed(path[-1], query.context))
+        query = query._replace(context=self.encode_context(path[-1], query.context))
         output = self.output(path[-1], query.timestep, query.context)
         log_ratio = distribution.log_prob(output.parameters, query.action) - query.log_prob
         surrogate = log_ratio.exp() * query.advantage
@@ -280,13 +288,13 @@ class GradientAdaptation(Algorithm):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_coefficient > 0):
             losses["entropy"] = query.mean(distribution.entropy(output.parameters))
         total = losses["policy_loss"] - self.entropy_coefficient * losses["entropy"] + self.critic_loss(output, query)
-        for name, (weight, loss) in self.other_losses(path, [*stages[:-1], query]).items():
+        for name, (weight, loss) in self.auxiliary_losses(path, [*stages[:-1], query]).items():
             losses[name] = loss
             total = total + weight * loss
 
         def divergence(parameters: Tensor) -> Tensor:
-            assert query.acted is not None
-            return query.mean(distribution.kl(query.acted, parameters))
+            assert query.behavior_params is not None
+            return query.mean(distribution.kl(query.behavior_params, parameters))
 
         return OuterTerms(total, losses, output.parameters, divergence)
 
@@ -320,7 +328,7 @@ def _joined(parts: list[Parameters]) -> Parameters:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def stacked(parameters: Parameters, count: int) -> Parameters:
+def expand_per_task(parameters: Parameters, count: int) -> Parameters:
     """The same for each of ``count`` tasks."""
     return {name: value.expand(count, *value.shape) for name, value in parameters.items()}
 

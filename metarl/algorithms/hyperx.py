@@ -45,8 +45,8 @@ class HyperX(VariBAD):
             )
         super().__init__(*world, **inherited)
 
-    def build_others(self, env):
-        super().build_others(env)
+    def build_auxiliary_modules(self, env):
+        super().build_auxiliary_modules(env)
         width = self.policy.features.present_dim + self.policy.known_dim
         self.random_network, self.predictor = (rectified_layers([width, 256, 256], SIZE) for _ in range(2))
         for parameter in self.random_network.parameters():
@@ -64,8 +64,8 @@ class HyperX(VariBAD):
         logs = super().update(trial, progress, generator)
         return logs | self.learn_novelty(self._states, trial[0].mask) | {"bonus": self._bonus}
 
-    def rewards(self, rollout, known):
-        self._states, belief = self.hyperstates(rollout, known)
+    def rewards(self, rollout, extras):
+        self._states, belief = self.hyperstates(rollout, extras)
         bonus = torch.stack(self.bonuses(rollout, self._states, belief))
         scales, mask = self.bonus_scales, rollout.mask
         scales.update(bonus[:, mask].T)
@@ -89,9 +89,9 @@ class HyperX(VariBAD):
         return novelty, error
 
     @torch.no_grad()
-    def hyperstates(self, rollout: Rollout, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Observation and belief side by side ``[T, B, width]``, and the belief; ``known`` may hold it already."""
-        belief = known.get("belief")
+    def hyperstates(self, rollout: Rollout, extras: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Observation and belief side by side ``[T, B, width]``, and the belief; ``extras`` may hold it already."""
+        belief = extras.get("belief")
         if belief is None:
             carry = self.policy.initial_carry(rollout.mask.shape[1])
             belief = self.policy.remember(rollout.timestep, carry)[0].actor

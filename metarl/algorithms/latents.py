@@ -26,7 +26,7 @@ def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
     return policy
 
 
-def told(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
+def concat_latent(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
     """Observations of N tasks ``[N, M, ...]`` with their latents ``[N, latent_dim]`` or ``[N, M, latent_dim]``."""
     present = policy.features.present(timestep)
     if latent.ndim == 2:
@@ -34,7 +34,9 @@ def told(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
     return torch.cat([present, latent.expand(*present.shape[:-1], -1)], dim=-1)
 
 
-def act_on(policy: Policy, timestep: Timestep, latent: Tensor, own: dict[str, Tensor] | None = None) -> HeadOutput:
+def latent_conditioned_output(
+    policy: Policy, timestep: Timestep, latent: Tensor, own: dict[str, Tensor] | None = None
+) -> HeadOutput:
     """The shared policy, or with weights of each task's ``own``: ``[N, M, ...]``."""
-    given = (timestep, ((),), timestep.first, told(policy, timestep, latent))
+    given = (timestep, ((),), timestep.first, concat_latent(policy, timestep, latent))
     return (functional_call(policy, own, given) if own else policy(*given))[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarl.algorithms.elbo import Belief
 from metarl.algorithms.gradient_adaptation import AdaptedState
-from metarl.algorithms.latents import act_on, latent_policy
+from metarl.algorithms.latents import latent_conditioned_output, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.types import Timestep
 
@@ -50,9 +50,9 @@ class MAESN(MetaSGD):
     def build_policy(self, env, model):
         return latent_policy(env, model, self.latent_dim)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         self.latent_mean, self.latent_log_std = (nn.Parameter(torch.zeros(self.latent_dim)) for _ in range(2))
-        super().build_others(env)
+        super().build_auxiliary_modules(env)
 
     def inner_parameters(self):
         latent = {name: getattr(self, name) for name in LATENT}
@@ -77,9 +77,9 @@ class MAESN(MetaSGD):
         mean, log_std = (parameters[name].unsqueeze(1) for name in LATENT)
         latent = torch.addcmul(mean, log_std.exp(), context["noise"])
         own = {name: value for name, value in parameters.items() if name not in LATENT}
-        return act_on(self.policy, timestep, latent, own)
+        return latent_conditioned_output(self.policy, timestep, latent, own)
 
-    def other_losses(self, path, stages):
+    def auxiliary_losses(self, path, stages):
         before = Belief(path[0]["latent_mean"], 2 * path[0]["latent_log_std"])
         nothing = torch.zeros_like(before.mean)
         return {"latent_kl": (self.kl_coefficient, before.kl(Belief(nothing, nothing)))}

@@ -42,7 +42,7 @@ class MetaSGD(GradientAdaptation):
         self.step_bound, self.step_bounding = step_bound, step_bounding
         super().__init__(*world, inner_learning_rate=inner_learning_rate, **inherited)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         named = self.inner_parameters()
         self._places = {name: place for place, name in enumerate(named)}
         start = self.inner_learning_rate

@@ -15,7 +15,7 @@ from metarl.types import Rollout, Tasks
 Oracle = Literal["task_description", "task_id", "belief", "none"]
 
 
-class ToldState(NamedTuple):
+class OracleState(NamedTuple):
     """Memory, the task description ``[B, task_dim]``, and what the policy is told ``[B, told_dim]``."""
 
     carry: tuple
@@ -83,18 +83,18 @@ class Multitask(PolicyGradient):
                 return torch.ones(len(tasks), 1, device=tasks.description.device)
 
     def initial_state(self, tasks):
-        return ToldState(self.policy.initial_carry(len(tasks)), tasks.description, self._told(tasks))
+        return OracleState(self.policy.initial_carry(len(tasks)), tasks.description, self._told(tasks))
 
-    def act(self, timestep, state, generator, greedy=False) -> tuple[Any, ToldState]:
+    def act(self, timestep, state, generator, greedy=False) -> tuple[Any, OracleState]:
         told = state.told if self.oracle != "belief" else self.env.revise_belief(state.told, timestep)
         output, carry = self.policy.step(timestep, state.carry, state.task, told)
-        return self.decision(output, generator, greedy), ToldState(carry, state.task, told)
+        return self.decision(output, generator, greedy), OracleState(carry, state.task, told)
 
-    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+    def extra_inputs(self, rollout: Rollout) -> dict[str, Tensor]:
         if self.oracle == "belief":
             return {"told": self.env.exact_beliefs(rollout.timestep)}
         return {"told": self._told(rollout.tasks).expand(len(rollout.reward), -1, -1)}
 
     def evaluate(self, batch: Batch) -> HeadOutput:
         carry = self.policy.initial_carry(batch.mask.shape[1])
-        return self.policy(batch.timestep, carry, batch.task, batch.known["told"])[0]
+        return self.policy(batch.timestep, carry, batch.task, batch.extras["told"])[0]

@@ -82,7 +82,7 @@ class PolicyGradient(Algorithm):
             )
         self.policy = self.build_policy(env, model)
         self.rollouts = (env.num_episodes,)
-        self.build_others(env)
+        self.build_auxiliary_modules(env)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.learning_rate = (learning_rate, final_learning_rate)
         self.entropy_coefficient = (entropy_coefficient, final_entropy_coefficient)
@@ -99,7 +99,7 @@ class PolicyGradient(Algorithm):
         """The policy for an environment."""
         return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
 
-    def build_others(self, env: MetaEnv) -> None:
+    def build_auxiliary_modules(self, env: MetaEnv) -> None:
         """Whatever else a method learns, once there is a policy."""
 
     def policy_parameters(self) -> list[nn.Parameter]:
@@ -111,15 +111,15 @@ class PolicyGradient(Algorithm):
         carry = self.policy.initial_carry(batch.mask.shape[1])
         return self.policy(batch.timestep, carry, batch.task)[0]
 
-    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+    def extra_inputs(self, rollout: Rollout) -> dict[str, Tensor]:
         """What a minibatch needs beside what was seen and done, each ``[T, B, ...]``."""
         return {}
 
-    def rewards(self, rollout: Rollout, known: dict[str, Tensor]) -> Tensor:
+    def rewards(self, rollout: Rollout, extras: dict[str, Tensor]) -> Tensor:
         """What the policy gradient maximises, ``[T, B]``."""
         return rollout.reward
 
-    def other_losses(self, batch: "Batch", output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(self, batch: "Batch", output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
         """Name to weight and loss of what is learned along with the policy."""
         return {}
 
@@ -160,9 +160,9 @@ class PolicyGradient(Algorithm):
 
     def _batch(self, rollout: Rollout) -> "Batch":
         """Advantages over the whole trial, episode boundaries included, and their value targets."""
-        mask, known = rollout.mask, self.known(rollout)
+        mask, extras = rollout.mask, self.extra_inputs(rollout)
         values = rollout.decision.value * mask
-        rewards = self.rewards(rollout, known) * mask
+        rewards = self.rewards(rollout, extras) * mask
         advantages = generalized_advantages(rewards, values, self.discount, self.gae_lambda)
         returns = advantages + values
         if self.normalize_returns:
@@ -171,7 +171,7 @@ class PolicyGradient(Algorithm):
             advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std(correction=0) + 1e-8)
         decision, task = rollout.decision, rollout.tasks.description
         action, log_prob = decision.action, decision.log_prob
-        return Batch(rollout.timestep, action, log_prob, advantages, returns, mask, task, known, mask.sum())
+        return Batch(rollout.timestep, action, log_prob, advantages, returns, mask, task, extras, mask.sum())
 
     def losses(self, batch: "Batch", output: HeadOutput) -> dict[str, Tensor]:
         """Policy loss, value loss, entropy and diagnostics, see ``Batch.mean``."""
@@ -192,17 +192,17 @@ class PolicyGradient(Algorithm):
         }
 
     def _minibatch_step(self, batch: "Batch", progress: float) -> dict[str, Tensor]:
-        batch = batch.own_part()
+        batch = batch.local_part()
         output = self.evaluate(batch)
         losses = self.losses(batch, output)
         total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
         total = total - linear(self.entropy_coefficient, progress) * losses["entropy"]
-        for name, (weight, loss) in self.other_losses(batch, output, progress).items():
+        for name, (weight, loss) in self.auxiliary_losses(batch, output, progress).items():
             losses[name] = loss
             total = total + weight * loss
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        return logged(losses, gradient_norm=self._step())
+        return log_entries(losses, gradient_norm=self._step())
 
     def _step(self) -> Tensor:
         """Step on the gradients of all processes; the norm they had."""
@@ -229,7 +229,7 @@ class Batch(NamedTuple):
     returns: Tensor
     mask: Tensor
     task: Tensor
-    known: dict[str, Tensor]
+    extras: dict[str, Tensor]
     num_steps: Tensor
 
     def select(self, lanes: Tensor) -> "Batch":
@@ -238,18 +238,18 @@ class Batch(NamedTuple):
         selected: Batch = tree_map(lambda part: part.index_select(1, lanes), steps)
         return selected._replace(task=self.task[lanes], num_steps=selected.mask.sum())
 
-    def own_part(self) -> "Batch":
+    def local_part(self) -> "Batch":
         """The trials that this process computes gradients of."""
         if parallel.world_size() == 1:
             return self
         return self.select(parallel.local_shard(self.mask))._replace(num_steps=self.num_steps)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the steps that count; of an ``own_part``, what it adds to the mean over the whole."""
+        """Over the steps that count; of an ``local_part``, what it adds to the mean over the whole."""
         return (values * (self.mask / self.num_steps)).sum()
 
 
-def logged(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
+def log_entries(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
     """What this process adds to the logs of a step: its parts of losses, and a share of what all know."""
     parts = {name: loss.detach() for name, loss in losses.items()}
     return parts | {name: value.detach() / parallel.world_size() for name, value in of_all.items()}

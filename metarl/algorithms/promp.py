@@ -36,16 +36,16 @@ class ProMP(GradientAdaptation):
         self.inner_kl_coefficient, self.inner_kl_target = inner_kl_coefficient, inner_kl_target
         super().__init__(*world, **inherited)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         self.coefficients: Tensor
         count = len(self.rollouts) - 1
         self.register_buffer("coefficients", torch.full((count,), self.inner_kl_coefficient))
 
-    def other_losses(self, path, stages):
+    def auxiliary_losses(self, path, stages):
         losses = {}
         for stage, (parameters, samples) in enumerate(zip(path[:-1], stages[:-1], strict=True)):
             output = self.output(parameters, samples.timestep, samples.context)
-            divergence = samples.mean(self.policy.distribution.kl(samples.acted, output.parameters))
+            divergence = samples.mean(self.policy.distribution.kl(samples.behavior_params, output.parameters))
             losses[f"inner_kl_{stage}"] = (self.coefficients[stage].item() / len(self.coefficients), divergence)
         return losses
 

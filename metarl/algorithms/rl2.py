@@ -42,26 +42,26 @@ class RL2(PolicyGradient):
         self.objective, self.regret_coefficient = objective, (regret_coefficient, final_regret_coefficient)
         super().__init__(*world, **inherited)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         self.first_action = getattr(env.action_space, "start", 0)
         self.regrets = _regrets_of(env, self.objective, *self.regret_coefficient)
         self.regret_head = None
         if any(self.regret_coefficient):
             self.regret_head = nn.Linear(self.policy.features_dim, self.policy.distribution.num_parameters)
 
-    def known(self, rollout):
+    def extra_inputs(self, rollout):
         return {} if self.regrets is None else {"regrets": self.regrets(rollout)}
 
-    def rewards(self, rollout, known):
+    def rewards(self, rollout, extras):
         if self.objective == "return":
             return rollout.reward
         number = rollout.decision.action - self.first_action
-        return -known["regrets"].gather(-1, number.unsqueeze(-1)).squeeze(-1)
+        return -extras["regrets"].gather(-1, number.unsqueeze(-1)).squeeze(-1)
 
-    def other_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
         if self.regret_head is None:
             return {}
-        regrets = batch.known["regrets"]
+        regrets = batch.extras["regrets"]
         missed = self.regret_head(output.features) - regrets
         # Of the regrets' mean square: the share that is not explained.
         share = batch.mean(missed.square().sum(-1)) / parallel.all_reduce_sum(batch.mean(regrets.square().sum(-1)))

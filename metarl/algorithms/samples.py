@@ -24,12 +24,12 @@ class Samples(NamedTuple):
     action: Tensor
     log_prob: Tensor  # under the policy that acted
     advantage: Tensor
-    returns: Tensor  # what a critic should have said
-    impact: Tensor  # discounted reward beyond what the time explains (DiCE)
+    returns: Tensor  # value targets
+    centered_reward: Tensor  # discounted reward minus its time baseline (DiCE)
     mask: Tensor  # bool
     lane_steps: int  # steps of each lane: M over the lanes of a task
     context: dict[str, Tensor]  # what else a method knows of each task, [N, ...]
-    acted: Tensor | None = None  # parameters of the action distributions that acted
+    behavior_params: Tensor | None = None  # distribution parameters of the behavior policies
     gradients: dict[str, Tensor] | None = None  # what the tasks stepped along, [N, ...]; null to compute them anew
 
     def select(self, tasks: slice) -> "Samples":
@@ -42,7 +42,7 @@ class Samples(NamedTuple):
         return (values * self.mask).sum(1) / self.mask.sum(1).clamp(min=1)
 
 
-class Credit(NamedTuple):
+class AdvantageConfig(NamedTuple):
     """How advantages are estimated.
 
     Args:
@@ -61,8 +61,11 @@ class Credit(NamedTuple):
     bootstrap: bool
 
 
-def samples_of(
-    rollout: Rollout, lanes_per_task: int, credit: Credit, observed: Callable[[Tensor], Tensor] = lambda seen: seen
+def make_samples(
+    rollout: Rollout,
+    lanes_per_task: int,
+    config: AdvantageConfig,
+    observed: Callable[[Tensor], Tensor] = lambda seen: seen,
 ) -> Samples:
     """The samples of a rollout ``[T, B, ...]`` of ``B / lanes_per_task`` tasks.
 
@@ -77,22 +80,22 @@ def samples_of(
     mask, time = rollout.mask, steps_of_episodes(rollout.timestep.first)
     continues = (~(rollout.terminated | rollout.truncated)).float()
     reward = rollout.reward * mask
-    returns = generalized_advantages(reward, torch.zeros_like(reward), credit.discount, 1.0, continues=continues)
+    returns = generalized_advantages(reward, torch.zeros_like(reward), config.discount, 1.0, continues=continues)
     seen = observed(rollout.timestep.observation), observed(rollout.next_observation)
-    values, values_after = _values(rollout, seen, time, returns, lanes_per_task, credit)
-    if credit.bootstrap:
-        reward = reward + credit.discount * values_after * (rollout.truncated & mask)
-    estimate = (credit.discount, credit.gae_lambda)
+    values, values_after = _values(rollout, seen, time, returns, lanes_per_task, config)
+    if config.bootstrap:
+        reward = reward + config.discount * values_after * (rollout.truncated & mask)
+    estimate = (config.discount, config.gae_lambda)
     advantage = generalized_advantages(reward, values * mask, *estimate, continues=continues)
-    discounted = rollout.reward * mask * credit.discount**time
-    impact = discounted - _time_baseline(discounted, time, mask, lanes_per_task)
+    discounted = rollout.reward * mask * config.discount**time
+    centered_reward = discounted - _time_baseline(discounted, time, mask, lanes_per_task)
     action, log_prob = by(rollout.decision.action), by(rollout.decision.log_prob)
-    estimates = by(advantage), by(advantage + values), by(impact)
+    estimates = by(advantage), by(advantage + values), by(centered_reward)
     noise = rollout.decision.noise
     context = {} if noise is None else {"noise": by(noise)}
     timestep = tree_map(by, rollout.timestep)
     samples = Samples(timestep, action, log_prob, *estimates, by(mask), len(mask), context)
-    return samples._replace(advantage=_standardized(samples)) if credit.standardize else samples
+    return samples._replace(advantage=_standardized(samples)) if config.standardize else samples
 
 
 def by_task(part: Tensor, lanes_per_task: int) -> Tensor:
@@ -118,21 +121,21 @@ def _values(
     time: Tensor,
     returns: Tensor,
     lanes_per_task: int,
-    credit: Credit,
+    config: AdvantageConfig,
 ) -> tuple[Tensor, Tensor]:
     """Of where each step began and of where it led, ``[T, B]``."""
-    if credit.baseline == "zero":
+    if config.baseline == "zero":
         return torch.zeros_like(returns), torch.zeros_like(returns)
-    if credit.baseline == "network":
+    if config.baseline == "network":
         return rollout.decision.value, torch.zeros_like(returns)
     before, after = seen
-    if credit.baseline == "linear_time":
+    if config.baseline == "linear_time":
         before = after = returns.new_zeros(*returns.shape, 0)
-    times = (None, None) if credit.bootstrap else (time, time + 1)
+    times = (None, None) if config.bootstrap else (time, time + 1)
     features = [baseline_features(*part) for part in zip((before, after), times, strict=True)]
     explained = features[0]
-    if credit.bootstrap:  # a return is the value of where it began, less the discounted value of where it was cut
-        explained = explained - _cut(features[1], rollout, credit.discount)
+    if config.bootstrap:  # a return is the value of where it began, less the discounted value of where it was cut
+        explained = explained - _cut(features[1], rollout, config.discount)
     explained, *features = (by_task(part, lanes_per_task) for part in (explained, *features))
     weights = ridge_regression(explained, by_task(returns, lanes_per_task), by_task(rollout.mask, lanes_per_task))
     found, led_to = (

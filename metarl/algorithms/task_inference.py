@@ -62,7 +62,7 @@ class TaskInference(VariBAD):
             )
         super().__init__(*world, **inherited)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         heads = self.policy.heads
         if self.warm_up_iterations and not isinstance(heads, ConditionedHeads):
             raise ValueError(
@@ -74,7 +74,7 @@ class TaskInference(VariBAD):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
         if isinstance(heads, ConditionedHeads) and self.warm_up_iterations:
             self.task_encoder = tanh_layers(env.task_dim, [heads.networks.condition_dim])
-        super().build_others(env)
+        super().build_auxiliary_modules(env)
         self._fresh = copy.deepcopy(heads.state_dict()) if self.hard_reset else None
 
     def task_decoder(self, env, latent_dim):
@@ -106,16 +106,16 @@ class TaskInference(VariBAD):
         return int(self.iterations) < self.warm_up_iterations
 
     @property
-    def behaviour(self) -> Agent:
-        return Informed(self) if self.warming_up else self
+    def behavior_policy(self) -> Agent:
+        return TaskConditionedAgent(self) if self.warming_up else self
 
-    def known(self, rollout):
-        return {} if self.warming_up else super().known(rollout)
+    def extra_inputs(self, rollout):
+        return {} if self.warming_up else super().extra_inputs(rollout)
 
     def evaluate(self, batch: Batch) -> HeadOutput:
-        return self.informed(batch.timestep, batch.task) if self.warming_up else super().evaluate(batch)
+        return self.task_conditioned_output(batch.timestep, batch.task) if self.warming_up else super().evaluate(batch)
 
-    def informed(self, timestep, task: Tensor) -> HeadOutput:
+    def task_conditioned_output(self, timestep, task: Tensor) -> HeadOutput:
         """The policy that is told the task ``[B, task_dim]``, at one step or at all of a sequence."""
         features = self.policy.features(timestep)
         condition = self.task_encoder(task).expand(*features.shape[:-1], -1)
@@ -133,7 +133,7 @@ class TaskInference(VariBAD):
         return logs
 
     @property
-    def learns_model(self):
+    def trains_vae(self):
         return self.train_encoder_in_warm_up or not self.warming_up
 
     def training_state(self):
@@ -146,7 +146,7 @@ class TaskInference(VariBAD):
             self._fresh = state["fresh_heads"]
 
 
-class Informed:
+class TaskConditionedAgent:
     """The agent of a warm-up: it acts on the task it is told.
 
     Args:
@@ -161,7 +161,9 @@ class Informed:
         return MemoryState((), tasks.description)
 
     def act(self, timestep, state, generator, greedy=False):
-        return self.learner.decision(self.learner.informed(timestep, state.task), generator, greedy), state
+        return self.learner.decision(
+            self.learner.task_conditioned_output(timestep, state.task), generator, greedy
+        ), state
 
     def adapt(self, state, rollout):
         return state

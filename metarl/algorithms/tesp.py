@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarl.algorithms.gradient_adaptation import AdaptedState
-from metarl.algorithms.latents import act_on, latent_policy
+from metarl.algorithms.latents import latent_conditioned_output, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
 from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, Kernel, best_episodes, no_episodes
@@ -81,14 +81,14 @@ class TESP(MetaSGD):
     def build_policy(self, env, model):
         return latent_policy(env, model, self.latent_dim)
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         self.horizon = env.horizon
         width = self.observed.output_dim + self.policy.distribution.num_parameters + 1
         self.feature_dim = width
         self.encoder = EpisodeEncoder(
             width, self.encoder_hidden_size, self.latent_dim, self.gru_variant, self.recurrent_kernel
         )
-        super().build_others(env)
+        super().build_auxiliary_modules(env)
 
     def inner_parameters(self):
         encoder = {ENCODER + name: value for name, value in self.encoder.named_parameters()}
@@ -103,19 +103,19 @@ class TESP(MetaSGD):
         own = {name.removeprefix(ENCODER): value for name, value in parameters.items() if name.startswith(ENCODER)}
         return functional_call(self.encoder, own, (episodes, lengths))
 
-    def informed(self, parameters, context):
+    def encode_context(self, parameters, context):
         if "latent" in context:
             return context
         return {"latent": self.embed(parameters, context["episodes"], context["lengths"])}
 
     def output(self, parameters, timestep: Timestep, context):
         own = {name: value for name, value in parameters.items() if not name.startswith(ENCODER)}
-        return act_on(self.policy, timestep, self.informed(parameters, context)["latent"], own)
+        return latent_conditioned_output(self.policy, timestep, self.encode_context(parameters, context)["latent"], own)
 
-    def other_losses(self, path, stages):
+    def auxiliary_losses(self, path, stages):
         return {"latent_square": (self.latent_coefficient, stages[-1].context["latent"].square().mean(1))}
 
-    def tasks_together(self, count, size, device):
+    def default_chunk_size(self, count, size, device):
         return count  # a task's episodes alone are too few to fill the encoder's products
 
     # ------------------------------------------------------------ a trial
@@ -132,10 +132,10 @@ class TESP(MetaSGD):
         return super().act(timestep, state.adapted, generator, greedy)[0], state
 
     def adapt(self, state, rollout):
-        episodes = self._remembered(state, rollout)
+        episodes = self._update_episode_memory(state, rollout)
         adapted = state.adapted
         if state.rollouts > 0:
-            adapted = self._stepped(adapted, self._support(state, rollout))
+            adapted = self._inner_update(adapted, self._support(state, rollout))
         latent = self.embed(adapted.parameters, episodes.features, episodes.lengths)
         return TESPState(adapted._replace(context={"latent": latent}), episodes, state.rollouts + 1)
 
@@ -147,14 +147,14 @@ class TESP(MetaSGD):
                 stages.append(self._support(state, rollout))
             if index + 1 < len(trial):
                 state = self.adapt(state, rollout)
-        return self.with_acted(stages)
+        return self.cache_behavior_policy(stages)
 
     def _support(self, state: TESPState, rollout: Rollout) -> Samples:
         """Samples with the episodes that were embedded while they were gathered."""
         seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
         return self.samples(rollout)._replace(context=seen)
 
-    def _remembered(self, state: TESPState, rollout: Rollout) -> Episodes:
+    def _update_episode_memory(self, state: TESPState, rollout: Rollout) -> Episodes:
         """The episodes to embed from now on."""
         timestep = tree_map(lambda part: by_task(part, self.lanes_per_task), rollout.timestep)
         acted = self.output(state.adapted.parameters, timestep, state.adapted.context).parameters

@@ -17,15 +17,15 @@ from metarl.algorithms.elbo import (
     Decoder,
     Prior,
     as_belief,
-    at_steps,
-    choose_terms,
-    divergences,
+    gather_time,
+    kl_to_prior,
+    local_part,
     mean_over_beliefs,
-    own_part,
     reconstruction,
+    sample_terms,
     task_error,
 )
-from metarl.algorithms.policy_gradient import Batch, PolicyGradient, logged, mean_of
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient, log_entries, mean_of
 from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
@@ -125,7 +125,7 @@ class VariBAD(PolicyGradient):
                 "algorithm.rl_loss_through_encoder=true with algorithm.optimizer=shared"
             )
 
-    def build_others(self, env):
+    def build_auxiliary_modules(self, env):
         policy = self.policy
         if policy.latent_dim is None:
             raise ValueError("model.latent_dim=null: this algorithm reads the memory as a belief; 5 is a usual size")
@@ -141,8 +141,8 @@ class VariBAD(PolicyGradient):
             self.decoders["task"] = self.task_decoder(env, policy.latent_dim)
         self.buffer = TrialBuffer(self.buffer_size, env.trial_length)
         if not self.shared:
-            parameters = self.model_parameters()
-            self.model_optimizer = torch.optim.Adam(parameters, lr=self.vae_learning_rate or 0.0, eps=1e-5, fused=True)
+            parameters = self.vae_parameters()
+            self.vae_optimizer = torch.optim.Adam(parameters, lr=self.vae_learning_rate or 0.0, eps=1e-5, fused=True)
 
     def _reward_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         if self.reward_decoder == "squared":
@@ -167,7 +167,7 @@ class VariBAD(PolicyGradient):
             (name, cast(Decoder, self.decoders[name])) for name in ("reward", "observation") if name in self.decoders
         ]
 
-    def model_parameters(self) -> list[nn.Parameter]:
+    def vae_parameters(self) -> list[nn.Parameter]:
         """Of memory and decoders."""
         policy = self.policy
         modules: Iterable[nn.Module | None] = (policy.features, policy.memory, policy.belief, self.decoders)
@@ -180,7 +180,7 @@ class VariBAD(PolicyGradient):
 
     # ------------------------------------------------------------ the policy
 
-    def known(self, rollout: Rollout) -> dict[str, Tensor]:
+    def extra_inputs(self, rollout: Rollout) -> dict[str, Tensor]:
         if self.rl_loss_through_encoder:
             return {}
         with torch.no_grad():
@@ -190,13 +190,13 @@ class VariBAD(PolicyGradient):
     def evaluate(self, batch: Batch) -> HeadOutput:
         if self.rl_loss_through_encoder:
             return super().evaluate(batch)
-        belief = batch.known["belief"]
-        return self.policy.decide(batch.timestep, Known(batch.known["features"], belief, belief), batch.task)
+        belief = batch.extras["belief"]
+        return self.policy.decide(batch.timestep, Known(batch.extras["features"], belief, belief), batch.task)
 
-    def other_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
-        if not self.shared or not self.learns_model:
+    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+        if not self.shared or not self.trains_vae:
             return {}
-        losses = self.model_losses(self.buffer.sample(self.batch_size, self._generator), self._generator)
+        losses = self.vae_losses(self.buffer.sample(self.batch_size, self._generator), self._generator)
         return {name: (self.coefficients[name], loss) for name, loss in losses.items()}
 
     # ------------------------------------------------------------ the model
@@ -207,37 +207,37 @@ class VariBAD(PolicyGradient):
         logs = super().update(trial, progress, generator)
         if self.shared:
             return logs
-        rows = [self._model_step(generator) for _ in range(self.num_vae_updates or 0 if self.learns_model else 0)]
+        rows = [self._vae_step(generator) for _ in range(self.num_vae_updates or 0 if self.trains_vae else 0)]
         return logs | mean_of(rows)
 
     @property
-    def learns_model(self) -> bool:
+    def trains_vae(self) -> bool:
         """Memory and decoders learn in this iteration."""
         return True
 
-    def _model_step(self, generator: Generator) -> dict[str, Tensor]:
-        losses = self.model_losses(self.buffer.sample(self.batch_size, generator), generator)
+    def _vae_step(self, generator: Generator) -> dict[str, Tensor]:
+        losses = self.vae_losses(self.buffer.sample(self.batch_size, generator), generator)
         total = torch.stack([self.coefficients[name] * loss for name, loss in losses.items()]).sum()
-        self.model_optimizer.zero_grad(set_to_none=True)
+        self.vae_optimizer.zero_grad(set_to_none=True)
         total.backward()
-        parameters = self.model_parameters()
+        parameters = self.vae_parameters()
         parallel.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_vae_gradient_norm or float("inf"))
-        self.model_optimizer.step()
-        return logged(losses, vae_gradient_norm=norm)
+        self.vae_optimizer.step()
+        return log_entries(losses, vae_gradient_norm=norm)
 
-    def model_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
+    def vae_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
         """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each.
 
         Of several processes each computes what its part of the trials adds to the means.
         """
-        terms = choose_terms(trials.mask, self.num_elbo_terms, self.num_reconstruction_terms, generator)
+        terms = sample_terms(trials.mask, self.num_elbo_terms, self.num_reconstruction_terms, generator)
         noise = torch.randn(*terms.beliefs.shape, self.policy.latent_dim or 0, generator=generator)
-        trials, terms, noise = own_part(trials, terms, noise.to(trials.mask.device))
+        trials, terms, noise = local_part(trials, terms, noise.to(trials.mask.device))
         known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
-        latent = Belief(*(at_steps(part, terms.beliefs) for part in belief)).sample(noise)
-        losses = {"latent_kl": mean_over_beliefs(divergences(belief, self.prior), terms)}
+        latent = Belief(*(gather_time(part, terms.beliefs) for part in belief)).sample(noise)
+        losses = {"latent_kl": mean_over_beliefs(kl_to_prior(belief, self.prior), terms)}
         for name, decoder in self.transition_decoders():
             losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.decode_only_past)
         if "task" in self.decoders:
@@ -250,7 +250,7 @@ class VariBAD(PolicyGradient):
         trials = trials_of(rollout)
         known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
-        found = {"latent_kl": divergences(belief, self.prior)}
+        found = {"latent_kl": kl_to_prior(belief, self.prior)}
         latent = belief.sample(torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device))
         transitions = trials.timestep.observation, trials.action, trials.next_observation, trials.reward
         for name, decoder in self.transition_decoders():  # some beliefs at a time: all would be T x T
@@ -260,10 +260,10 @@ class VariBAD(PolicyGradient):
 
     def training_state(self) -> dict:
         state = super().training_state() | {"buffer": self.buffer.state_dict()}
-        return state if self.shared else state | {"model_optimizer": self.model_optimizer.state_dict()}
+        return state if self.shared else state | {"vae_optimizer": self.vae_optimizer.state_dict()}
 
     def load_training_state(self, state: dict) -> None:
         super().load_training_state(state)
         self.buffer.load_state_dict(state["buffer"])
         if not self.shared:
-            self.model_optimizer.load_state_dict(state["model_optimizer"])
+            self.vae_optimizer.load_state_dict(state["vae_optimizer"])

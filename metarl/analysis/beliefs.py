@@ -7,7 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarl.algorithms.elbo import Belief, as_belief, divergences
+from metarl.algorithms.elbo import Belief, as_belief, kl_to_prior
 from metarl.algorithms.policy_gradient import PolicyGradient
 from metarl.algorithms.varibad import VariBAD
 from metarl.analysis import style
@@ -52,7 +52,7 @@ def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> B
     policy = agent.policy
     known, _ = policy.remember(trial.timestep, policy.initial_carry(trial.mask.shape[1]))
     belief = as_belief(known.actor.detach())
-    costs = {"latent_kl": divergences(belief, "previous")}
+    costs = {"latent_kl": kl_to_prior(belief, "previous")}
     believed = None
     if isinstance(agent, VariBAD):
         costs = agent.elbo_over_time(trial, make_generator(seed))

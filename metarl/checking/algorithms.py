@@ -60,9 +60,9 @@ def collected(algorithm: Algorithm, env: MetaEnv, updates: int = 0, seed: int = 
     acting, updating = make_generator(seed, env.device), make_generator(seed + 1)
     for _ in range(updates):
         env.sample_tasks()
-        algorithm.update(collect_trial(env, algorithm.behaviour, acting), 0.0, updating)
+        algorithm.update(collect_trial(env, algorithm.behavior_policy, acting), 0.0, updating)
     env.sample_tasks()
-    return collect_trial(env, algorithm.behaviour, acting)
+    return collect_trial(env, algorithm.behavior_policy, acting)
 
 
 # ---------------------------------------------------------------- ratio one
@@ -104,7 +104,7 @@ def stages_equal_what_acted(algorithm: GradientAdaptation, trial: list[Rollout])
     """The adapted policies of every stage are those that acted."""
     stages = algorithm.stages(trial)
     for number, stage in enumerate(stages):
-        acted: Any = stage.acted
+        acted: Any = stage.behavior_params
         log_prob, mask = algorithm.policy.distribution.log_prob(acted, stage.action), stage.mask
         what = f"log-probabilities of stage {number} recomputed and stored"
         demand_close(log_prob[mask], stage.log_prob[mask], what, 1e-4, 1e-4)
