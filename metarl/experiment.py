@@ -1,4 +1,4 @@
-"""A run from start to finish: train, then the final evaluation beside the baselines, table and report."""
+"""A run from start to finish: training, final evaluation with baselines, table and report."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = False) -> None:
-    """Train, evaluate and report; a run that is finished already only shows its results again.
+    """Train, evaluate and report; a finished run only shows its results again.
 
     Stops after the present iteration when asked by a signal, or at once in the final evaluation, ready to be resumed by
     the same command.
@@ -39,7 +39,7 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = 
     """
     summary = _enter(trainer, config, fresh)
     if not parallel.is_main():
-        _help(trainer, summary is not None)
+        _train_worker(trainer, summary is not None)
         return
     directory = trainer.run_dir
     handler = _LogFile(directory.path / "run.log")
@@ -54,7 +54,7 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = 
                     stop.signal,
                     directory.path,
                 )
-                stop.pass_on()
+                stop.chain_previous_handler()
             if stop:
                 raise SystemExit(0)  # also ends a sweep, which an ordinary return would not
     finally:
@@ -63,7 +63,7 @@ def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = 
 
 
 def _enter(trainer: Trainer, config: dict, fresh: bool) -> dict | None:
-    """Take the run directory, then resume what is there; its summary, if the run is finished.
+    """Lock the run directory and resume the run in it; returns the summary of a finished run.
 
     Of several processes the main one takes it, and the others follow: what one refuses, all refuse.
     """
@@ -98,25 +98,25 @@ def _summary_of_finished(trainer: Trainer) -> dict | None:
         return None
 
 
-def _help(trainer: Trainer, finished: bool) -> None:
-    """Train along with the main process, which does all the rest; a finished run has nothing to train."""
+def _train_worker(trainer: Trainer, finished: bool) -> None:
+    """Train in a process that is not the main one, which alone evaluates and reports."""
     if finished:
         return
     with StopRequest() as stop:
         if not trainer.train(stop):
-            stop.pass_on()
+            stop.chain_previous_handler()
             raise SystemExit(0)
 
 
 def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest, summary: dict | None) -> bool:
-    """Do what is left of the run; whether it is finished then.
+    """Train and evaluate until the run is finished or stopped; returns whether it is finished.
 
     The summary is written last: where it is, film, figures, report and what loggers keep are complete. A run that was
     killed before repeats its final evaluation, which comes out the same.
     """
     directory = trainer.run_dir
     if summary is None:
-        made_by = provenance(trainer.env.device)  # now: the repository may have moved on by the end
+        origin = provenance(trainer.env.device)  # at the start: files may change during the run
         directory.discard_summary()
         trainer.loggers.start(directory.path, config, sweep)
         try:
@@ -124,7 +124,7 @@ def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest
                 trainer.loggers.finish(None, {})
                 return False
             with stop.interrupting():
-                summary = final_summary(trainer, config, made_by)
+                summary = final_summary(trainer, config, origin)
                 _optional("pictures of a trial for the report", lambda: _film(trainer))
         except Interrupted:
             trainer.loggers.finish(None, {})
@@ -151,13 +151,13 @@ def _optional(what: str, make: Callable[[], Any]) -> Any:
         return None
 
 
-def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> dict:
-    """Latest weights on ``final_num_tasks`` held-out tasks, drawn afresh where they have no end, beside the baselines.
+def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dict:
+    """Evaluation of the latest weights and of the baselines on ``final_num_tasks`` held-out tasks.
 
     Args:
         trainer: which has trained.
         config: resolved.
-        made_by: see ``provenance``.
+        origin: see ``provenance``.
     """
     plan, seed = trainer.eval_plan, trainer.final_seed
     log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
@@ -184,7 +184,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
         "seed": int(config["seed"]),
         **vars(trainer.progress),
         "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
-        **made_by,
+        **origin,
         "num_tasks": evaluation["sampled"]["num_tasks"],
         "evaluation_seed": seed,
         "evaluation": evaluation,
@@ -194,7 +194,7 @@ def final_summary(trainer: Trainer, config: dict, made_by: dict[str, str]) -> di
 
 
 def _film(trainer: Trainer) -> None:
-    """One held-out trial to look at, where there is something to see."""
+    """Record one held-out trial for the report, if the environment can be rendered."""
     from metarl.analysis.film import strip, to_json, to_png
     from metarl.analysis.filming import final_film
 
@@ -233,7 +233,7 @@ def _hardware(device: str) -> str:
 
 
 def _show(trainer: Trainer, summary: dict, first: bool = False) -> None:
-    """Write the report and print the table; at ``first`` also hand summary and figures to the loggers."""
+    """Write the report and print the table; with ``first`` also log the summary and figures."""
     from metarl.analysis.figures import run_figures
     from metarl.analysis.report import write_page
     from metarl.analysis.runs import load_run
@@ -251,7 +251,7 @@ def _show(trainer: Trainer, summary: dict, first: bool = False) -> None:
 
 
 class _LogFile(logging.Handler):
-    """Appends to ``run.log``; where the disk is full the run itself ends with an error, and says so."""
+    """Handler that appends to ``run.log``; ignores a full disk, which ends the run with an error elsewhere."""
 
     def __init__(self, path: Path):
         super().__init__()

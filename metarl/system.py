@@ -1,4 +1,4 @@
-"""Cores this process may use, and signals that ask a run to stop. Imports nothing heavy."""
+"""Available cores, and handling of stop signals. Imports nothing heavy."""
 
 import os
 import signal
@@ -10,19 +10,19 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)
 
 
 def available_cores() -> int:
-    """Number of cores this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Interrupted(BaseException):
-    """The end of work that a signal interrupted; no error, and nothing that catches errors catches it."""
+    """Raised when a signal interrupts work; not an ``Exception``, so that error handlers do not catch it."""
 
 
 class StopRequest:
-    """Notes SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while it is entered; truthy once one has come.
+    """Records SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while entered; true once one was received.
 
     A second SIGINT interrupts at once. Forked workers ignore the note: only the process that entered owns it.
-    ``pass_on`` hands the signal to whoever listened before (a cluster launcher that requeues the job).
+    ``chain_previous_handler`` calls the previous handler (of a cluster launcher that requeues the job).
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._owner = os.getpid()
         for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -43,7 +43,7 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             return
         if self.signal is not None and number == signal.SIGINT:
@@ -55,7 +55,7 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Work that a signal ends at once: it changes nothing, and is done again on resume.
+        """Work that a signal interrupts immediately; it has no lasting effect and is repeated on resume.
 
         Raises:
             Interrupted: a signal has come, now or before.
@@ -68,8 +68,8 @@ class StopRequest:
         finally:
             self._interrupts = False
 
-    def pass_on(self) -> None:
-        """Call the handler that was there before, if it was a launcher's; Python's own would only raise."""
+    def chain_previous_handler(self) -> None:
+        """Call the previous handler if it is a launcher's; Python's own would only raise."""
         handler = self._previous.get(self.signal) if self.signal is not None else None
         if callable(handler) and handler is not signal.default_int_handler:
             handler(self.signal, None)

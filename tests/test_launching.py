@@ -24,7 +24,7 @@ from metarl.runs.sweep import (
     Sweep,
     finished_summary,
     launching,
-    occupant,
+    owner_of,
     quoted,
     run_directories,
     sweep_name,
@@ -62,7 +62,7 @@ def test_twelve_jobs_on_four_cards_two_on_each(tmp_path, nvidia_smi):
 def test_runs_of_an_earlier_launcher_keep_their_slots_and_are_not_started_again(tmp_path):
     sweep = fake_sweep(tmp_path, *[f"seconds=1 number={i}" for i in range(3)])
     orphan = subprocess.Popen(fake_command(sweep, sweep.jobs[1]), env=os.environ | {"CUDA_VISIBLE_DEVICES": "5"})
-    while occupant(sweep.jobs[1].directory) is None:
+    while owner_of(sweep.jobs[1].directory) is None:
         time.sleep(0.01)
     pool_of(sweep, [Slot("5"), Slot("6")]).run(sweep.jobs, lambda line: None)
     assert orphan.wait() == 0
@@ -130,7 +130,7 @@ def wait_until(condition, launcher: subprocess.Popen, seconds: float = 120) -> N
 def workers(sweep: Path) -> list[int]:
     found = []
     for number in range(3):
-        at_work = occupant(sweep / str(number))
+        at_work = owner_of(sweep / str(number))
         found += [at_work["pid"]] if at_work else []
     return found
 

@@ -1,8 +1,10 @@
 """Former names of a configuration are answered with the present ones, and read in what earlier versions wrote."""
 
+from importlib.util import find_spec
+
 import pytest
 import yaml
-from helpers import config_of, small_config, trainer_of
+from helpers import StopAt, config_of, same, small_config, trainer_of
 
 from metarl.analysis.runs import load_run
 from metarl.analysis.selection import select
@@ -11,8 +13,11 @@ from metarl.configuration import renamed
 from metarl.configuration.build import build
 from metarl.configuration.compose import CONF, compose, options
 from metarl.configuration.renamed import MOVED, RENAMED, RENAMED_IN, RENAMED_VALUES, present, present_name
-from metarl.errors import ConfigError
+from metarl.configuration.trained import load_agent
+from metarl.errors import CheckpointError, ConfigError
 from metarl.launching.proposals import Proposals
+from metarl.runs.checkpoint import load, save
+from metarl.runs.directory import RunDirectory
 from metarl.trust import TYPED, locate
 
 
@@ -98,8 +103,9 @@ def test_every_entry_leads_to_a_name_there_is():
         assert former.rpartition(".")[0] == new.rpartition(".")[0] and former != new
     for key, values in RENAMED_VALUES.items():
         assert not (CONF / key).is_dir() or set(values.values()) <= set(options(key))
-    for module in MOVED.values():
-        assert locate(f"{module}.WandbLogger" if module.endswith("loggers") else module, "_target_", TYPED)
+    for name in MOVED.values():
+        module, _, last = name.rpartition(".")
+        assert find_spec(name) if last.islower() else locate(name, "_target_", TYPED), module
 
 
 def test_a_moved_class_is_found():
@@ -111,3 +117,36 @@ def test_a_former_option_of_a_command_is_answered(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "run", "--tasks-at-once=3"])
     assert capsys.readouterr().err == "error: --tasks-at-once: is now called --batch-size\n"
+
+
+def test_a_run_of_an_earlier_version_is_evaluated_and_resumed(tmp_path):
+    """With keys, classes and counters under the names they had."""
+    config = small_config("logger=tensorboard", "training.total_steps=1e6")
+    trainer = trainer_of(config, tmp_path / "run")
+    trainer.train(StopAt(trainer, 1))
+    trainer.run_dir.close()
+    path, checkpoint = tmp_path / "run" / "config.yaml", trainer.run_dir.checkpoints.path("latest")
+    old = yaml.safe_load(path.read_text())
+    old["eval"]["tasks_at_once"] = old["eval"].pop("batch_size")
+    old["logger"]["tensorboard"]["_target_"] = "metarl.logging.TensorboardLogger"
+    path.write_text(yaml.safe_dump(old, sort_keys=False))
+    state = load(checkpoint)
+    state["progress"]["given_up"] = state["progress"].pop("pruned")
+    save(state, checkpoint)
+    agent, _ = load_agent(RunDirectory(tmp_path / "run"), "latest")
+    assert same(agent.state_dict(), trainer.algorithm.state_dict())
+    again = trainer_of(config, tmp_path / "run")
+    again.run_dir.close()
+    assert again.progress.iteration == 1 and again.progress.pruned is False
+
+
+def test_weights_of_another_version_are_one_message(tmp_path):
+    trainer = trainer_of(small_config(), tmp_path / "run")
+    trainer.train(StopAt(trainer, 1))
+    trainer.run_dir.close()
+    checkpoint = trainer.run_dir.checkpoints.path("latest")
+    state = load(checkpoint)
+    state["algorithm"] = {f"former.{name}": value for name, value in state["algorithm"].items()}
+    save(state, checkpoint)
+    with pytest.raises(CheckpointError, match=r"a run of an earlier version needs the commit in its summary"):
+        load_agent(RunDirectory(tmp_path / "run"), "latest")

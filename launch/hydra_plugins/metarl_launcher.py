@@ -72,7 +72,7 @@ class SweepLauncher(Launcher):
         trust_typed(configs.values())
         statuses = self.launch_resolved(job_overrides, initial_job_idx, configs)
         if self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):  # other sweepers judge that themselves
-            refuse_failures(self.sweep_dir, statuses)
+            raise_on_failures(self.sweep_dir, statuses)
         return [self.result(status) for status in statuses]
 
     def compose(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def trust_typed(configs: Iterable[Mapping[str, Any]]) -> None:
     extend_environment({name for config in configs for name in packages_of(config)})
 
 
-def refuse_failures(path: Path, statuses: Sequence["JobStatus"]) -> None:
+def raise_on_failures(path: Path, statuses: Sequence["JobStatus"]) -> None:
     """End with an error where runs failed."""
     from metarl.errors import RunDirectoryError
 

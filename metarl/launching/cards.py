@@ -1,4 +1,4 @@
-"""Room for runs on this machine: cores, and the graphics cards that this process may use."""
+"""Slots for runs on this machine: cores, and the GPUs available to this process."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ NONE = ("", "-1", "NoDevFiles")  # values of it that hide all cards
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one run: on a graphics card, or on the processor where ``gpu`` is None.
+    """Slot for one run: on a GPU, or on the CPU if ``gpu`` is None.
 
     The card is named as ``CUDA_VISIBLE_DEVICES`` names it: by its number in the order of their places on the bus, or
     by a UUID, which may be shortened, and may be that of a part of a card (MIG).
@@ -35,12 +35,12 @@ class Card:
 
 
 def cpu_slots(count: int | None) -> list[Slot]:
-    """Room for ``count`` runs; None takes one for each core."""
+    """Slots for ``count`` runs; None: one per core."""
     return [Slot()] * (count or available_cores())
 
 
 def gpu_slots(gpus: Sequence[int | str] | None, jobs_per_gpu: int) -> list[Slot]:
-    """Room for so many runs on each card, the first of every card before the second.
+    """Slots for ``jobs_per_gpu`` runs on each GPU, the first of every GPU before the second.
 
     Args:
         gpus: numbers or UUIDs of cards; None takes all that ``CUDA_VISIBLE_DEVICES`` gives, or else all there are.
@@ -90,9 +90,7 @@ def check_memory(wanted: float | None, slots: Sequence[Slot]) -> None:
     there = cards()
     found = [card for slot in slots if (card := card_of(slot, there)) is not None]
     if not found:
-        raise ConfigError(
-            f"{where}: nvidia-smi does not tell the memory of {slots[0].gpu}, as of parts of cards; say null"
-        )
+        raise ConfigError(f"{where}: nvidia-smi does not report the memory of {slots[0].gpu}; set it to null")
     if (most := max(card.total for card in found)) < wanted:
         raise ConfigError(f"{where}: no card can have that; the largest of these has {most:.1f} GiB in all")
 
@@ -130,7 +128,7 @@ def _check_there(slots: Sequence[Slot]) -> None:
     for slot in slots:
         if card_of(slot, there) is None and not str(slot.gpu).startswith("MIG"):
             known = ", ".join(card.index for card in there)
-            raise ConfigError(f"hydra.launcher.gpus: {slot.gpu} is not there; nvidia-smi tells {known}")
+            raise ConfigError(f"hydra.launcher.gpus: {slot.gpu} is not there; nvidia-smi lists {known}")
 
 
 def _nvidia(query: str) -> list[str]:

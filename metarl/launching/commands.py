@@ -53,7 +53,7 @@ def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
         ConfigError: other overrides, which would make it another sweep; or it cannot run there.
         RunDirectoryError: runs failed.
     """
-    from hydra_plugins.metarl_launcher import refuse_failures
+    from hydra_plugins.metarl_launcher import raise_on_failures
 
     foreign = [text for text in overrides if not text.lstrip("+~").startswith(("cluster=", "hydra.launcher."))]
     if foreign:
@@ -70,4 +70,4 @@ def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
     with launching(sweep.path):
         sweep.relaunch(launch)
         statuses = launcher.go_on(sweep, sweep.jobs)
-    refuse_failures(sweep.path, statuses)
+    raise_on_failures(sweep.path, statuses)

@@ -14,7 +14,7 @@ from typing import Any
 from metarl.configuration.compose import CONF
 from metarl.errors import MetarlError, RunDirectoryError
 from metarl.runs.frozen import commit, frozen
-from metarl.runs.sweep import Job, Sweep, occupant, quoted
+from metarl.runs.sweep import Job, Sweep, owner_of, quoted
 from metarl.trust import Trust
 
 FROZEN = "--frozen"  # python run.py --frozen SWEEP NUMBER
@@ -55,7 +55,7 @@ def train(
         run_dir = parallel.broadcast(run_dir)  # whose name may be a time
         run(build(config, run_dir, trust), config, sweep, fresh)
     except Exception as error:
-        if sweep is not None and parallel.is_main() and occupant(run_dir) is None:
+        if sweep is not None and parallel.is_main() and owner_of(run_dir) is None:
             RunDirectory(run_dir).write_error(error)
         raise
     finally:
@@ -94,7 +94,7 @@ def command(sweep: Sweep, job: Job) -> list[str]:
 def _note(error: Exception, job: Job) -> None:
     from metarl.runs.directory import RunDirectory
 
-    if occupant(job.directory) is None:
+    if owner_of(job.directory) is None:
         RunDirectory(job.directory).write_error(error)
 
 
@@ -112,7 +112,7 @@ def _version(found: dict[str, Any]) -> str:
 
 @contextmanager
 def _arguments(arguments: list[str]) -> Iterator[None]:
-    """Let the summary of the run tell the command that would make it alone."""
+    """Let the summary of the run state the command that repeats it alone."""
     before = sys.argv
     sys.argv = [str(CONF.parent / "run.py"), *arguments]
     try:

@@ -14,7 +14,7 @@ from metarl.errors import ConfigError
 from metarl.launching.cards import Slot, card_of, cards
 from metarl.launching.job import command
 from metarl.runs.files import ERROR, appending, replace_file
-from metarl.runs.sweep import Job, JobStatus, Sweep, finished_summary, occupant
+from metarl.runs.sweep import Job, JobStatus, Sweep, finished_summary, owner_of
 from metarl.system import StopRequest
 
 INTERVAL = 0.02  # seconds between looks at what runs
@@ -81,21 +81,21 @@ class Pool:
         self.elsewhere: list[Job] = []  # that go on from an earlier launcher
         self.stopping = False
 
-    def run(self, jobs: Sequence[Job], tell: Callable[[str], None] = print) -> None:
+    def run(self, jobs: Sequence[Job], echo: Callable[[str], None] = print) -> None:
         """Run them all, in this order; returns when nothing runs any more."""
-        self.elsewhere = [job for job in jobs if occupant(job.directory) is not None]
+        self.elsewhere = [job for job in jobs if owner_of(job.directory) is not None]
         waiting = deque(job for job in jobs if job not in self.elsewhere)
         with StopRequest() as asked:
             while self.running or ((waiting or self.elsewhere) and not self.stopping):
                 if asked and not self.stopping:
                     self.stop()
-                self._collect(tell)
+                self._collect(echo)
                 self._take_over(waiting)
                 while waiting and not self.stopping and (free := self._free()):
-                    self._start(waiting.popleft(), free[0], tell)
+                    self._start(waiting.popleft(), free[0], echo)
                 time.sleep(INTERVAL if self.min_free_memory is None else MEMORY_INTERVAL)
             if asked:
-                asked.pass_on()
+                asked.chain_previous_handler()
 
     def stop(self) -> None:
         """Start nothing more, and ask all runs to stop."""
@@ -103,7 +103,7 @@ class Pool:
         for process, *_ in self.running.values():
             process.send_signal(signal.SIGTERM)
 
-    def _collect(self, tell: Callable[[str], None]) -> None:
+    def _collect(self, echo: Callable[[str], None]) -> None:
         """Notice whose process has ended."""
         for number, (process, _, job) in list(self.running.items()):
             if process.poll() is not None:
@@ -112,7 +112,7 @@ class Pool:
                 if status.state in ("stopped", "pending") and (death := self._death(job, process.returncode)):
                     write_death(job.directory, death)
                     status = self.sweep.status(job)
-                tell(f"{number}: {status.state}" + (f" ({status.error})" if status.error else ""))
+                echo(f"{number}: {status.state}" + (f" ({status.error})" if status.error else ""))
                 if status.state == "running":  # by an earlier launcher's process, which was there first
                     self.elsewhere.append(status.job)
 
@@ -128,7 +128,7 @@ class Pool:
 
     def _take_over(self, waiting: deque[Job]) -> None:
         """Runs of an earlier launcher that have ended, unfinished, come next."""
-        ended = [job for job in self.elsewhere if occupant(job.directory) is None]
+        ended = [job for job in self.elsewhere if owner_of(job.directory) is None]
         self.elsewhere = [job for job in self.elsewhere if job not in ended]
         waiting.extendleft(job for job in ended if finished_summary(job.directory) is None)
 
@@ -138,7 +138,7 @@ class Pool:
         for _, slot, _ in self.running.values():
             free.remove(slot)
         for job in self.elsewhere:
-            gpus = (occupant(job.directory) or {}).get("gpus")
+            gpus = (owner_of(job.directory) or {}).get("gpus")
             taken = next((slot for slot in free if slot.gpu is None or slot.gpu == gpus), None)
             if taken is not None:
                 free.remove(taken)
@@ -150,7 +150,7 @@ class Pool:
             return []
         return [slot for slot in free if (card := card_of(slot, found)) and card.free >= self.min_free_memory]
 
-    def _start(self, job: Job, slot: Slot, tell: Callable[[str], None]) -> None:
+    def _start(self, job: Job, slot: Slot, echo: Callable[[str], None]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         environment.pop("HYDRA_FULL_ERROR", None)  # run.py sets it for itself
         if slot.gpu is not None:
@@ -167,4 +167,4 @@ class Pool:
             )
         self.running[job.number] = process, slot, job
         where = "" if slot.gpu is None else f" on GPU {slot.gpu}"
-        tell(f"{job.number}: started{where}: {' '.join(job.overrides)}")
+        echo(f"{job.number}: started{where}: {' '.join(job.overrides)}")

@@ -140,7 +140,7 @@ def wait(sweep: Sweep, interval: float = 5.0) -> None:
             except ConfigError:  # the cluster does not answer now
                 pass
             time.sleep(interval)
-        asked.pass_on()
+        asked.chain_previous_handler()
 
 
 def _ask(*command: str, quiet: bool = False) -> str:

@@ -91,7 +91,10 @@ def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.dev
     try:
         algorithm.load_state_dict(state["algorithm"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this configuration: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(
+            f"{path} does not fit this configuration (a run of an earlier version needs the commit in its summary): "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from None
     return state
 
 

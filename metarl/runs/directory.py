@@ -35,7 +35,7 @@ from metarl.runs.files import (
     sync_file,
     to_json,
 )
-from metarl.runs.locks import Lock, occupation
+from metarl.runs.locks import Lock, lock_owner
 from metarl.runs.reader import read_config, read_rows, read_summary
 
 # Keys that may differ when a run is resumed.
@@ -101,7 +101,7 @@ class RunDirectory:
         for number in itertools.count(2):
             is_new = not (self.path / LOCK).exists()
             self._lock = Lock(self.path / LOCK)
-            taken = self._lock.acquire(occupation())
+            taken = self._lock.acquire(lock_owner())
             if taken and not (fresh and self.config_path.exists()):
                 break
             self._lock.release()
@@ -110,7 +110,7 @@ class RunDirectory:
             self.path = base.with_name(f"{base.name}-{number}")
         try:
             self.check(config)
-            self._lock.note(occupation())
+            self._lock.note(lock_owner())
         except BaseException:
             self._lock.remove() if is_new else self._lock.release()
             raise

@@ -107,7 +107,7 @@ def holder(path: str | Path) -> dict[str, Any] | None:
     return _substitute_holder(_beside(path))
 
 
-def occupation() -> dict[str, object]:
+def lock_owner() -> dict[str, object]:
     """Which process this is, and which graphics cards it may use."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from metarl.errors import RunDirectoryError
 from metarl.runs import frozen
 from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, remove_partial_files, replace_file, to_json
-from metarl.runs.locks import Lock, holder, occupation
+from metarl.runs.locks import Lock, holder, lock_owner
 from metarl.runs.reader import (
     Rows,
     is_number,
@@ -138,10 +138,10 @@ class Sweep:
         new = {n: job for n, job in given.items() if n not in known or not frozen.path_of(path, n).exists()}
         for name in {int(name) for name in new} & set(configs or ()):
             frozen.freeze(path, name, configs[name])  # type: ignore[index]
-        made_by = frozen.commit() if new else {}
+        commit = frozen.commit() if new else {}
         _write(
             path,
-            {**launch, "jobs": known | {n: known.get(n, {}) | {"overrides": job} | made_by for n, job in new.items()}},
+            {**launch, "jobs": known | {n: known.get(n, {}) | {"overrides": job} | commit for n, job in new.items()}},
         )
         return cls(path)
 
@@ -196,7 +196,7 @@ class Sweep:
         error = read_error(job.directory)
         state: State
         speed = left = None
-        if occupant(job.directory) is not None or in_cluster == "RUNNING":
+        if owner_of(job.directory) is not None or in_cluster == "RUNNING":
             state, error = "running", None
             speed = _speed(rows.rows)
             left = (total - steps) / speed if speed and total and steps is not None else None
@@ -253,8 +253,8 @@ def launching(path: str | Path) -> Iterator[None]:
     """
     lock = Lock(Path(path) / LOCK)
     try:
-        if taken := lock.acquire(occupation()):
-            lock.note(occupation())
+        if taken := lock.acquire(lock_owner()):
+            lock.note(lock_owner())
     except OSError as error:
         raise RunDirectoryError(f"hydra.sweep.dir={path}: cannot be written ({error.strerror})") from None
     if not taken:
@@ -312,7 +312,7 @@ def finished_summary(directory: Path) -> dict[str, Any] | None:
     return _tried(lambda: read_summary(directory), [])
 
 
-def occupant(directory: Path) -> dict[str, Any] | None:
+def owner_of(directory: Path) -> dict[str, Any] | None:
     """Note of the process that works in a run directory; None if there is none."""
     return holder(directory / LOCK)
 
