@@ -36,8 +36,6 @@ from metarl.types import Decision, Rollout, Tasks, Timestep
 InnerLoss = Literal["log_likelihood", "likelihood_ratio", "dice"]
 Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
 MAX_BATCHED_SAMPLES = 1000  # samples of a task from which tasks are faster one after the other on a CPU
-
-
 Context = dict[str, Tensor]  # what else a method knows of each task, [N, ...]
 
 
