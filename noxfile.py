@@ -1,4 +1,4 @@
-"""``nox`` lints, types and tests in environments of its own; ``nox -s tests -- -k resume`` passes options on."""
+"""``nox`` runs lint, type checks and tests in isolated environments; ``nox -s tests -- -k resume`` passes options."""
 
 import nox
 

@@ -131,14 +131,22 @@ def measure(setting: str, make_env: MakeEnv, arguments: argparse.Namespace) -> N
             continue
         start = time.perf_counter()
         paid, regret = play(agent, make_env, arguments.tasks, arguments.seed)
-        lucky = estimate(paid)
-        fair = Estimate(best.mean - estimate(regret).mean, math.hypot(best.error, estimate(regret).error))
-        reference = known(independent, setting, solver)
-        published = known(parse(PUBLISHED), setting, solver, error=paid.std().item() / math.sqrt(PUBLISHED_TASKS))
+        returned = estimate(paid)
+        corrected = Estimate(best.mean - estimate(regret).mean, math.hypot(best.error, estimate(regret).error))
+        reference = entry(independent, setting, solver)
+        published = entry(parse(PUBLISHED), setting, solver, error=paid.std().item() / math.sqrt(PUBLISHED_TASKS))
         seconds = f"{time.perf_counter() - start:.0f}"
-        print_row(setting, solver, lucky, fair, *compared(fair, reference), *compared(fair, published), seconds)
+        print_row(
+            setting,
+            solver,
+            returned,
+            corrected,
+            *compared(corrected, reference),
+            *compared(corrected, published),
+            seconds,
+        )
     for bound, value in ({} if arguments.solvers else bounds(env)).items():
-        reference = known(independent, setting, bound)
+        reference = entry(independent, setting, bound)
         print_row(setting, bound, "", f"{value:.4f}", "" if reference is None else reference.mean, "", "", "", "")
 
 
@@ -172,7 +180,7 @@ def estimate(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 
-def known(table: dict[tuple[str, str], str], setting: str, solver: str, error: float = 0.0) -> Estimate | None:
+def entry(table: dict[tuple[str, str], str], setting: str, solver: str, error: float = 0.0) -> Estimate | None:
     """An entry of the table with its own error, else ``error``; None if the table has no such entry."""
     cell = table.get((setting, solver), "-")
     if cell == "-":

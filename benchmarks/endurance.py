@@ -38,8 +38,8 @@ def play(env: MetaEnv, generator: torch.Generator) -> None:
     for _ in range(env.trial_length):
         action = 2 * torch.rand(env.num_lanes, *(env.action_space.shape or ()), generator=generator) - 1
         step = env.step(action)
-        said = step.observation.sum() + step.final_observation.sum() + step.reward.sum()
-        if not said.isfinite():
+        total = step.observation.sum() + step.final_observation.sum() + step.reward.sum()
+        if not total.isfinite():
             raise SystemExit("the environment returned a NaN or an infinity")
 
 

@@ -59,7 +59,7 @@ def main() -> None:
 def add(runs: list[Run]) -> None:
     """Add runs to ``results/memories/runs.csv``, and write a learning curve for each."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = {_key(row): row for row in known_runs()}
+    found = {_key(row): row for row in added_runs()}
     for run in runs:
         choices, objective = run.config["choices"], run.config["algorithm"]["objective"]
         row = {"environment": run.environment, "objective": objective, "model": str(choices["model"])} | run_row(run)
@@ -70,7 +70,7 @@ def add(runs: list[Run]) -> None:
     (RESULTS / "runs.csv").write_text(format_table(rows, "csv") + "\n")
 
 
-def known_runs() -> Rows:
+def added_runs() -> Rows:
     """Rows added so far, with cells as text."""
     path = RESULTS / "runs.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
@@ -89,7 +89,7 @@ def curve_file(row: dict[str, Any]) -> str:
 def page() -> None:
     """Measure all models, and write the page and its figure."""
     torch.set_num_threads(1)
-    runs, models = known_runs(), options("model")
+    runs, models = added_runs(), options("model")
     reference = steps_per_second(["gru"])["gru"]
     rows = [{"model": model} | measure(model) | returns(runs, model) for model in models]
     rows.sort(key=lambda row: -float(str(row[EXACT]).split(" ")[0] or 0))

@@ -79,7 +79,7 @@ def _section(environment: str, runs: list[Run], options: argparse.Namespace) -> 
 def evaluations(environment: str, runs: list[Run], options: argparse.Namespace) -> list[str]:
     """Tables of the additional evaluations that the options request."""
     asked = [("--by-task",)] if environment in options.by_task else []
-    if knows(runs[0], options.task_set):
+    if has_task_sets(runs[0], options.task_set):
         asked.append(("--task-set", *options.task_set))
     return [evaluated(run, *which, "--num-tasks", options.num_tasks) for which in asked for run in runs]
 
@@ -101,7 +101,7 @@ def references(run: Run) -> str:
     return f"`{experiment_of(run)}`, seed {run.seed}, with reference values on the same tasks:\n\n{table}"
 
 
-def knows(run: Run, task_sets: list[str]) -> bool:
+def has_task_sets(run: Run, task_sets: list[str]) -> bool:
     """Whether ``task_sets`` is not empty and the run's environment has all of them."""
     return bool(task_sets) and set(task_sets) <= set(get_class(run.config["env"]["_target_"]).task_sets)
 

@@ -54,10 +54,10 @@ def cost(folder: Path, size: int) -> tuple[float, float, float]:
     Pool(sweep, cpu_slots(None), command=command).run(sweep.jobs, lambda line: None)
     launched = time.process_time()
     found, _ = status_rows(Sweep(sweep.path))
-    told = time.process_time()
+    listed = time.process_time()
     assert all(row["state"] == "finished" for row in found)
     files = [path for path in sweep.path.rglob("*") if path.is_file() and path.name not in OF_A_JOB]
-    return (launched - started) / size, (told - launched) / size, len(files) / size
+    return (launched - started) / size, (listed - launched) / size, len(files) / size
 
 
 def memory() -> float:

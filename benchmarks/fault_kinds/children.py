@@ -67,7 +67,7 @@ class Outcome:
     def last_line(self) -> str:
         """Last line of its output."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return (lines[-1] if lines else "nothing was said")[:300]
+        return (lines[-1] if lines else "no output")[:300]
 
 
 class Child:

@@ -145,7 +145,7 @@ def _same_or_said(outcome: Outcome, expected: Outcome | None, damage: Damage) ->
         return None if damage.named(outcome.errors()[0]) else f"the message names no file: {outcome.errors()[0]}"
     if expected is None or damage.way == "edited" or outcome.out == expected.out or damage.named(outcome.err):
         return None
-    return f"another result, and nothing is said: {first_difference(outcome.out, expected.out)}"
+    return f"a different result without a message: {first_difference(outcome.out, expected.out)}"
 
 
 def _status(stage: Stage, damage: Damage) -> str | None:
@@ -165,7 +165,7 @@ def _status(stage: Stage, damage: Damage) -> str | None:
         if wrong and not (
             number == damage.number and (row.get("error") or damage.way == "edited" or damage.leaves_no_trace)
         ):
-            return f"run {number} is another, and nothing is said: {json.dumps(wrong)[:150]}"
+            return f"run {number} differs without a message: {json.dumps(wrong)[:150]}"
     return None
 
 
@@ -197,4 +197,4 @@ def _went_on(stage: Stage, damage: Damage, outcome: Outcome) -> str | None:
         wrong = f"a file it leaves cannot be read: {error}"
     told = "\n".join(line for line in (outcome.err + outcome.out).splitlines() if "; report: " not in line)
     said = damage.named(told) or "lost" in told
-    return None if wrong is None or said or damage.way == "edited" else f"{wrong}, and nothing is said"
+    return None if wrong is None or said or damage.way == "edited" else f"{wrong} without a message"

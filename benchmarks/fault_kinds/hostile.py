@@ -80,7 +80,7 @@ class Stranger:
         if events := seen(self.log):
             return f"it did: {events[0]}"
         if HIDDEN in outcome.out + outcome.err or _told(self.stage):
-            return "a secret is told"
+            return "a secret is disclosed"
         return untidy(outcome)
 
 

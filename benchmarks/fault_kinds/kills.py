@@ -41,7 +41,7 @@ def _of_configuration(name: str, number: int, dice: Random, folder: Path, short:
     configuration = CONFIGURATIONS[name]
     whole, problem = _undisturbed(configuration, folder, short)
     if problem is not None:
-        yield Case(f"{name}: left alone", problem)
+        yield Case(f"{name}: undisturbed", problem)
         return
     done = attempt = 0
     while done < number and attempt < number + 20:
@@ -67,7 +67,7 @@ def _undisturbed(configuration: tuple[str, ...], folder: Path, short: bool) -> t
         return whole, None
     alone = in_an_interpreter(train(configuration, folder / "alone"), folder / "io")
     if alone.code:
-        return whole, f"in an interpreter of its own: {alone.last_line()}"
+        return whole, f"in a new interpreter: {alone.last_line()}"
     return whole, difference(folder / "alone", watched)
 
 

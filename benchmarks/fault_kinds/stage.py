@@ -43,7 +43,7 @@ class Stage:
         shutil.copytree(self.sweep, folder / "snapshot", symlinks=True)
         self.expected = {name: self.tell(name) for name in ("status", "compare", "evaluate")}
         if (finished := call(self.train(KILLED), folder / "io")).code:
-            raise RuntimeError(f"{self.run(KILLED)} cannot go on: {finished.last_line()}")
+            raise RuntimeError(f"{self.run(KILLED)} cannot be resumed: {finished.last_line()}")
         shutil.copytree(self.sweep, folder / "whole", symlinks=True)
 
     def launch(self) -> list[str]:

@@ -15,10 +15,10 @@ RewardDecoder = Literal["squared", "per_cell"]
 
 
 class TransitionDecoder(nn.Module):
-    """Rectified layers from a latent and a transition to what it predicts of it.
+    """MLP with ReLU that predicts the reward or the next observation of a transition from a latent.
 
-    The error is the mean square over the dimensions of what is predicted, as in VariBAD's code. (Its paper's bound, of
-    a Gaussian of variance one half, has the sum: an observation weighs as many times more as it has dimensions.)
+    The error is the squared error averaged over the predicted dimensions, as in VariBAD's code. (The ELBO of its paper,
+    with a Gaussian of variance 1/2, sums over dimensions, which gives an observation more weight.)
 
     Args:
         latent_dim: size of the latent.
