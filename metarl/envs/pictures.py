@@ -42,10 +42,10 @@ def _let_unfinished_ones_close() -> None:
     import mujoco
     from mujoco import gl_context
 
-    unfinished = {mujoco.Renderer: ("_gl_context", "_mjr_context"), gl_context.GLContext: ("_context",)}
-    for kind, names in unfinished.items():
-        for name in names if kind is not None else ():
-            setattr(kind, name, None)
+    for name in ("_gl_context", "_mjr_context"):
+        setattr(mujoco.Renderer, name, None)
+    if (context := getattr(gl_context, "GLContext", None)) is not None:  # there is none where MUJOCO_GL=disable
+        context._context = None
 
 
 class Camera:
