@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl.configuration.build import build_env_factory
 from metarl.envs.base import MetaEnv
-from metarl.envs.simulation import SimulatedEnv
+from metarl.envs.mujoco_env import MujocoEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 from metarl.types import Step
@@ -56,7 +56,7 @@ def stepping(env: MetaEnv) -> Callable[[], None]:
     return work
 
 
-def open_loop(env: SimulatedEnv) -> Callable[[], None]:
+def open_loop(env: MujocoEnv) -> Callable[[], None]:
     """A call of as many steps of the same bodies in one rollout of MuJoCo: physics only."""
     pool, physics = Rollout(nthread=THREADS), env.physics
     data = [physics._data[0].__copy__() for _ in range(THREADS)]
@@ -79,7 +79,7 @@ def against_the_limit() -> Iterator[Row]:
     cases = [("cheetah_vel", 256, 0.85), ("cheetah_vel", 64, 0.7), ("ant_dir", 256, 0.85), ("ant_dir", 64, 0.7)]
     for option, lanes, target in [*cases, ("walker_params", 256, 0.7)]:
         env = made(f"env={option}", f"env.num_threads={THREADS}", lanes=lanes)
-        assert isinstance(env, SimulatedEnv)
+        assert isinstance(env, MujocoEnv)
         seconds = wall_seconds({"limit": open_loop(env), "env": stepping(env)}, repeats=25)
         title = f"stepping, {option}, {lanes} lanes, {THREADS} threads"
         yield Row(f"{title}: of the open-loop limit", seconds["limit"] / seconds["env"], target)

@@ -20,7 +20,7 @@ class MakeEnv(Protocol):
     def __call__(self, *, num_tasks: int, seed: int, num_episodes: int = ...) -> MetaEnv: ...
 
 
-class Which(TypedDict):
+class TaskSelection(TypedDict):
     """On which tasks to play; the same values meet the same tasks, whoever plays.
 
     ``num_tasks`` of them, ``batch_size`` side by side (2000), drawn from ``task_set`` (``held_out``) by ``seed``.
@@ -71,7 +71,7 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: Unpack[Which]) -> Evaluation:
+def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: Unpack[TaskSelection]) -> Evaluation:
     """Play one trial on each of ``num_tasks`` tasks.
 
     ``greedy`` takes the most likely actions: those of an agent that adapts between rollouts in its last one alone.
@@ -79,7 +79,7 @@ def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: 
     than ``num_tasks``, which is played as a whole as often as that many trials allow. The standard error is over tasks;
     where all tasks there are were played several times, over the trials of each.
     """
-    return summarise(play_tasks(agent, make_env, greedy=greedy, **which))
+    return summarise(evaluate_per_task(agent, make_env, greedy=greedy, **which))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class PlayedTasks:
         return error_over(self.source, self.trials.shape[1])
 
 
-def play_tasks(
+def evaluate_per_task(
     agent: Agent,
     make_env: MakeEnv,
     *,
@@ -200,7 +200,7 @@ class AdaptedTest:
     tasks: Tasks
 
 
-def play_adapted(
+def evaluate_after_adaptation(
     agent: Agent,
     make_env: MakeEnv,
     *,
@@ -240,14 +240,14 @@ def play_adapted(
 
 def _whole_set(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
     """All tasks of a set, where ``num_tasks`` are enough to play them all."""
-    finite = env.every_task(task_set)
+    finite = env.all_tasks(task_set)
     return None if finite is None or len(finite) > num_tasks else finite
 
 
 def _finite_tasks(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
     """The same; where they are all there are, in as many rounds as ``num_tasks`` trials allow."""
     finite = _whole_set(env, num_tasks, task_set)
-    if finite is None or len(finite) < (env.num_distinct_tasks or 0):
+    if finite is None or len(finite) < (env.num_tasks_total or 0):
         return finite
     return finite.select(torch.arange(num_tasks // len(finite) * len(finite)) % len(finite))
 

@@ -111,7 +111,7 @@ def _train_worker(trainer: Trainer, finished: bool) -> None:
 def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest, summary: dict | None) -> bool:
     """Train and evaluate until the run is finished or stopped; returns whether it is finished.
 
-    The summary is written last: where it is, film, figures, report and what loggers keep are complete. A run that was
+    The summary is written last: where it is, recording, figures, report and loggers are complete. A run that was
     killed before repeats its final evaluation, which comes out the same.
     """
     directory = trainer.run_dir
@@ -125,7 +125,7 @@ def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest
                 return False
             with stop.interrupting():
                 summary = final_summary(trainer, config, origin)
-                _optional("pictures of a trial for the report", lambda: _film(trainer))
+                _optional("pictures of a trial for the report", lambda: _record(trainer))
         except Interrupted:
             trainer.loggers.finish(None, {})
             return False
@@ -193,16 +193,16 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
     }
 
 
-def _film(trainer: Trainer) -> None:
+def _record(trainer: Trainer) -> None:
     """Record one held-out trial for the report, if the environment can be rendered."""
-    from metarl.analysis.film import strip, to_json, to_png
-    from metarl.analysis.filming import final_film
+    from metarl.analysis.video import strip, to_json, to_png
+    from metarl.analysis.video_recorder import record_final_trial
 
     seed = trainer.final_seed
-    film = final_film(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
-    if film is not None:
-        image = strip(film)
-        trainer.run_dir.write_trial(to_json(film), None if image is None else to_png(image))
+    recording = record_final_trial(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
+    if recording is not None:
+        image = strip(recording)
+        trainer.run_dir.write_trial(to_json(recording), None if image is None else to_png(image))
 
 
 def provenance(device: str | torch.device) -> dict[str, str]:

@@ -17,9 +17,9 @@ ErrorOver = Literal["tasks", "trials"]
 
 def task_source(env: MetaEnv, task_set: str, played: Tasks) -> TaskSource:
     """Where the tasks ``played``, drawn from ``task_set``, come from."""
-    known = env.every_task(task_set)
+    known = env.all_tasks(task_set)
     if known is not None:
-        return "all" if len(known) == env.num_distinct_tasks else "fixed"
+        return "all" if len(known) == env.num_tasks_total else "fixed"
     return "repeating" if _repeats(played) else "fresh"
 
 

@@ -9,7 +9,7 @@ from helpers import Corridor, Counter, outcome, run_py
 from metarl.analysis.by_task import task_table
 from metarl.cli import main
 from metarl.errors import ConfigError
-from metarl.evaluation import PlayedTasks, evaluate, play_tasks, summarise
+from metarl.evaluation import PlayedTasks, evaluate, evaluate_per_task, summarise
 from metarl.types import Tasks
 
 
@@ -55,7 +55,7 @@ class Hurdle(Corridor):
 
 
 def test_lengths_arrivals_and_falls_are_those_of_the_episodes_played():
-    found = play_tasks(Counter(3), lambda **given: Hurdle(**given), num_tasks=50, seed=0, batch_size=20)
+    found = evaluate_per_task(Counter(3), lambda **given: Hurdle(**given), num_tasks=50, seed=0, batch_size=20)
     length, bonus = found.tasks.description.double().T
     ends = length <= 5
     torch.testing.assert_close(found.last_lengths, length.clamp(max=5))

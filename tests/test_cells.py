@@ -4,8 +4,9 @@ import pytest
 import torch
 from helpers import make_env, random_actions
 
-from metarl.baselines.cells import KnownGoal, PosteriorSampling, Sweep, shortest_ways
+from metarl.baselines.cells import KnownGoal, PosteriorSampling, Sweep, shortest_paths
 from metarl.baselines.registry import baselines
+from metarl.envs.capabilities import exact_belief
 from metarl.evaluation import evaluate
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -143,8 +144,7 @@ def test_a_hall_is_worth_what_its_rooms_are_away(keys, rooms, known, swept):
 def test_where_more_is_to_be_known_no_belief_is_claimed():
     for variant in ("env.dense=true", "env.start=random", "env.show_goal=true"):
         env = make_env("env=grid", variant)
-        with pytest.raises(NotImplementedError):
-            env.initial_belief(2)
+        assert exact_belief(env) is None
         assert set(baselines(env)) == {"Random", "Known goal"}
     with pytest.raises(ValueError, match="as much as the goal earns"):
         make_env("env=grid", "env.discovery_bonus=1.2")
@@ -168,10 +168,10 @@ def test_posterior_sampling_explores_slower_than_a_sweep():
 
 def test_ways_are_shortest_around_walls():
     hall = make_env("env=hall", "env.num_doors=4")
-    distance, _ = shortest_ways(hall.neighbours)
+    distance, _ = shortest_paths(hall.neighbours)
     assert distance[6, 9] == 5 and distance[0, 3] == 3 and distance[6, 1] == 1  # out of one room, along, into another
     grid = make_env("env=grid")
-    distance, action = shortest_ways(grid.neighbours)
+    distance, action = shortest_paths(grid.neighbours)
     assert distance[0, 24] == 8 and action.diagonal().unique().tolist() == [0]
 
 
@@ -190,7 +190,7 @@ def test_beliefs_are_bayes_rule_over_all_goals(env_name):
     likelihood[:, env.candidates] = 1
     for t in range(len(rollout.reward)):
         timestep = type(rollout.timestep)(*(part[t] for part in rollout.timestep))
-        belief = env.revise_belief(belief, timestep)
+        belief = env.update_belief(belief, timestep)
         if t > 0:
             arrived = env.cell(rollout.next_observation[t - 1])
             for lane in range(8):
@@ -206,7 +206,7 @@ def test_a_picture_shows_agent_and_goal_where_they_are():
     env.reset()
     env.step(torch.tensor([1, 2]))  # up; right
     for lane, (x, y) in enumerate([(0, 1), (1, 0)]):
-        picture = env.picture(lane)[2:-2, 2:-2]
+        picture = env.render(lane)[2:-2, 2:-2]
         goal = int(env.goal[lane])
         at = picture[::-1][16::32, 16::32]
         assert at[y, x].tolist() == [0, 114, 178] and at[goal // 5, goal % 5].tolist() == [0, 158, 115]

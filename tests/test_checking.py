@@ -8,6 +8,7 @@ from metarl.checking.environments import ENVIRONMENT_CHECKS
 from metarl.checking.outcomes import failed, run
 from metarl.checking.world import World
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import Renderable
 from metarl.types import Step, Tasks
 
 
@@ -260,8 +261,8 @@ class Tired(Line):
         return step._replace(reward=step.reward + self.battery)
 
 
-class Painted(Line):
-    def picture(self, lane=0):
+class Painted(Line, Renderable):
+    def render(self, lane=0):
         return torch.zeros(4, 4, 3)
 
 

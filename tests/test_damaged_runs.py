@@ -134,9 +134,9 @@ def test_a_damaged_summary_is_made_again_the_same(finished, content, caplog):
     assert after["evaluation"] == before["evaluation"] and "It is made again now" in caplog.text
 
 
-@pytest.mark.parametrize("moment", ["_film", "_show"])
+@pytest.mark.parametrize("moment", ["_record", "_show"])
 def test_a_kill_after_the_final_evaluation_loses_nothing(tmp_path, monkeypatch, moment):
-    """Film, figures, what loggers keep and report come before the summary, so that all are made on resume."""
+    """Recording, figures, what loggers keep and report come before the summary, so that all are made on resume."""
     config = small_config(*SHORT, "env=point_goal")
     config["training"]["total_steps"] = 10
     handed = []

@@ -128,7 +128,7 @@ def test_texts_are_not_read_as_formulas(run, text):
 
 
 @pytest.mark.parametrize(
-    "film",
+    "recording",
     [
         [],
         {},

@@ -26,7 +26,7 @@ def test_goal_sets_have_the_published_ranges_and_spacing(option):
     border, farthest, spacing = {"point_goal": (0.7, 1.0, 0.01), "reacher_4link": (1.1, 1.5, 0.11)}.get(
         option, (1.1, 1.5, 0.1)
     )
-    assert (plan.border, plan.farthest, plan.spacing) == (border, farthest, spacing)
+    assert (plan.train_radius, plan.ood_radius, plan.min_goal_distance) == (border, farthest, spacing)
     for task_set, (low, high) in {
         "train": (0.2, border),
         "held_out": (0.2, border),
@@ -71,17 +71,19 @@ def test_goals_can_be_fresh_every_time():
 
 @pytest.mark.parametrize("num_goals", ["100", "null"])
 def test_an_area_without_room_for_goals_is_refused_with_all_its_keys(num_goals):
-    with pytest.raises((ConfigError, ValueError), match=r"env\.nearest=0\.2, env\.border=1\.1, env\.farthest=1e\+30"):
-        make_env("env=wheeled", "env.farthest=1e30", f"env.num_goals={num_goals}").sample_tasks()
+    with pytest.raises(
+        (ConfigError, ValueError), match=r"env\.min_radius=0\.2, env\.train_radius=1\.1, env\.ood_radius=1e\+30"
+    ):
+        make_env("env=wheeled", "env.ood_radius=1e30", f"env.num_goals={num_goals}").sample_tasks()
 
 
 @pytest.mark.parametrize(
     ("override", "fragment"),
     [
-        ("env.spacing=0.5", "env.num_goals=100 at env.spacing=0.5 do not fit"),
-        ("env.nearest=2.0", "env.nearest=2.0, env.border=1.1, env.farthest=1.5: must increase"),
+        ("env.min_goal_distance=0.5", "env.num_goals=100 at env.min_goal_distance=0.5 do not fit"),
+        ("env.min_radius=2.0", "env.min_radius=2.0, env.train_radius=1.1, env.ood_radius=1.5: must increase"),
         (
-            "env=ant_target env.ends_when_unhealthy=false env.unhealthy_penalty=1.0",
+            "env=ant_target env.terminate_when_unhealthy=false env.unhealthy_penalty=1.0",
             "env.unhealthy_penalty=1.0 is of steps",
         ),
         ("env.failed_actuator=2", "env.failed_actuator=2: this body has 0 to 1, or random"),
@@ -231,7 +233,7 @@ def test_the_ants_options_change_what_falling_costs():
         env.physics.qpos[:, 2] = 0.6
         return env.step(torch.zeros(1, 8))
 
-    published, kept, punished = fall(), fall("env.ends_when_unhealthy=false"), fall("env.unhealthy_penalty=5")
+    published, kept, punished = fall(), fall("env.terminate_when_unhealthy=false"), fall("env.unhealthy_penalty=5")
     assert published.terminated.all() and not kept.terminated.any()
     assert punished.reward.item() == pytest.approx(published.reward.item() - 5)
     progress = fall("env.reward=progress")
@@ -260,7 +262,7 @@ def test_navigation_moves_by_its_steps_and_pays_the_distance():
 
 
 def test_a_sparse_point_earns_near_its_goal_alone():
-    env = point("sparse_point", [[0.0, 1.0], [1.0, 0.0]], "env.radius=0.22")
+    env = point("sparse_point", [[0.0, 1.0], [1.0, 0.0]], "env.goal_radius=0.22")
     rewards = torch.stack([env.step(torch.tensor([[0.0, 1.0], [0.0, 1.0]])).reward for _ in range(20)])
     distance = (1 - 0.1 * torch.arange(1, 21)).abs()
     near = torch.where(distance < 0.22, 1 - distance, torch.zeros(20))

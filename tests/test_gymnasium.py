@@ -15,6 +15,7 @@ from helpers import make_env, random_actions, same
 
 from metarl.configuration.compose import options
 from metarl.envs.gymnasium_lanes import GymnasiumEnv
+from metarl.envs.rendering import RenderError
 from metarl.seeding import make_generator
 
 
@@ -127,8 +128,8 @@ def test_an_environment_may_keep_the_actions_it_is_given():
 def test_a_worker_that_cannot_draw_goes_on():
     env = drifting(1)
     played(env, 3)
-    with pytest.raises(NotImplementedError):
-        env.picture()
+    with pytest.raises(RenderError, match=r"has no method render\(\)"):
+        env.render()
     env.step(torch.zeros(4, 1))
 
 

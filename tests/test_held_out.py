@@ -17,7 +17,7 @@ from metarl.cli import main
 from metarl.configuration.build import build, build_env_factory
 from metarl.configuration.compose import compose
 from metarl.errors import ConfigError
-from metarl.evaluation import evaluate, play_adapted, play_tasks
+from metarl.evaluation import evaluate, evaluate_after_adaptation, evaluate_per_task
 from metarl.held_out import error_over, standard_error, task_source
 from metarl.types import Decision, Tasks
 
@@ -52,28 +52,28 @@ COUNTS = {  # of all tasks, and of the held-out ones
 @pytest.mark.parametrize("given", COUNTS, ids=" ".join)
 def test_environments_list_their_tasks_where_these_have_an_end(given):
     env = make_env(f"env={given[0]}", *given[1:])
-    held_out = env.every_task("held_out")
-    assert (None if held_out is None else (env.num_distinct_tasks, len(held_out))) == COUNTS[given]
+    held_out = env.all_tasks("held_out")
+    assert (None if held_out is None else (env.num_tasks_total, len(held_out))) == COUNTS[given]
 
 
 def test_lists_numbers_and_draws_of_tasks_agree(env_option):
     """Whatever is drawn from a set is in its list; numbers run through all lists; or there is neither."""
     overrides = [f"env={env_option}"] + (["env.num_workers=0"] if env_option.startswith("ml") else [])
     env = make_env(*overrides, num_tasks=5)
-    lists = {task_set: env.every_task(task_set) for task_set in env.task_sets}
+    lists = {task_set: env.all_tasks(task_set) for task_set in env.task_sets}
     if None in lists.values():
-        assert set(lists.values()) == {None} and env.num_distinct_tasks is None
+        assert set(lists.values()) == {None} and env.num_tasks_total is None
         with pytest.raises(NotImplementedError, match="does not number its tasks"):
-            env.task_number(env.sample_tasks())
+            env.task_id(env.sample_tasks())
         return
-    numbers = {task_set: env.task_number(tasks).tolist() for task_set, tasks in lists.items()}
-    assert set().union(*numbers.values()) == set(range(env.num_distinct_tasks))
+    numbers = {task_set: env.task_id(tasks).tolist() for task_set, tasks in lists.items()}
+    assert set().union(*numbers.values()) == set(range(env.num_tasks_total))
     assert all(len(set(found)) == len(found) for found in numbers.values())
     assert numbers["train"] == list(range(len(numbers["train"])))
     for task_set in env.task_sets:
         drawn = env.sample_tasks(task_set)
-        assert set(env.task_number(drawn).tolist()) <= set(numbers[task_set])
-        listed = lists[task_set].select(torch.tensor([numbers[task_set].index(n) for n in env.task_number(drawn)]))
+        assert set(env.task_id(drawn).tolist()) <= set(numbers[task_set])
+        listed = lists[task_set].select(torch.tensor([numbers[task_set].index(n) for n in env.task_id(drawn)]))
         assert torch.equal(listed.description, drawn.description)
         assert {name: value.dtype for name, value in listed.parameters.items()} == {
             name: value.dtype for name, value in drawn.parameters.items()
@@ -119,7 +119,7 @@ def runner():
 
 
 def test_both_directions_of_a_runner_are_played_equally_often():
-    played = play_tasks(Pushing(), runner(), num_tasks=21, seed=0, batch_size=6)
+    played = evaluate_per_task(Pushing(), runner(), num_tasks=21, seed=0, batch_size=6)
     assert played.tasks.parameters["direction"].tolist() == [1, -1] and played.trials.shape == (1, 10, 2)
     result = evaluate(Pushing(), runner(), num_tasks=21, seed=0, batch_size=6)
     per_task = played.trials[0].mean(0)
@@ -207,7 +207,7 @@ def test_an_unknown_task_set_of_evaluations_is_refused(tmp_path):
 
 
 def test_episodes_after_adaptation_are_played_on_both_directions_too():
-    found = play_adapted(Pushing(), runner(), num_tasks=9, seed=0, episodes=2, batch_size=6)
+    found = evaluate_after_adaptation(Pushing(), runner(), num_tasks=9, seed=0, episodes=2, batch_size=6)
     assert found.tasks.parameters["direction"].tolist() == [1, -1] * 4 and found.returns.shape == (8, 2)
     returns = found.returns.numpy()
     (row,) = adapted_table(returns, None, found.steps.numpy(), ["all tasks"] * 8, [0, 1] * 4)

@@ -73,7 +73,7 @@ def test_agents_of_the_planning_game_find_goals_as_fast_as_arithmetic_says(size)
 
 
 def test_a_t_maze_shows_its_indicator_once_and_noise_always():
-    env = make_env("env=tmaze", "env.length=6", "env.indicators=[1]", "env.show_position=wave", num_tasks=200)
+    env = make_env("env=tmaze", "env.length=6", "env.indicators=[1]", "env.position_encoding=sincos", num_tasks=200)
     tasks = env.sample_tasks().parameters["indicators"].squeeze(1)
     seen = [env.reset()]
     for t in range(1, 7):

@@ -6,9 +6,9 @@ import torch
 from helpers import make_env, random_actions, same
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from metarl.analysis.adapted import adapted_table, counted_by_the_library
-from metarl.envs.sawyer import Sawyer
-from metarl.evaluation import evaluate, play_adapted
+from metarl.analysis.adapted import adapted_table, metaworld_success_rate
+from metarl.envs.metaworld_lane import MetaWorldLane
+from metarl.evaluation import evaluate, evaluate_after_adaptation
 from metarl.seeding import make_generator
 from metarl.types import Decision
 
@@ -130,17 +130,17 @@ def _library_task(env, lane: int):
 
     from metaworld.types import Task
 
-    name, goal = env.as_given(env.tasks)[lane]
+    name, goal = env.to_native_tasks(env.tasks)[lane]
     data = {"rand_vec": goal, "env_cls": ALL_V3_ENVIRONMENTS[name], "partially_observable": True}
     return Task(env_name=name, data=pickle.dumps(data))
 
 
 def test_contacts_are_found_as_the_library_finds_them():
     """The gripper closed around the puck, and every other geometry."""
-    lane = Sawyer()
+    lane = MetaWorldLane()
     env = ml1("env.task=pick-place", num_tasks=1)
     env.sample_tasks()
-    lane.set_task(env.as_given(env.tasks)[0])
+    lane.set_task(env.to_native_tasks(env.tasks)[0])
     observation, _ = lane.reset()
     quick, found = lane._present, set()
     original = ALL_V3_ENVIRONMENTS["pick-place-v3"].touching_object
@@ -175,10 +175,10 @@ def test_the_librarys_count_rewards_the_fastest_goals():
         successes = np.zeros((50, 3), bool)
         successes[: int(50 * share)] = True
         steps = np.where(successes, 80, 500)
-        assert counted_by_the_library(successes, steps) == 1.0
+        assert metaworld_success_rate(successes, steps) == 1.0
         (row,) = adapted_table(successes * 1.0, successes, steps, ["reach-v3"] * 50)
         assert row["success_rate"] == pytest.approx(share) and row["library_count"] == 1.0
-    assert counted_by_the_library(np.zeros((50, 3), bool), np.full((50, 3), 500)) == 0
+    assert metaworld_success_rate(np.zeros((50, 3), bool), np.full((50, 3), 500)) == 0
 
 
 def test_classes_count_the_same_whatever_their_number_of_tasks():
@@ -210,8 +210,8 @@ class Counting:
 
 
 def test_every_held_out_goal_is_tested_from_the_memory_the_trial_left():
-    played = play_adapted(Counting(), goals_of, num_tasks=100, seed=0, episodes=2, batch_size=30)
-    goals = make_env("env=point_goal").every_task("held_out").parameters["goal"]
+    played = evaluate_after_adaptation(Counting(), goals_of, num_tasks=100, seed=0, episodes=2, batch_size=30)
+    goals = make_env("env=point_goal").all_tasks("held_out").parameters["goal"]
     assert torch.equal(played.tasks.parameters["goal"], goals)  # every goal, in batches that do not divide them
     walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([1.0, 0.0])
     expected = -(walked - goals).norm(dim=-1).sum(0)
@@ -223,7 +223,7 @@ def test_lanes_that_share_a_task_play_more_episodes_of_it():
         short = ("env.horizon=5", "env.num_episodes=1", "env.num_goals=6")
         return make_env("env=point_goal", *short, num_tasks=num_tasks, lanes_per_task=3, seed=seed)
 
-    played = play_adapted(Counting(), shared, num_tasks=6, seed=0, episodes=2, batch_size=4)
+    played = evaluate_after_adaptation(Counting(), shared, num_tasks=6, seed=0, episodes=2, batch_size=4)
     assert played.returns.shape == played.steps.shape == (6, 6) and len(played.tasks) == 6
     assert len(played.tasks.description.unique(dim=0)) == 6
     torch.testing.assert_close(played.returns, played.returns[:, :1].expand(-1, 6))
@@ -236,7 +236,7 @@ def test_a_finite_set_is_evaluated_in_whole_rounds_and_the_error_is_over_its_tas
 
     walked_up = evaluate(Counting(), few, num_tasks=20, seed=0, batch_size=4)  # three rounds, two trials short
     assert walked_up.num_tasks == 6
-    goals = few(num_tasks=1, seed=0).every_task("held_out").parameters["goal"]
+    goals = few(num_tasks=1, seed=0).all_tasks("held_out").parameters["goal"]
     walked = 0.05 * torch.arange(1, 6).view(-1, 1, 1) * torch.tensor([0.0, 1.0])
     expected = -(walked - goals).norm(dim=-1).sum(0)
     assert walked_up.return_mean == pytest.approx(expected.mean().item(), rel=1e-5)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import make_env, random_actions, same
 
+from metarl.envs.mujoco_env import load_model
 from metarl.envs.physics import BatchedPhysics, ObservedPhysics
-from metarl.envs.simulation import load_model
 from metarl.seeding import make_generator
 from metarl.types import Tasks
 

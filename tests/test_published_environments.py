@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import config_of, make_env
 
-from metarl.envs.simulation import load_model
+from metarl.envs.mujoco_env import load_model
 from metarl.types import Tasks
 
 # ---------------------------------------------------------------- bodies that differ (rand_param_envs)
@@ -188,6 +188,7 @@ def test_the_semicircle_turns_by_tenths_of_a_circle_within_walls():
 
 # ---------------------------------------------------------------- sizes of the papers
 
+RADII = {"min_radius": 0.2, "train_radius": 1.1, "ood_radius": 1.5}
 PUBLISHED = {
     "cheetah_vel": {"min_velocity": 0, "max_velocity": 3, "control_cost": 0.05, "horizon": 200, "num_episodes": 2},
     "cheetah_dir": {"control_cost": 0.05, "horizon": 200},
@@ -202,11 +203,23 @@ PUBLISHED = {
     "walker_params": {"spread": 3, "timestep": 0.004, "body": "walker2d", "num_episodes": 2},
     "hopper_params": {"spread": 3, "timestep": 0.004},
     "point_navigation": {"half_width": 0.5, "max_step": 0.1, "arrival": 0.01, "horizon": 100},
-    "sparse_point": {"radius": 0.2, "max_step": 0.1, "horizon": 100, "num_episodes": 5},
-    "semicircle": {"circle": 0.2, "radius": 0.04, "max_speed": 0.1, "horizon": 10, "walls": True},
-    "point_goal": {"nearest": 0.2, "border": 0.7, "farthest": 1.0, "max_step": 0.05, "spacing": 0.01},
-    "wheeled": {"nearest": 0.2, "border": 1.1, "farthest": 1.5, "control_cost": 1e-3, "spacing": 0.1},
-    "reacher_4link": {"spacing": 0.11, "num_goals": 100},
+    "sparse_point": {"goal_radius": 0.2, "max_step": 0.1, "horizon": 100, "num_episodes": 5},
+    "semicircle": {"circle_radius": 0.2, "goal_radius": 0.04, "max_speed": 0.1, "horizon": 10, "walls": True},
+    "point_goal": {
+        "min_radius": 0.2,
+        "train_radius": 0.7,
+        "ood_radius": 1.0,
+        "max_step": 0.05,
+        "min_goal_distance": 0.01,
+    },
+    "wheeled": {
+        "min_radius": 0.2,
+        "train_radius": 1.1,
+        "ood_radius": 1.5,
+        "control_cost": 1e-3,
+        "min_goal_distance": 0.1,
+    },
+    "reacher_4link": {"min_goal_distance": 0.11, "num_goals": 100},
     "grid": {"size": 5, "horizon": 15, "num_episodes": 4},
     "hall": {"num_doors": 15, "horizon": 20, "num_episodes": 4, "room_at_start": False},
     "tmaze": {"length": 100, "num_episodes": 4},

@@ -37,7 +37,7 @@ def test_what_is_told_decides_what_an_oracle_sees(oracle):
     if oracle == "task_description":
         assert torch.equal(told[-1], rollout.tasks.description)
     elif oracle == "task_id":
-        assert torch.equal(told[0].argmax(1), env.task_number(rollout.tasks)) and told.sum() == told[..., 0].numel()
+        assert torch.equal(told[0].argmax(1), env.task_id(rollout.tasks)) and told.sum() == told[..., 0].numel()
     elif oracle == "belief":
         torch.testing.assert_close(told.sum(-1), torch.ones_like(rollout.reward))
         assert not torch.equal(told[0], told[-1])
@@ -49,7 +49,7 @@ def test_networks_per_task_share_nothing_but_what_sees_the_observation():
     given = ("algorithm.oracle=task_id", "model.num_layers=0", "conditioning=per_task")
     agent, env = make_algorithm(TOLD, "env=grid", *given, lanes=4)
     (rollout,) = collected(agent, env)
-    met = env.task_number(rollout.tasks).unique()
+    met = env.task_id(rollout.tasks).unique()
     before = agent.policy.heads.networks.actor_output.weight.detach().clone()
     agent.update([rollout], 0.0, make_generator(0))
     changed = (agent.policy.heads.networks.actor_output.weight != before).flatten(1).any(1).nonzero().squeeze(1)

@@ -232,7 +232,7 @@ def test_the_cause_of_a_target_that_cannot_be_used_is_told(tmp_path, monkeypatch
 @pytest.mark.parametrize("backend", ["osmesa", "nonsense"])
 def test_training_needs_no_renderer(backend, tmp_path):
     """The simulator is imported without its graphics where these cannot be loaded."""
-    code = "import metarl.envs.half_cheetah, metarl.envs.pictures as p; print(p.os.environ['MUJOCO_GL'])"
+    code = "import metarl.envs.half_cheetah, metarl.envs.rendering as p; print(p.os.environ['MUJOCO_GL'])"
     environment = os.environ | {"MUJOCO_GL": backend, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from helpers import Corridor, Counter, corridor_with, perturb, small_config
 from hydra.utils import instantiate
 
 from metarl.algorithms.rl2 import RL2
-from metarl.evaluation import play_adapted
+from metarl.evaluation import evaluate_after_adaptation
 from metarl.rollout import collect, collect_to_branch
 from metarl.seeding import make_generator
 from metarl.types import Tasks
@@ -81,7 +81,7 @@ class Given(Corridor):
 
 def test_scores_do_not_depend_on_the_batch_size():
     scores = [
-        play_adapted(
+        evaluate_after_adaptation(
             Parity(3), lambda **lanes: Given(**lanes), num_tasks=8, seed=0, episodes=2, batch_size=batch_size
         ).returns
         for batch_size in (1, 2, 3, 8)

@@ -27,7 +27,12 @@ PRELOADED = (
     *("torch", "torch._dynamo", "hydra", "metarl.envs", "mujoco"),  # MuJoCo reads MUJOCO_GL, which metarl.envs sets
     *("scipy.stats", "matplotlib.figure", "matplotlib.font_manager"),
     *("matplotlib.backends.backend_svg", "metarl.experiment", "metarl.configuration.build", "metarl.cli"),
-    *("metarl.analysis.report", "metarl.analysis.filming", "metarl.envs.half_cheetah", "metarl.envs.gymnasium_lanes"),
+    *(
+        "metarl.analysis.report",
+        "metarl.analysis.video_recorder",
+        "metarl.envs.half_cheetah",
+        "metarl.envs.gymnasium_lanes",
+    ),
     *("metarl.algorithms.hyperx", "metarl.algorithms.maml"),
 )
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import exact_belief
 from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
 from metarl.models.mlp import MLP
 from metarl.types import Rollout, Tasks
@@ -59,14 +60,14 @@ class Multitask(PolicyGradient):
             case "task_description":
                 return env.task_dim
             case "task_id":
-                if env.num_distinct_tasks is None:
+                if env.num_tasks_total is None:
                     raise ValueError(unknown % "does not number its tasks")
-                return env.num_distinct_tasks
+                return env.num_tasks_total
             case "belief":
-                try:
-                    return env.initial_belief(1).shape[1]
-                except NotImplementedError:
-                    raise ValueError(unknown % "has no exact belief") from None
+                world = exact_belief(env)
+                if world is None:
+                    raise ValueError(unknown % "has no exact belief")
+                return world.initial_belief(1).shape[1]
             case "none":
                 return 1
 
@@ -76,7 +77,7 @@ class Multitask(PolicyGradient):
             case "task_description":
                 return tasks.description
             case "task_id":
-                return F.one_hot(self.env.task_number(tasks), self.env.num_distinct_tasks).float()
+                return F.one_hot(self.env.task_id(tasks), self.env.num_tasks_total).float()
             case "belief":
                 return self.env.initial_belief(len(tasks))
             case "none":
@@ -86,7 +87,7 @@ class Multitask(PolicyGradient):
         return OracleState(self.policy.initial_carry(len(tasks)), tasks.description, self._told(tasks))
 
     def act(self, timestep, state, generator, greedy=False) -> tuple[Any, OracleState]:
-        told = state.told if self.oracle != "belief" else self.env.revise_belief(state.told, timestep)
+        told = state.told if self.oracle != "belief" else self.env.update_belief(state.told, timestep)
         output, carry = self.policy.step(timestep, state.carry, state.task, told)
         return self.decision(output, generator, greedy), OracleState(carry, state.task, told)
 

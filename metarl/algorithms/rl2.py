@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metarl import parallel
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient, linear
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import KnownRegret
 from metarl.models.heads import HeadOutput
 from metarl.types import Rollout
 
@@ -72,7 +73,7 @@ def _regrets_of(env: MetaEnv, objective: str, first: float, final: float) -> Cal
     """How to know regrets, where the objective or a weight of predicting them asks for it."""
     if objective == "return" and first == final == 0:
         return None
-    if not env.knows_regrets:
+    if not isinstance(env, KnownRegret):
         raise ValueError(
             f"algorithm.objective={objective}, algorithm.regret_coefficient={first}, "
             f"algorithm.final_regret_coefficient={final}: "

@@ -28,6 +28,7 @@ from metarl.algorithms.elbo import (
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient, log_entries, mean_of
 from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import grid_world
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
 from metarl.models.heads import HeadOutput, Known
 from metarl.types import Rollout
@@ -147,11 +148,12 @@ class VariBAD(PolicyGradient):
     def _reward_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         if self.reward_decoder == "squared":
             return TransitionDecoder(latent_dim, env.observation_space, env.action_space, "reward", self.decoder_layers)
-        if env.num_cells is None:
+        world = grid_world(env)
+        if world is None:
             raise ValueError(
                 f"algorithm.reward_decoder=per_cell: {type(env).__name__} is not made of cells; use squared"
             )
-        return CellDecoder(latent_dim, env.num_cells, env.cell, env.goal_reward, self.decoder_layers)
+        return CellDecoder(latent_dim, world.num_cells, world.cell, world.goal_reward, self.decoder_layers)
 
     def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         """From a latent to ``task_target``."""

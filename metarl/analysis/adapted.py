@@ -27,7 +27,7 @@ def adapted_table(
 
     Returns:
         Rows of class, tasks, return and success_rate with their standard_error, what these are over (error_over: tasks,
-        or the trials of each where every task had several), and ``library_count``, see ``counted_by_the_library``.
+        or the trials of each where every task had several), and ``library_count``, see ``metaworld_success_rate``.
     """
     labels, number = np.array(classes), np.arange(len(classes)) if numbers is None else np.array(numbers)
     rows: list[Row] = []
@@ -38,7 +38,7 @@ def adapted_table(
         rows[-1]["error_over"] = "trials" if min(map(len, those)) > 1 else "tasks"
         if successes is not None:
             rows[-1] |= _scores(successes[mine], those, "success_rate", "success_error")
-            rows[-1]["library_count"] = counted_by_the_library(successes[mine], steps[mine])
+            rows[-1]["library_count"] = metaworld_success_rate(successes[mine], steps[mine])
     if len(rows) > 1:
         rows.append({"class": "mean", "tasks": len({*number.tolist()})} | _mean(rows))
     return rows
@@ -66,7 +66,7 @@ def _mean(rows: Sequence[Row]) -> Row:
     }
 
 
-def counted_by_the_library(successes: np.ndarray, steps: np.ndarray) -> float:
+def metaworld_success_rate(successes: np.ndarray, steps: np.ndarray) -> float:
     """The success rate that ``metaworld.evaluation.metalearning_evaluation`` reports of a class, for comparison alone.
 
     It ends an episode at its success and counts the first episodes that end, as many as a single goal should play,

@@ -13,6 +13,7 @@ from metarl.algorithms.varibad import VariBAD
 from metarl.analysis import style
 from metarl.analysis.tables import Row
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import GridWorld, exact_belief
 from metarl.models.decoders import CellDecoder
 from metarl.seeding import make_generator
 from metarl.types import Rollout
@@ -68,7 +69,7 @@ def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> B
         _gradient(agent, trial, belief).numpy(),
         believed,
         _true_beliefs(env, trial),
-        env.shape_of_cells,
+        env.grid_shape if isinstance(env, GridWorld) else None,
     )
 
 
@@ -81,10 +82,8 @@ def _gradient(agent: PolicyGradient, trial: Rollout, belief: Belief) -> torch.Te
 
 
 def _true_beliefs(env: MetaEnv, trial: Rollout) -> np.ndarray | None:
-    try:
-        return env.exact_beliefs(trial.timestep).numpy()
-    except NotImplementedError:
-        return None
+    world = exact_belief(env)
+    return None if world is None else world.exact_beliefs(trial.timestep).numpy()
 
 
 def table(found: dict[str, Beliefs]) -> list[Row]:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metarl.analysis import style
-from metarl.analysis.film import Film
-from metarl.envs.pictures import Picture
+from metarl.analysis.video import TrialRecording
+from metarl.envs.rendering import Frame
 
 COLUMNS = 4  # episodes drawn; of more the first ones and the last one
 INCHES, DOTS_PER_INCH = 1.9, 100
@@ -19,33 +19,33 @@ MARGIN = 0.12  # share of the largest extent, around all paths
 HOLD = 12  # repetitions of the last frame
 
 
-def with_path_frames(film: Film, every: int = 1) -> Film:
-    """The film with frames of its paths in place of rendered pictures.
+def with_path_frames(recording: TrialRecording, every: int = 1) -> TrialRecording:
+    """The recording with frames of its paths in place of rendered pictures.
 
     Args:
-        film: a filmed trial with positions in the plane.
+        recording: a trial with positions in the plane.
         every: steps between frames.
 
     Raises:
         ValueError: the environment has no positions in the plane.
     """
-    if not any(film.places):
+    if not any(recording.positions):
         raise ValueError("--paths: tasks of this environment have no positions in a plane; leave the option out")
-    chosen = [*range(len(film.places))]
+    chosen = [*range(len(recording.positions))]
     chosen = chosen if len(chosen) <= COLUMNS else [*chosen[: COLUMNS - 1], chosen[-1]]
-    return replace(film, pictures=list(_frames(film, chosen, every)))
+    return replace(recording, frames=list(_frames(recording, chosen, every)))
 
 
-def _frames(film: Film, chosen: list[int], every: int) -> Iterator[Picture]:
-    paths = [np.array(film.places[episode]) for episode in chosen]
+def _frames(recording: TrialRecording, chosen: list[int], every: int) -> Iterator[Frame]:
+    paths = [np.array(recording.positions[episode]) for episode in chosen]
     figure = Figure(figsize=(INCHES * len(paths), INCHES + 0.2), dpi=DOTS_PER_INCH, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(paths), sharex=True, sharey=True))
     lines = [
-        _panel(ax, f"episode {episode + 1}: return {film.returns[episode]:.1f}", film.goal)
+        _panel(ax, f"episode {episode + 1}: return {recording.returns[episode]:.1f}", recording.goal)
         for ax, episode in zip(panels, chosen, strict=True)
     ]
-    _set_limits(panels[0], np.concatenate(paths if film.goal is None else [*paths, film.goal[None]]))
+    _set_limits(panels[0], np.concatenate(paths if recording.goal is None else [*paths, recording.goal[None]]))
     last = max(map(len, paths))
     shown = [*range(1, last, every), *[last] * HOLD]
     for count in shown:

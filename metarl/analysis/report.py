@@ -14,13 +14,13 @@ from metarl.analysis.comparison import compare
 from metarl.analysis.comparison_figures import comparison_figures
 from metarl.analysis.embedding import picture
 from metarl.analysis.figures import run_figures
-from metarl.analysis.film import Film, from_json, trajectories
 from metarl.analysis.runs import Run, load_runs, name_runs
 from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
 from metarl.analysis.task_notes import sentence
+from metarl.analysis.video import TrialRecording, from_json, trajectories
 from metarl.runs.files import replace_file
 from metarl.runs.reader import is_number, parsed, read_text
 
@@ -205,9 +205,11 @@ def _trial(run: Run) -> list[Section]:
     """The trial that was kept to look at."""
     sections = []
     if (text := read_text(run.path / "trial.json")) is not None:
-        film, figure = parsed(run.path / "trial.json", "film", lambda: _drawn(text))
+        recording, figure = parsed(run.path / "trial.json", "recording", lambda: _drawn(text))
         if figure is not None:
-            caption = f"One held-out trial ({film.task}): where the agent went in each episode, to the dot at its end."
+            caption = (
+                f"One held-out trial ({recording.task}): path of the agent in each episode, to the dot at its end."
+            )
             sections.append(Section(Markup(to_svg(figure, "trajectories")), caption))
     if (image := picture(run.path / "trial.png")) is not None:
         element = Markup('<img alt="pictures of a trial" style="max-width: 100%" src="data:image/png;base64,{}">')
@@ -217,9 +219,9 @@ def _trial(run: Run) -> list[Section]:
     return sections
 
 
-def _drawn(text: str) -> tuple[Film, Figure | None]:
-    film = from_json(text)
-    return film, trajectories(film)
+def _drawn(text: str) -> tuple[TrialRecording, Figure | None]:
+    recording = from_json(text)
+    return recording, trajectories(recording)
 
 
 def _table(rows: Sequence[Row], caption: str) -> Table:

@@ -32,7 +32,7 @@ class CellSolver(Solver):
     def __init__(self, env: CellWorld):
         super().__init__(env.num_episodes)
         self.env = env
-        self.first_action = shortest_ways(env.neighbours)[1].to(env.device)
+        self.first_action = shortest_paths(env.neighbours)[1].to(env.device)
 
     def initial_state(self, tasks: Tasks) -> Search:
         zeros = torch.zeros(len(tasks), dtype=torch.long, device=self.env.device)
@@ -41,7 +41,7 @@ class CellSolver(Solver):
     def act(
         self, timestep: Timestep, state: Search, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, Search]:
-        belief = self.env.revise_belief(state.belief, timestep)
+        belief = self.env.update_belief(state.belief, timestep)
         first = timestep.first.long()
         state = Search(belief, state.target, state.steps * (1 - first), state.episodes + first)
         here = self.env.cell(timestep.observation)
@@ -64,7 +64,7 @@ class KnownGoal(Solver):
     def __init__(self, env: CellWorld):
         super().__init__(env.num_episodes)
         self.env = env
-        self.first_action = shortest_ways(env.neighbours)[1].to(env.device)
+        self.first_action = shortest_paths(env.neighbours)[1].to(env.device)
 
     def initial_state(self, tasks: Tasks) -> tuple[Tensor, Tensor]:
         goal = self.env.cell(tasks.parameters["goal"])
@@ -110,7 +110,7 @@ class Sweep(CellSolver):
         return torch.where(state.belief.amax(1) > 0.999, state.belief.argmax(1), planned)
 
 
-def shortest_ways(neighbours: list[list[int]]) -> tuple[Tensor, Tensor]:
+def shortest_paths(neighbours: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Steps between all cells, and the first action on a shortest way; 0 stays.
 
     Args:
@@ -134,7 +134,7 @@ def best_sweep(
     neighbours: list[list[int]], candidates: list[int], home: int, horizon: int, episodes: int, goal_reward: float
 ) -> tuple[list[list[int]], float]:
     """Cells to be in after every step of every episode as long as the goal is not found, and the expected return."""
-    distance = shortest_ways(neighbours)[0]
+    distance = shortest_paths(neighbours)[0]
     bit = {cell: 1 << index for index, cell in enumerate(candidates)}
 
     def episode_return(steps: int) -> float:
@@ -179,6 +179,6 @@ def best_sweep(
 @solvers.register
 def _(env: CellWorld) -> dict[str, Agent]:
     found: dict[str, Agent] = {"Known goal": KnownGoal(env)}
-    if env.believable:
+    if env.has_exact_belief:
         found |= {"Posterior sampling": PosteriorSampling(env), "Sweep": Sweep(env)}
     return found

@@ -11,7 +11,8 @@ from metarl.checking.randomness import RANDOMNESS_CHECKS, SEED_CHECKS
 from metarl.checking.tasks import TASK_CHECKS
 from metarl.checking.world import Play, World, stack
 from metarl.envs.base import MetaEnv
-from metarl.envs.pictures import NoRendererError
+from metarl.envs.capabilities import Renderable
+from metarl.envs.rendering import RenderError
 from metarl.models.distributions import action_distribution
 from metarl.models.features import OneHot
 from metarl.seeding import make_generator
@@ -264,10 +265,12 @@ def draws_pictures(world: World) -> None:
 
 
 def _demand_picture(env: MetaEnv, lane: int) -> None:
+    if not isinstance(env, Renderable):
+        raise NotApplicable("it does not support rendering")
     try:
-        picture = env.picture(lane)
-    except (NotImplementedError, NoRendererError) as error:
-        raise NotApplicable(str(error) or "it draws no pictures") from None
+        picture = env.render(lane)
+    except RenderError as error:
+        raise NotApplicable(str(error)) from None
     shape: tuple[int, ...] = getattr(picture, "shape", ())
     kind = getattr(picture, "dtype", type(picture).__name__)
     demand(

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.checking.comparing import demand, random_actions, same
 from metarl.checking.outcomes import Check, Fault, NotApplicable
 from metarl.checking.world import World, stream
-from metarl.envs.gymnasium_lanes import LaneEnv
+from metarl.envs.gymnasium_lanes import VectorizedGymEnv
 from metarl.seeding import make_generator
 from metarl.types import Tasks
 
@@ -165,7 +165,7 @@ def _is_marked_by_tasks(env: Any) -> bool:
 
 def leave_training(world: World) -> str | None:
     """Held-out tasks are no training tasks, unless both are all there are."""
-    sets = [world.sample.every_task(name) for name in ("train", "held_out")]
+    sets = [world.sample.all_tasks(name) for name in ("train", "held_out")]
     train, held_out = (
         _rows(drawn if drawn is not None else world.draw(SAMPLE, name, seed))
         for drawn, name, seed in zip(sets, ("train", "held_out"), (0, 1), strict=True)
@@ -218,7 +218,9 @@ def come_in_any_order(world: World) -> None:
     """Lanes in reverse order say the same in reverse order, and one lane alone says what it says among others."""
     tasks = world.draw(4, seed=5)
     env = world.env(seed=1)
-    if not isinstance(env, LaneEnv) and not same(*(_ordered(world, tasks, [0, 1, 2, 3], seed) for seed in (1, 2))):
+    if not isinstance(env, VectorizedGymEnv) and not same(
+        *(_ordered(world, tasks, [0, 1, 2, 3], seed) for seed in (1, 2))
+    ):
         raise NotApplicable("the noise of all lanes is drawn at once, so it belongs to places, not to tasks")
     whole = _ordered(world, tasks, [0, 1, 2, 3], 1)
     for order in ([3, 2, 1, 0], [2]):
@@ -235,7 +237,7 @@ def _ordered(world: World, tasks: Tasks, order: list[int], seed: int) -> list:
     index = torch.tensor(order, device=env.device)
     env.set_tasks(tasks.select(index))
     said: list = []
-    if isinstance(env, LaneEnv):
+    if isinstance(env, VectorizedGymEnv):
         env.lanes.reset([100 + lane for lane in order])
     else:
         said.append(env.reset())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.checking.comparing import random_actions
 from metarl.envs.base import MetaEnv
-from metarl.envs.gymnasium_lanes import LaneEnv
+from metarl.envs.gymnasium_lanes import VectorizedGymEnv
 from metarl.seeding import make_generator
 from metarl.types import Step, Tasks
 
@@ -55,14 +55,14 @@ class World:
 
     def many(self, most: int) -> int:
         """As many tasks as can be played side by side at little cost, up to ``most``."""
-        if isinstance(self.sample, LaneEnv):
+        if isinstance(self.sample, VectorizedGymEnv):
             most = min(most, MOST_SIMULATIONS)
-        return min(most, self.sample.most_tasks("train") or most)
+        return min(most, self.sample.max_num_tasks("train") or most)
 
     def draw(self, count: int, task_set: str = "train", seed: int = 0) -> Tasks:
         """Tasks of a set, without playing them."""
         env = self.env(num_tasks=1, seed=seed)
-        return env.draw_tasks(min(count, env.most_tasks(task_set) or count), task_set)
+        return env.draw_tasks(min(count, env.max_num_tasks(task_set) or count), task_set)
 
     @cached_property
     def play(self) -> Play:

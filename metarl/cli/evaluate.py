@@ -9,7 +9,7 @@ from metarl.errors import ConfigError
 from metarl.runs.files import to_json
 
 if TYPE_CHECKING:
-    from metarl.evaluation import Which
+    from metarl.evaluation import TaskSelection
 
 
 def add_commands(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print returns of sampled and greedy actions of a checkpoint on held-out tasks."""
-    from metarl.analysis import playing
+    from metarl.analysis import evaluation_tables as tables
     from metarl.configuration.trained import load_agent
     from metarl.runs.directory import RunDirectory
 
@@ -40,25 +40,25 @@ def evaluate(options: argparse.Namespace) -> None:
     config = directory.config()
     agent, parts = load_agent(directory, options.checkpoint, options.trust, options.device)
     env = parts.make_env(num_tasks=1, seed=0)
-    sets = playing.chosen_tasks(options, env)
+    sets = tables.chosen_tasks(options, env)
     if options.format == "json" and not options.test_episodes and not options.by_task:
         head = {"env": config["choices"]["env"], "seed": options.seed, "checkpoint": options.checkpoint}
-        results = {name: playing.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
+        results = {name: tables.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
         print(to_json(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
         return
     if options.checkpoint == "best":
-        playing.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
-    rows = partial(playing.action_rows, agent, parts.make_env)
+        tables.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
+    rows = partial(tables.action_rows, agent, parts.make_env)
     if options.test_episodes:
-        rows = partial(playing.adapted_rows, agent, parts.make_env, env, options.test_episodes)
+        rows = partial(tables.adapted_rows, agent, parts.make_env, env, options.test_episodes)
     elif options.by_task:
-        rows = partial(playing.task_rows, agent, parts.make_env)
-    print_rows(playing.labelled(sets, rows), options.format)
+        rows = partial(tables.task_rows, agent, parts.make_env)
+    print_rows(tables.labelled(sets, rows), options.format)
 
 
 def baselines(options: argparse.Namespace) -> None:
     """Print returns of the classical solvers of an environment, and its bounds."""
-    from metarl.analysis import playing
+    from metarl.analysis import evaluation_tables as tables
     from metarl.baselines import registry
     from metarl.configuration.build import build_env_factory
     from metarl.configuration.compose import compose, resolved
@@ -74,19 +74,19 @@ def baselines(options: argparse.Namespace) -> None:
     config = resolved(compose(options.overrides), {})
     make_env = build_env_factory(config, options.device, TYPED)
     env = make_env(num_tasks=1, seed=0)
-    sets = playing.chosen_tasks(options, env)
+    sets = tables.chosen_tasks(options, env)
     if options.tune:
-        rows = playing.labelled(sets, lambda which: _tuned_rows(env, make_env, which))
+        rows = tables.labelled(sets, lambda which: _tuned_rows(env, make_env, which))
     else:
-        rows = playing.labelled(sets, partial(playing.solver_rows, registry.baselines(env), make_env))
+        rows = tables.labelled(sets, partial(tables.solver_rows, registry.baselines(env), make_env))
         rows += [
             {"solver": name, "return": value, "standard error": 0.0} for name, value in registry.bounds(env).items()
         ]
     print_rows(rows, options.format)
 
 
-def _tuned_rows(env: Any, make_env: Any, which: "Which") -> list[dict[str, Any]]:
-    from metarl.analysis.playing import solver_rows
+def _tuned_rows(env: Any, make_env: Any, which: "TaskSelection") -> list[dict[str, Any]]:
+    from metarl.analysis.evaluation_tables import solver_rows
     from metarl.baselines.registry import baseline_grid
 
     return [

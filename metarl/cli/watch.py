@@ -26,11 +26,12 @@ def add_commands(commands: Any) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     """Record one trial of a trained agent."""
-    from metarl.analysis.film import write_video
-    from metarl.analysis.filming import film_trial, with_parameters
     from metarl.analysis.paths import with_path_frames
+    from metarl.analysis.video import write_video
+    from metarl.analysis.video_recorder import record_trial, with_parameters
     from metarl.configuration.trained import load_agent
-    from metarl.envs.pictures import NoRendererError
+    from metarl.envs.capabilities import Renderable
+    from metarl.envs.rendering import RenderError
     from metarl.runs.directory import RunDirectory
 
     path = options.video or options.run / "watch.mp4"
@@ -41,11 +42,12 @@ def watch(options: argparse.Namespace) -> None:
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
         env.set_tasks(with_parameters(env.sample_tasks(options.task_set), options.task))
-        film = film_trial(agent, env, options.seed, 0 if options.paths else options.every, options.greedy)
-        film = with_path_frames(film, options.every) if options.paths else film
-    except (ValueError, NotImplementedError, NoRendererError) as error:
+        recording = record_trial(agent, env, options.seed, 0 if options.paths else options.every, options.greedy)
+        recording = with_path_frames(recording, options.every) if options.paths else recording
+    except (ValueError, RenderError) as error:
         raise ConfigError(str(error)) from None
-    write_video(film, path, options.fps or env.steps_per_second / options.every)
-    for episode, earned in enumerate(film.returns, 1):
-        print(f"episode {episode}: return {earned:.2f}   ({film.task})")
+    speed = env.steps_per_second if isinstance(env, Renderable) else Renderable.steps_per_second
+    write_video(recording, path, options.fps or speed / options.every)
+    for episode, earned in enumerate(recording.returns, 1):
+        print(f"episode {episode}: return {earned:.2f}   ({recording.task})")
     print(path)

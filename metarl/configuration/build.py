@@ -272,7 +272,7 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
         ("eval.batch_size", plan.task_set): evaluated,
     }
     for (key, task_set), count in wanted.items():
-        most = env.most_tasks(task_set)
+        most = env.max_num_tasks(task_set)
         if most is not None and count > most:
             name = type(env).__name__
             raise ConfigError(f"{key}={count}: {name} has only {most} {task_set} tasks; lower {key}")

@@ -26,6 +26,16 @@ RENAMED: dict[str, str] = {
     "algorithm.past_alone": "algorithm.decode_only_past",
     "algorithm.task_chunk": "algorithm.tasks_per_chunk",
     "algorithm.through_memory": "algorithm.rl_loss_through_encoder",
+    "env.nearest": "env.min_radius",
+    "env.border": "env.train_radius",
+    "env.farthest": "env.ood_radius",
+    "env.spacing": "env.min_goal_distance",
+    "env.circle": "env.circle_radius",
+    "env.show_position": "env.position_encoding",
+    "env.ends_when_unhealthy": "env.terminate_when_unhealthy",
+    "env.sees_position": "env.observe_position",
+    "env.sees_contacts": "env.observe_contacts",
+    "env.torso_position": "env.observe_torso_position",
     "eval.tasks_at_once": "eval.batch_size",
     "hydra.sweeper.at_once": "hydra.sweeper.batch_size",
     "outer": "meta_optimizer",
@@ -35,11 +45,15 @@ RENAMED: dict[str, str] = {
     "algorithm.meta_optimizer.shrink": "algorithm.meta_optimizer.backtrack_ratio",
 }
 # As above, for a former name that other options of the group still use: by (present) group and option.
-RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {}
+RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {
+    ("env", "semicircle"): {"env.radius": "env.goal_radius"},
+    ("env", "sparse_point"): {"env.radius": "env.goal_radius"},
+}
 # Former value of a (present) key, or former option of a group: present one.
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     "algorithm.oracle": {"task": "task_description", "number": "task_id", "nothing": "none"},
     "algorithm.target": {"networks": "weights"},
+    "env.position_encoding": {"wave": "sincos"},
 }
 # Former module, or former class with its module: present one.
 MOVED: dict[str, str] = {

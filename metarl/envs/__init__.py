@@ -1,5 +1,5 @@
 """Environments."""
 
-from metarl.envs.pictures import choose_backend
+from metarl.envs.rendering import choose_backend
 
 choose_backend()  # before anything imports MuJoCo

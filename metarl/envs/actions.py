@@ -1,4 +1,4 @@
-"""From what agents choose to what environments execute. Imports no torch, see ``metarl.envs.lanes``.
+"""From what agents choose to what environments execute. Imports no torch, see ``metarl.envs.vector``.
 
 Agents act in ``Discrete`` or in a flat ``Box`` whose finite bounds are -1 and 1; a policy's log-probabilities are those
 of these choices, and memories are fed them.

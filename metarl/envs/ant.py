@@ -6,55 +6,55 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
+from metarl.envs.mujoco_env import DirectionTasks, Flags, PlanarMujocoEnv, VelocityTasks, on_circle
 from metarl.envs.physics import Array
-from metarl.envs.simulation import DirectionTasks, Flags, SimulatedEnv, VelocityTasks, on_circle
 from metarl.types import Tasks
 
 TORSO = 1  # body number
 HEALTHY = (0.2, 1.0)  # metres above the ground
 
 
-class Ant(SimulatedEnv):
+class Ant(PlanarMujocoEnv):
     """The body of Gymnasium's ``Ant-v5``: 20 control steps a second.
 
-    Observation: the torso's x and y (2) where ``sees_position``, its height, attitude and joint angles (13),
-    velocities (14), and contact forces clipped to [-1, 1] (78) where ``sees_contacts``.
+    Observation: the torso's x and y (2) where ``observe_position``, its height, attitude and joint angles (13),
+    velocities (14), and contact forces clipped to [-1, 1] (78) where ``observe_contacts``.
 
     The published codes show the contact forces of the world, too, which are zeros (84 in place of 78), and the torso's
     x, y and z a second time where goals are sparse. Under the simulator they used, contact forces were near 0.
 
     Args:
-        ends_when_unhealthy: an episode ends where the torso leaves 0.2 to 1 metre.
-        sees_position, sees_contacts: see above.
+        terminate_when_unhealthy: an episode ends where the torso leaves 0.2 to 1 metre.
+        observe_position, observe_contacts: see above.
         control_cost: weight of the squared action.
         contact_cost: weight of the squared contact forces, clipped to [-1, 1].
-        inherited: see ``SimulatedEnv``.
+        inherited: see ``MujocoEnv``.
     """
 
     file, frame_skip, observed = "ant.xml", 5, ("xpos", "cfrc_ext")
 
     def __init__(
         self,
-        ends_when_unhealthy: bool,
-        sees_position: bool,
-        sees_contacts: bool,
+        terminate_when_unhealthy: bool,
+        observe_position: bool,
+        observe_contacts: bool,
         control_cost: NonNegativeFloat,
         contact_cost: NonNegativeFloat,
         **inherited,
     ):
         super().__init__(**inherited)
-        self.ends_when_unhealthy, self.fixed_length = ends_when_unhealthy, not ends_when_unhealthy
-        self.sees_position, self.sees_contacts = sees_position, sees_contacts
+        self.terminate_when_unhealthy, self.fixed_length = terminate_when_unhealthy, not terminate_when_unhealthy
+        self.observe_position, self.observe_contacts = observe_position, observe_contacts
         self.control_cost, self.contact_cost = control_cost, contact_cost
 
     def observe(self) -> Array:
-        parts = [self.physics.qpos[:, 0 if self.sees_position else 2 :], self.physics.qvel]
-        if self.sees_contacts:
+        parts = [self.physics.qpos[:, 0 if self.observe_position else 2 :], self.physics.qvel]
+        if self.observe_contacts:
             parts.append(self._contacts()[:, 1:].reshape(self.num_lanes, -1))  # without the world's
         return np.concatenate(parts, axis=1)
 
     def ended(self) -> Flags:
-        return ~self.healthy() if self.ends_when_unhealthy else super().ended()
+        return ~self.healthy() if self.terminate_when_unhealthy else super().ended()
 
     def healthy(self) -> Flags:
         """Whose torso is neither on the ground nor in the air, ``[B]``."""

@@ -6,10 +6,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import KnownRegret
 from metarl.types import Rollout, Step, Tasks
 
 
-class Bandit(MetaEnv):
+class Bandit(MetaEnv, KnownRegret):
     """k arms whose mean rewards are the task, drawn from U[0, 1]; the observation is constant.
 
     Args:
@@ -17,8 +18,6 @@ class Bandit(MetaEnv):
         num_episodes: pulls of a trial, n.
         lanes: see ``MetaEnv``.
     """
-
-    knows_regrets = True
 
     def __init__(self, num_arms: PositiveInt, num_episodes: PositiveInt, **lanes):
         super().__init__(num_episodes=num_episodes, horizon=1, **lanes)

@@ -2,19 +2,13 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from operator import itemgetter
-from typing import TYPE_CHECKING
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from metarl.seeding import make_generator, split_seed
-from metarl.tree import tree_map
-from metarl.types import EnvSpec, Rollout, Step, Tasks, Timestep
-
-if TYPE_CHECKING:
-    import numpy as np
+from metarl.types import EnvSpec, Step, Tasks
 
 
 class MetaEnv(ABC):
@@ -39,13 +33,8 @@ class MetaEnv(ABC):
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
-    knows_regrets = False  # tasks can be solved exactly, see ``regrets``
-    steps_per_second = 20.0  # of the world, for films
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
-    goal_reward = 1.0  # what the cell of the goal earns at least, where there are cells
-    shape_of_cells: tuple[int, int] | None = None  # width and height, where the world is a grid of cells
     classes: tuple[str, ...] = ()  # names of kinds of tasks, where a task's parameter ``class`` tells which
-    num_cells: int | None = None  # places that observations tell apart, see ``cell``; None where there are no such
 
     def __init__(
         self,
@@ -112,11 +101,11 @@ class MetaEnv(ABC):
         self.tasks = tasks.repeat(self.lanes_per_task) if self.lanes_per_task > 1 else tasks
         return self.tasks
 
-    def most_tasks(self, task_set: str) -> int | None:
+    def max_num_tasks(self, task_set: str) -> int | None:
         """How many tasks of a set can be met side by side; None where nothing limits them."""
         return None
 
-    def every_task(self, task_set: str) -> Tasks | None:
+    def all_tasks(self, task_set: str) -> Tasks | None:
         """All tasks of a set, in order, each as likely as any other; None where their number has no end.
 
         The same answer for every set: either all sets are finite, or none is.
@@ -124,14 +113,14 @@ class MetaEnv(ABC):
         return None
 
     @property
-    def num_distinct_tasks(self) -> int | None:
-        """How many different tasks all sets hold together, see ``task_number``; None where there is no end."""
+    def num_tasks_total(self) -> int | None:
+        """How many different tasks all sets hold together, see ``task_id``; None where there is no end."""
         return None if self._numbered_tasks is None else len(self._numbered_tasks)
 
-    def task_number(self, tasks: Tasks) -> Tensor:
-        """Number of each of these tasks among all there are, ``[N]``, below ``num_distinct_tasks``.
+    def task_id(self, tasks: Tasks) -> Tensor:
+        """Number of each of these tasks among all there are, ``[N]``, below ``num_tasks_total``.
 
-        Tasks are numbered in the order of ``every_task``, the first set of ``task_sets`` first.
+        Tasks are numbered in the order of ``all_tasks``, the first set of ``task_sets`` first.
 
         Raises:
             NotImplementedError: tasks are drawn afresh.
@@ -142,10 +131,10 @@ class MetaEnv(ABC):
 
     @cached_property
     def _numbered_tasks(self) -> Tensor | None:
-        """Descriptions of all different tasks, ``[num_distinct_tasks, task_dim]``."""
+        """Descriptions of all different tasks, ``[num_tasks_total, task_dim]``."""
         rows: dict[tuple[float, ...], Tensor] = {}
         for task_set in self.task_sets:
-            tasks = self.every_task(task_set)
+            tasks = self.all_tasks(task_set)
             if tasks is None:
                 return None
             for row in tasks.description:
@@ -159,55 +148,6 @@ class MetaEnv(ABC):
     def load_trial_state(self, state: dict[str, Tensor]) -> None:
         """Go back to ``trial_state``."""
         assert not state
-
-    def initial_belief(self, batch_size: int) -> Tensor:
-        """What a perfect memory knows of a task at first, ``[batch_size, belief_dim]``.
-
-        Raises:
-            NotImplementedError: nobody has worked it out.
-        """
-        raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
-
-    def revise_belief(self, belief: Tensor, timestep: Timestep) -> Tensor:
-        """The same after one more step, ``[B, belief_dim]``."""
-        raise NotImplementedError(f"{type(self).__name__} knows no exact belief")
-
-    def exact_beliefs(self, timestep: Timestep) -> Tensor:
-        """The same at every step of whole trials ``[T, B, ...]``: ``[T, B, belief_dim]``."""
-        belief, beliefs = self.initial_belief(timestep.first.shape[1]), []
-        for step in range(len(timestep.first)):
-            belief = self.revise_belief(belief, tree_map(itemgetter(step), timestep))
-            beliefs.append(belief)
-        return torch.stack(beliefs)
-
-    def regrets(self, rollout: Rollout) -> Tensor:
-        """What every action would have cost at every step, ``[T, B, A]``: ``V*(s) - Q*(s, a)`` of the known task.
-
-        Summed over the actions taken it is, in expectation, what the trial's return misses to that of the best
-        policy for the known task (performance difference lemma, Kakade & Langford 2002), without the luck of
-        rewards, transitions and tasks. Only training may look at it.
-
-        Raises:
-            NotImplementedError: ``knows_regrets`` is false.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not know the regrets of actions")
-
-    def cell(self, observation: Tensor) -> Tensor:
-        """Number of the cell that an observation ``[..., *shape]`` shows the agent in, ``[...]``; see ``num_cells``."""
-        raise NotImplementedError(f"{type(self).__name__} is not made of cells")
-
-    def places(self) -> Tensor | None:
-        """Where every agent is in a plane, ``[B, 2]``; None where that says nothing. For figures alone."""
-        return None
-
-    def picture(self, lane: int = 0) -> "np.ndarray":
-        """One lane as it is now, uint8 ``[height, width, 3]``.
-
-        Raises:
-            NotImplementedError: there is nothing to see.
-            NoRendererError: nothing here can draw it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
     def state_dict(self) -> dict:
         """What an exact resume needs between two trials: the random generators."""

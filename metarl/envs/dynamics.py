@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat
 
+from metarl.envs.mujoco_env import Flags, MujocoEnv
 from metarl.envs.physics import Array
-from metarl.envs.simulation import Flags, SimulatedEnv
 from metarl.envs.simulator import mujoco
 from metarl.types import Tasks
 
@@ -44,7 +44,7 @@ BODIES = {
 BodyName = Literal["half_cheetah", "hopper", "walker2d", "walker2d_v5"]
 
 
-class Runner(SimulatedEnv):
+class ParameterizedLocomotion(MujocoEnv):
     """Run forward as fast as possible in a body that differs between tasks.
 
     Observation and reward are those of Gymnasium's HalfCheetah, Hopper or Walker2d: forward velocity, minus a cost of
@@ -59,7 +59,7 @@ class Runner(SimulatedEnv):
             for every task; or stays that of the ``nominal`` body, as in ``rand_param_envs``, where that is missing.
         bonus_when_unhealthy: the 1 for survival is paid on unhealthy steps, too, such as the one that ends an episode,
             as in the published codes; Gymnasium's ``v5`` pays it while healthy alone.
-        inherited: see ``SimulatedEnv``.
+        inherited: see ``MujocoEnv``.
     """
 
     models_per_lane = True
@@ -117,7 +117,7 @@ class Runner(SimulatedEnv):
         return upright & (np.abs(self.physics.state[:, 3:]) < body.healthy_state).all(axis=1)
 
 
-class DynamicsGrid(Runner):
+class DynamicsGrid(ParameterizedLocomotion):
     """Mass and damping of all parts, each 0.75, 0.85, 1, 1.15 or 1.25 times the body's own: 25 tasks.
 
     Task i has the mass of row ``i // 5`` and the damping of column ``i % 5``; task 12 is the body itself. Published
@@ -125,7 +125,7 @@ class DynamicsGrid(Runner):
 
     Args:
         held_out: tasks of the grid that training never meets; where empty, both sets have all 25.
-        inherited: see ``Runner``.
+        inherited: see ``ParameterizedLocomotion``.
     """
 
     def __init__(self, held_out: list[int], **inherited):
@@ -143,7 +143,7 @@ class DynamicsGrid(Runner):
         chosen = torch.randint(len(cells), (num_tasks,), generator=self.task_generator, device=self.device)
         return self._tasks(cells[chosen])
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return self._tasks(torch.tensor(self._cells[task_set], device=self.device))
 
     def _tasks(self, cell: torch.Tensor) -> Tasks:
@@ -151,7 +151,7 @@ class DynamicsGrid(Runner):
         return Tasks({"mass": ratio[cell // len(RATIOS)], "damping": ratio[cell % len(RATIOS)]})
 
 
-class RandomDynamics(Runner):
+class RandomDynamics(ParameterizedLocomotion):
     """Every mass, inertia, friction and damping of a body has a factor of its own.
 
     Masses, inertias and frictions are multiplied by ``1.5^u``, dampings by ``1.3^u``, each with its u uniform between
@@ -160,7 +160,7 @@ class RandomDynamics(Runner):
 
     Args:
         spread: of the exponents.
-        inherited: see ``Runner``.
+        inherited: see ``ParameterizedLocomotion``.
     """
 
     def __init__(self, spread: PositiveFloat, **inherited):

@@ -1,4 +1,4 @@
-"""Fixed sets of goals in the plane: those to train on, held-out ones among them, and ones beyond (Lan et al. 2019)."""
+"""Fixed sets of goals in the plane: training, held-out and out-of-range goals (Lan et al. 2019)."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,39 +12,40 @@ from torch import Tensor
 from metarl.envs.base import MetaEnv
 from metarl.types import Tasks
 
-ATTEMPTS = 100_000  # draws of a set before it counts as too tight
+ATTEMPTS = 100_000  # draws of a set before it is refused as too dense
 ROUNDS = 10_000  # of drawing fresh goals; areas of a thousandth of all take far fewer
 TASK_SETS = ("train", "held_out", "out_of_range")
 
 
 @dataclass(frozen=True)
 class GoalPlan:
-    """How goals are laid out: as in TESP's code, whose supplement names neither ``nearest`` nor ``spacing``.
+    """Layout of goals, as in TESP's code; its supplement names neither ``min_radius`` nor ``min_goal_distance``.
 
-    ``annulus``: goals to train on and held-out ones lie between ``nearest`` and ``border``, those out of range between
-    ``border`` and ``farthest``. ``half_plane``: the former lie right of the start, the latter left of it, in
-    ``[0, 2] x [-2, 2]`` and its mirror.
+    ``annulus``: training and held-out goals lie between ``min_radius`` and ``train_radius``, out-of-range goals between
+    ``train_radius`` and ``ood_radius``. ``half_plane``: the former lie right of the start, the latter left of it, in
+    ``[0, 2] x [-2, 2]`` and its mirror image.
 
     Args:
         split: the layout.
-        nearest, border, farthest: of the annulus, metres from the start.
-        spacing: least distance of two goals of a set, and of held-out goals to those trained on, metres.
-        num_goals: of each set; null draws a fresh goal every time, and ``spacing`` does not count.
-        goal_seed: of the sets; the same for every run that should meet the same ones.
+        min_radius, train_radius, ood_radius: radii of the annuli around the start, metres.
+        min_goal_distance: minimum distance between two goals of a set, and of held-out from training goals, metres.
+        num_goals: size of each set; null draws new goals every time and ignores ``min_goal_distance``.
+        goal_seed: seed of the sets; runs with the same seed have the same goals.
     """
 
     split: Literal["annulus", "half_plane"]
-    nearest: NonNegativeFloat
-    border: PositiveFloat
-    farthest: PositiveFloat
-    spacing: NonNegativeFloat
+    min_radius: NonNegativeFloat
+    train_radius: PositiveFloat
+    ood_radius: PositiveFloat
+    min_goal_distance: NonNegativeFloat
     num_goals: PositiveInt | None
     goal_seed: NonNegativeInt
 
     def __post_init__(self):
-        if not self.nearest < self.border < self.farthest:
+        if not self.min_radius < self.train_radius < self.ood_radius:
             raise ValueError(
-                f"env.nearest={self.nearest}, env.border={self.border}, env.farthest={self.farthest}: must increase"
+                f"env.min_radius={self.min_radius}, env.train_radius={self.train_radius}, "
+                f"env.ood_radius={self.ood_radius}: must increase"
             )
 
 
@@ -52,11 +53,11 @@ class GoalTasks(MetaEnv):
     """Tasks are the goals of a plan, drawn with a random state of their own.
 
     Args:
-        split, nearest, border, farthest, spacing, num_goals, goal_seed: see ``GoalPlan``.
+        split, min_radius, train_radius, ood_radius, min_goal_distance, num_goals, goal_seed: see ``GoalPlan``.
         inherited: of what shall reach them.
 
     Raises:
-        ValueError: goals do not fit into their area at their spacing.
+        ValueError: the goals do not fit into their area at ``min_goal_distance``.
     """
 
     task_dim, task_sets = 2, TASK_SETS
@@ -64,15 +65,15 @@ class GoalTasks(MetaEnv):
     def __init__(
         self,
         split: Literal["annulus", "half_plane"],
-        nearest: NonNegativeFloat,
-        border: PositiveFloat,
-        farthest: PositiveFloat,
-        spacing: NonNegativeFloat,
+        min_radius: NonNegativeFloat,
+        train_radius: PositiveFloat,
+        ood_radius: PositiveFloat,
+        min_goal_distance: NonNegativeFloat,
         num_goals: PositiveInt | None,
         goal_seed: NonNegativeInt,
         **inherited,
     ):
-        self.plan = GoalPlan(split, nearest, border, farthest, spacing, num_goals, goal_seed)
+        self.plan = GoalPlan(split, min_radius, train_radius, ood_radius, min_goal_distance, num_goals, goal_seed)
         self.goals = {} if num_goals is None else packed(self.plan)
         super().__init__(**inherited)
 
@@ -87,16 +88,16 @@ class GoalTasks(MetaEnv):
         chosen = torch.randperm(self.plan.num_goals, generator=self.task_generator, device=self.device)[:num_tasks]
         return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(self.device)[chosen].float()})
 
-    def most_tasks(self, task_set):
+    def max_num_tasks(self, task_set):
         return self.plan.num_goals
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         if self.plan.num_goals is None:
             return None
         return Tasks({"goal": torch.from_numpy(self.goals[task_set]).to(self.device).float()})
 
     def _fresh(self, num_tasks: int, task_set: str) -> Tensor:
-        """By rejection, in rounds over all that are missing."""
+        """Goals by rejection sampling, all missing ones in every round."""
         generator, device = self.task_generator, self.device
         goals = torch.full((num_tasks, 2), torch.nan, dtype=torch.float64, device=device)
         for _ in range(ROUNDS):
@@ -127,19 +128,19 @@ def _apart(candidates: np.ndarray, others: np.ndarray, plan: GoalPlan, task_set:
     wanted, count = len(others) + (plan.num_goals or 0), len(others)
     kept = np.concatenate([others, np.empty((wanted - count, 2))])
     for candidate in candidates:
-        if (np.square(kept[:count] - candidate).sum(1) >= plan.spacing**2).all():
+        if (np.square(kept[:count] - candidate).sum(1) >= plan.min_goal_distance**2).all():
             kept[count] = candidate
             count += 1
             if count == wanted:
                 return kept[len(others) :]
     raise ValueError(
-        f"env.num_goals={plan.num_goals} at env.spacing={plan.spacing} do not fit into the area of the "
-        f"{task_set} goals ({count - len(others)} did); lower one of them, or mend the area: {_area(plan)}"
+        f"env.num_goals={plan.num_goals} at env.min_goal_distance={plan.min_goal_distance} do not fit into the area "
+        f"of the {task_set} goals ({count - len(others)} did); lower one of them, or correct the area: {_area(plan)}"
     )
 
 
 def _area(plan: GoalPlan) -> str:
-    return f"env.nearest={plan.nearest}, env.border={plan.border}, env.farthest={plan.farthest}"
+    return f"env.min_radius={plan.min_radius}, env.train_radius={plan.train_radius}, env.ood_radius={plan.ood_radius}"
 
 
 def scaled(unit: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
@@ -147,7 +148,7 @@ def scaled(unit: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
     if plan.split == "half_plane":
         right = np.array([0.0, -2.0]) + unit * np.array([2.0, 4.0])
         return right * np.array([-1.0, 1.0]) if task_set == "out_of_range" else right
-    return plan.farthest * (2 * unit - 1)
+    return plan.ood_radius * (2 * unit - 1)
 
 
 def within(goals: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
@@ -155,6 +156,6 @@ def within(goals: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
     if plan.split == "half_plane":
         return np.ones(len(goals), bool)
     far = task_set == "out_of_range"
-    low, high = (plan.border, plan.farthest) if far else (plan.nearest, plan.border)
+    low, high = (plan.train_radius, plan.ood_radius) if far else (plan.min_radius, plan.train_radius)
     distance = np.linalg.norm(goals, axis=1)
     return (low < distance) & (distance < high)

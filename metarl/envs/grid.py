@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import ExactBelief, GridWorld, Planar, Renderable
 from metarl.types import Step, Tasks
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ PIXELS = 32  # a cell in a picture
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # stay, up, right, down, left
 
 
-class CellWorld(MetaEnv):
+class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
     """An agent in cells ``[0, width) x [0, height)``, one of which is the goal; episodes last ``horizon`` steps.
 
     Observation: the cell's coordinates, each scaled to [-1, 1]. Actions: stay, up, right, down, left. A step onto the
@@ -41,7 +42,6 @@ class CellWorld(MetaEnv):
     task_dim = 2
     action_space = spaces.Discrete(len(MOVES))
     home: int | None = 0  # number of the cell where episodes start; None where that differs
-    believable = True  # what was visited and found is all there is to know of the goal
 
     def __init__(
         self,
@@ -56,13 +56,12 @@ class CellWorld(MetaEnv):
         **lanes,
     ):
         super().__init__(horizon=horizon, num_episodes=num_episodes, **lanes)
-        self.width, self.height = self.shape_of_cells = width, height
+        self.width, self.height = self.grid_shape = width, height
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
         if discovery_bonus >= goal_reward:
             raise ValueError(
                 f"env.discovery_bonus={discovery_bonus}: as much as the goal earns, {goal_reward}; lower it"
             )
-        self.num_cells = width * height
         self.observation_space = spaces.Box(-1.0, 1.0, (2,))
         self.candidates = torch.tensor(candidates, device=self.device)
         self._moves = torch.tensor(MOVES, device=self.device)
@@ -92,7 +91,7 @@ class CellWorld(MetaEnv):
         chosen = torch.randint(len(self.candidates), (num_tasks,), generator=self.task_generator, device=self.device)
         return Tasks({"goal": self._coordinates[self.candidates[chosen]]})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return Tasks({"goal": self._coordinates[self.candidates]})
 
     def set_tasks(self, tasks):
@@ -119,7 +118,7 @@ class CellWorld(MetaEnv):
         """Cells ``[B, 2]`` after actions ``[B]`` there; walls hold."""
         return (position + self._moves[action]).clamp(min=0).minimum(self._most)
 
-    def plain_reward(self, at_goal: Tensor) -> Tensor:
+    def base_reward(self, at_goal: Tensor) -> Tensor:
         """Of the present cells, before any bonus, ``[B]``."""
         return torch.where(at_goal, self.goal_reward, STEP_REWARD)
 
@@ -140,7 +139,7 @@ class CellWorld(MetaEnv):
         self.position = self.moved(self.position, action)
         here = self.number(self.position)
         at_goal = here == self.goal
-        reward = self.plain_reward(at_goal)
+        reward = self.base_reward(at_goal)
         if self.discovery_bonus:
             reward = torch.where(self._visited[self._lanes, here], reward, self.discovery_bonus)
             self._visited[self._lanes, here] = True
@@ -150,10 +149,10 @@ class CellWorld(MetaEnv):
         observation = self.reset() if over else final
         return Step(observation, reward, self._false, self._true if over else self._false, at_goal, final)
 
-    def places(self):
+    def positions(self):
         return self._coordinates[self.number(self.position)]
 
-    def picture(self, lane=0):
+    def render(self, lane=0):
         """Cells from above: the agent blue, the goal green."""
         colours = np.full((self.height, self.width, 3), 255, np.uint8)
         goal, (x, y) = int(self.goal[lane]), self.position[lane].tolist()
@@ -161,17 +160,15 @@ class CellWorld(MetaEnv):
         colours[y, x] = (0, 114, 178)
         return np.pad(colours[::-1].repeat(PIXELS, 0).repeat(PIXELS, 1), ((2, 2), (2, 2), (0, 0)))
 
-    # ---------------------------------------------------------------- what a perfect memory knows
+    # ---------------------------------------------------------------- exact belief
 
     def initial_belief(self, batch_size):
         """Probability that each cell is the goal, ``[batch_size, num_cells]``."""
-        if not self.believable:
-            return super().initial_belief(batch_size)
         belief = torch.zeros(batch_size, self.width * self.height, device=self.device)
         belief[:, self.candidates] = 1 / len(self.candidates)
         return belief
 
-    def revise_belief(self, belief, timestep: "Timestep"):
+    def update_belief(self, belief, timestep: "Timestep"):
         """Bayes' rule: a cell was the goal, or it is not."""
         moved = timestep.previous_action >= 0
         before = self.position_in(timestep.previous_observation)
@@ -239,9 +236,8 @@ class GridNavigation(CellWorld):
         self.size, self.dense, self.show_goal = size, dense, show_goal
         self.home = None if home is None else home * size + home
         # Distances, the goal itself, and where episodes do not start would tell more.
-        self.believable = not dense and not show_goal and home is not None
-        if show_goal:
-            self.num_cells = None  # observations do not tell
+        self.has_exact_belief = not dense and not show_goal and home is not None
+        self.shows_cells = not show_goal
 
     def start(self):
         if self.home is not None:
@@ -257,9 +253,9 @@ class GridNavigation(CellWorld):
         self._started = self.position
         return observation
 
-    def plain_reward(self, at_goal):
+    def base_reward(self, at_goal):
         if not self.dense:
-            return super().plain_reward(at_goal)
+            return super().base_reward(at_goal)
         goal = torch.stack([self.goal % self.width, self.goal // self.width], dim=1)
         return torch.where(at_goal, 1.0, -(self.position - goal).abs().sum(1) / self.size)
 

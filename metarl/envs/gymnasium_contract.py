@@ -1,6 +1,6 @@
 """What Gymnasium's environments must do to be played here, and what is said where one does not.
 
-Imports no torch, see ``metarl.envs.lanes``.
+Imports no torch, see ``metarl.envs.vector``.
 """
 
 import inspect

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl.envs.actions import Actions
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import Renderable
 from metarl.envs.gymnasium_contract import (
     check_methods,
     check_time_limit,
@@ -24,28 +25,29 @@ from metarl.envs.gymnasium_contract import (
     try_out,
 )
 from metarl.envs.gymnasium_tasks import TaskForm, as_tasks
-from metarl.envs.lanes import LocalLanes, Make, WorkerLanes, limited, local_room
+from metarl.envs.rendering import RenderError
 from metarl.envs.streams import seeded_streams
+from metarl.envs.vector import AsyncVector, Make, SyncVector, limited, local_buffers
 from metarl.errors import ContractError
 from metarl.trust import GymName
 from metarl.types import Step, Tasks
 
-MOST_SEED = 2**31
+MAX_SEED = 2**31
 
 
-class LaneEnv(MetaEnv):
+class VectorizedGymEnv(MetaEnv, Renderable):
     """Lanes that are Gymnasium environments, in this process or shared out among workers.
 
-    A subclass opens them (``open``), and says what tasks they know (``as_given``).
+    A subclass opens them (``open``), and says what tasks they know (``to_native_tasks``).
 
     Args:
         lanes: see ``MetaEnv``.
     """
 
-    lanes: LocalLanes | WorkerLanes
+    lanes: SyncVector | AsyncVector
     name = "the environment"  # of its class, for messages
 
-    def as_given(self, tasks: Tasks) -> list:
+    def to_native_tasks(self, tasks: Tasks) -> list:
         """What ``set_task`` of each lane is called with."""
         raise NotImplementedError
 
@@ -70,15 +72,17 @@ class LaneEnv(MetaEnv):
         makes = [partial(limited, make, self.horizon) for make in makes]
         seeds = self._further_seeds("lanes", self.num_lanes)
         if num_workers:
-            self.lanes = WorkerLanes(makes, shapes, seeds, min(num_workers, self.num_lanes))
+            self.lanes = AsyncVector(makes, shapes, seeds, min(num_workers, self.num_lanes))
         else:
-            self.lanes = LocalLanes(makes, local_room(shapes), seeds)
+            self.lanes = SyncVector(makes, local_buffers(shapes), seeds)
         self._elapsed = 0
 
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)
         of_tasks = self._further_seeds("tasks", self.num_tasks)  # lanes of a task agree on what it draws at random
-        self.lanes.set_tasks(self.as_given(tasks), [seed for seed in of_tasks for _ in range(self.lanes_per_task)])
+        self.lanes.set_tasks(
+            self.to_native_tasks(tasks), [seed for seed in of_tasks for _ in range(self.lanes_per_task)]
+        )
         return tasks
 
     def _further_seeds(self, purpose: str, count: int) -> list[int]:
@@ -86,39 +90,40 @@ class LaneEnv(MetaEnv):
         ahead = torch.Generator(self.generator.device)
         ahead.set_state(self.generator.get_state())
         words = np.random.SeedSequence([_seeds(1, ahead)[0], *purpose.encode()]).generate_state(count)
-        return [int(word) % MOST_SEED for word in words]
+        return [int(word) % MAX_SEED for word in words]
 
     def reset(self) -> Tensor:
         self.lanes.reset(_seeds(self.num_lanes, self.generator))
         self._elapsed = 0
-        return self._observed(self.lanes.room.observation)
+        return self._observed(self.lanes.buffers.observation)
 
     def step(self, action: Tensor) -> Step:
-        room = self.lanes.room
-        room.action[:] = self.actions.native(action.detach().cpu().numpy())
+        buffers = self.lanes.buffers
+        buffers.action[:] = self.actions.native(action.detach().cpu().numpy())
         self.lanes.step()
         self._elapsed += 1
-        if self.fixed_length and self._elapsed % self.horizon and (room.terminated | room.truncated).any():
+        if self.fixed_length and self._elapsed % self.horizon and (buffers.terminated | buffers.truncated).any():
             raise ContractError(
                 f"{self.name} ended an episode after {self._elapsed % self.horizon} steps, and env.ends_early=false "
                 f"says that all last env.horizon={self.horizon}; use env.ends_early=true"
             )
         return Step(
-            self._observed(room.observation),
-            torch.from_numpy(room.reward.astype(np.float32)).to(self.device),
-            torch.from_numpy(room.terminated.copy()).to(self.device),
-            torch.from_numpy(room.truncated.copy()).to(self.device),
-            self._succeeded(room.success),
-            self._observed(room.final_observation),
+            self._observed(buffers.observation),
+            torch.from_numpy(buffers.reward.astype(np.float32)).to(self.device),
+            torch.from_numpy(buffers.terminated.copy()).to(self.device),
+            torch.from_numpy(buffers.truncated.copy()).to(self.device),
+            self._succeeded(buffers.success),
+            self._observed(buffers.final_observation),
         )
 
-    def picture(self, lane: int = 0) -> np.ndarray:
-        drawn = self.lanes.call(lane, "render")
-        if drawn is None:
-            raise NotImplementedError(
-                "an environment of Gymnasium draws pictures with env.options.render_mode=rgb_array"
-            )
-        return drawn
+    def render(self, lane: int = 0) -> np.ndarray:
+        try:
+            frame = self.lanes.call(lane, "render")
+        except NotImplementedError:
+            raise RenderError(f"{self.name} has no method render()") from None
+        if frame is None:
+            raise RenderError(f"{self.name} does not render; use env.options.render_mode=rgb_array")
+        return frame
 
     def _succeeded(self, success: np.ndarray) -> Tensor | None:
         """None where no lane says anything of success."""
@@ -137,12 +142,12 @@ class LaneEnv(MetaEnv):
         return torch.from_numpy(values.copy()).to(self.device)
 
 
-class GymnasiumEnv(LaneEnv):
+class GymnasiumEnv(VectorizedGymEnv):
     """Lanes of one environment class, in this process or shared out among workers.
 
     The class has two methods beside Gymnasium's: ``sample_tasks(num_tasks)``, a list of tasks, and ``set_task(task)``,
     which counts from the next reset on. A task is a number, an array, or a dictionary of them. One that has few tasks
-    may list them all, each as likely as any other, in a method ``every_task()``: evaluations then play every task
+    may list them all, each as likely as any other, in a method ``all_tasks()``: evaluations then play every task
     equally often. Every trial seeds all that it draws from anew: ``self.np_random``, its spaces, and the global
     generators of Python, NumPy and PyTorch, of which each lane has its own. So a trial depends neither on those before
     it nor on other lanes.
@@ -194,15 +199,15 @@ class GymnasiumEnv(LaneEnv):
     def draw_tasks(self, num_tasks, task_set):
         return as_tasks(self._draw(num_tasks), num_tasks, f"{self.name}.sample_tasks", self.device)
 
-    def every_task(self, task_set):
-        listed = getattr(self._template.unwrapped, "every_task", None)
+    def all_tasks(self, task_set):
+        listed = getattr(self._template.unwrapped, "all_tasks", None)
         if listed is None:
             return None
         with seeded_streams(0):
             tasks = list(listed())
-        return as_tasks(tasks, len(tasks), f"{self.name}.every_task", self.device)
+        return as_tasks(tasks, len(tasks), f"{self.name}.all_tasks", self.device)
 
-    def as_given(self, tasks):
+    def to_native_tasks(self, tasks):
         return self._form.rows(tasks)
 
     def _draw(self, num_tasks: int) -> list:
@@ -236,7 +241,7 @@ def make_environment(make: str, options: Mapping[str, Any]) -> gymnasium.Env:
 
 
 def _seeds(count: int, generator: torch.Generator) -> list[int]:
-    drawn: list[int] = torch.randint(MOST_SEED, (count,), generator=generator, device=generator.device).tolist()
+    drawn: list[int] = torch.randint(MAX_SEED, (count,), generator=generator, device=generator.device).tolist()
     return drawn
 
 

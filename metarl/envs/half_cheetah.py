@@ -7,39 +7,39 @@ import numpy as np
 import torch
 from pydantic import NonNegativeFloat
 
+from metarl.envs.mujoco_env import PlanarMujocoEnv, VelocityTasks, check_range
 from metarl.envs.physics import Array
-from metarl.envs.simulation import SimulatedEnv, VelocityTasks, check_range
 from metarl.types import Tasks
 
 TORSO_HEIGHT = 0.7  # metres, of the torso where the joint that lifts it is at 0
 
 
-class HalfCheetah(SimulatedEnv):
+class HalfCheetah(PlanarMujocoEnv):
     """The body of Gymnasium's ``HalfCheetah-v5``: 20 control steps a second, episodes of exactly ``horizon`` steps.
 
-    Observation: joint positions but the first (8), joint velocities (9) and, with ``torso_position``, the torso's x, y
-    and z in metres (3) as the papers have it. Episodes start from the body's rest with noise uniform on positions and
-    normal on velocities.
+    Observation: joint positions but the first (8), joint velocities (9) and, with ``observe_torso_position``, the
+    torso's x, y and z in metres (3) as in the papers. Episodes start from the body's rest position with uniform noise
+    on positions and normal noise on velocities.
 
     The published codes read the torso from MuJoCo's body positions, one simulation step (10 ms) late; here it is where
     the joints are after the step.
 
     Args:
         control_cost: weight of the squared action.
-        torso_position: whether it is seen.
-        inherited: see ``SimulatedEnv``.
+        observe_torso_position: whether it is seen.
+        inherited: see ``MujocoEnv``.
     """
 
     file, frame_skip = "half_cheetah.xml", 5
 
-    def __init__(self, control_cost: NonNegativeFloat, torso_position: bool, **inherited):
+    def __init__(self, control_cost: NonNegativeFloat, observe_torso_position: bool, **inherited):
         super().__init__(**inherited)
-        self.control_cost, self.torso_position = control_cost, torso_position
+        self.control_cost, self.observe_torso_position = control_cost, observe_torso_position
 
     def observe(self) -> Array:
         position, velocity = self.physics.qpos, self.physics.qvel
         parts = [position[:, 1:], velocity]
-        if self.torso_position:
+        if self.observe_torso_position:
             x, z = position[:, 0], TORSO_HEIGHT + position[:, 1]
             parts.append(np.stack([x, np.zeros_like(x), z], axis=1))
         return np.concatenate(parts, axis=1)
@@ -86,7 +86,7 @@ class CheetahDirection(HalfCheetah):
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"direction": self.draw_sign(num_tasks)})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return Tasks({"direction": self.signs})
 
     def reward(self, action):
@@ -113,7 +113,7 @@ class CheetahHop(HalfCheetah):
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"height": self.draw(num_tasks, self.bounds_of_height)})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         only = self.only(self.bounds_of_height)
         return None if only is None else Tasks({"height": only})
 
@@ -146,7 +146,7 @@ class CheetahHopWalk(CheetahHop):
         direction = self.draw_sign(num_tasks) if self.parametric else torch.ones_like(height)
         return Tasks({"hop": hop.float(), "direction": direction * ~hop, "height": height * hop})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         if self.parametric:
             return None
         hop = torch.tensor([0.0, 1.0], device=self.device)

@@ -3,14 +3,14 @@
 import numpy as np
 from pydantic import NonNegativeFloat
 
+from metarl.envs.mujoco_env import DirectionTasks, Flags, PlanarMujocoEnv
 from metarl.envs.physics import Array
-from metarl.envs.simulation import DirectionTasks, Flags
 
 HEALTHY = (1.0, 2.0)  # metres of the torso above the ground
 PROGRESS, HEALTHY_BONUS, CONTACT_COST, MOST_CONTACT_COST = 1.25, 5.0, 5e-7, 10.0
 
 
-class HumanoidDirection(DirectionTasks):
+class HumanoidDirection(DirectionTasks, PlanarMujocoEnv):
     """Run in a direction d as fast as possible, in the body of Gymnasium's ``Humanoid-v5``.
 
     Reward: ``1.25 d . v - 0.1 |a|² - min(5e-7 |contacts|², 10) + 5``, v the velocity of the centre of mass in the
@@ -26,7 +26,7 @@ class HumanoidDirection(DirectionTasks):
         bonus_when_unhealthy: the 5 for survival is paid on unhealthy steps, too, such as the one that ends an episode,
             as in the published codes; Gymnasium's ``v5`` pays it while healthy alone.
         control_cost: weight of the squared action.
-        inherited: see ``DirectionTasks`` and ``SimulatedEnv``.
+        inherited: see ``DirectionTasks`` and ``MujocoEnv``.
     """
 
     fixed_length = False

@@ -11,15 +11,15 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from metarl.envs.actions import BoxActions
 from metarl.envs.goal_cache import Goals, remembered
-from metarl.envs.gymnasium_lanes import LaneEnv
-from metarl.envs.sawyer import ACTION, GOAL_DIM, HORIZON, OBSERVATION, Sawyer
+from metarl.envs.gymnasium_lanes import VectorizedGymEnv
+from metarl.envs.metaworld_lane import ACTION, GOAL_DIM, HORIZON, OBSERVATION, MetaWorldLane
 from metarl.types import Tasks
 
 Benchmark = Literal["ML1", "ML10", "ML25", "ML45"]
 NUM_GOALS = 50  # of each class and set
 
 
-class MetaWorld(LaneEnv):
+class MetaWorld(VectorizedGymEnv):
     """A benchmark of Meta-World: classes of tasks, 50 goals each, to train on and held out.
 
     ML1 has one class with other goals held out; ML10, ML25 and ML45 hold out whole classes. Lanes take turns with the
@@ -57,7 +57,7 @@ class MetaWorld(LaneEnv):
         self.goals = known_goals(benchmark, full_name(benchmark, task), goal_seed)
         self.classes = tuple(dict.fromkeys(name for goals in self.goals.values() for name in goals))
         self.task_dim = GOAL_DIM + (len(self.classes) if len(self.classes) > 1 else 0)
-        self.open([Sawyer] * self.num_lanes, OBSERVATION, BoxActions(ACTION), num_workers)
+        self.open([MetaWorldLane] * self.num_lanes, OBSERVATION, BoxActions(ACTION), num_workers)
 
     def draw_tasks(self, num_tasks, task_set):
         goals = self.goals[task_set]
@@ -75,10 +75,10 @@ class MetaWorld(LaneEnv):
             met[name] += 1
         return self._tasks(rows)
 
-    def most_tasks(self, task_set):
+    def max_num_tasks(self, task_set):
         return NUM_GOALS * len(self.goals[task_set])
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return self._tasks([(name, goal) for name, goals in self.goals[task_set].items() for goal in goals])
 
     def _tasks(self, rows: list[tuple[str, np.ndarray]]) -> Tasks:
@@ -91,7 +91,7 @@ class MetaWorld(LaneEnv):
             parameters = {"class": one_hot.to(self.device)} | parameters
         return Tasks(parameters)
 
-    def as_given(self, tasks):
+    def to_native_tasks(self, tasks):
         goals = tasks.parameters["goal"].cpu().numpy()
         kinds = tasks.parameters.get("class", torch.ones(len(tasks), 1)).argmax(1).tolist()
         names = [self.classes[kind] for kind in kinds]

@@ -12,7 +12,7 @@ from metarl.envs.simulator import Rollout, mujoco
 from metarl.system import available_cores
 
 Array = NDArray[np.float64]
-HUGE = 1e10  # MuJoCo's own limit for a sane position or velocity (mjMAXVAL)
+DIVERGED = 1e10  # MuJoCo's own limit for a sane position or velocity (mjMAXVAL)
 PIECES = 2  # of work per thread in one batch: more wake threads more often, fewer leave them waiting for each other
 
 
@@ -64,7 +64,7 @@ class Physics(ABC):
 
     def unstable(self) -> NDArray[np.bool_]:
         """Lanes whose simulation has diverged, ``[B]``."""
-        sane = np.abs(self.state) < HUGE  # false where it is not a number
+        sane = np.abs(self.state) < DIVERGED  # false where it is not a number
         return ~np.asarray(sane.all(axis=1))
 
 

@@ -8,10 +8,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import Planar
 from metarl.types import Step, Tasks
 
 
-class PlanningGame(MetaEnv):
+class PlanningGame(MetaEnv, Planar):
     """Collect goals on a torus of cells; each that is collected earns 1, and another cell becomes the goal.
 
     Observation: one-hot labels of the agent's cell and of the goal's, side by side. A task is which label belongs to
@@ -49,7 +50,7 @@ class PlanningGame(MetaEnv):
         order = torch.rand(num_tasks, self.num_places, generator=self.task_generator, device=self.device).argsort(1)
         return Tasks({"labels": order.float()})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         if self.size > 2:  # 9! orders of labels, of which evaluations draw a part
             return None
         orders = list(itertools.permutations(range(self.num_places)))
@@ -95,5 +96,5 @@ class PlanningGame(MetaEnv):
         observation = self.reset() if over else final
         return Step(observation, collected.float(), self._false, self._true if over else self._false, collected, final)
 
-    def places(self):
+    def positions(self):
         return torch.stack([self.place % self.size, self.place // self.size], dim=1).float()

@@ -8,13 +8,14 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import Planar
 from metarl.envs.goal_sets import GoalTasks
 from metarl.types import Step, Tasks
 
 PARTS = 10  # of an action of Semicircle
 
 
-class PlanarEnv(MetaEnv):
+class PlanarEnv(MetaEnv, Planar):
     """Lanes whose state is a small tensor ``[B, state_dim]`` that every episode starts from ``start``.
 
     A subclass says how an action moves it (``move``), what it earns (``reward``), and who has arrived (``arrived``),
@@ -60,7 +61,7 @@ class PlanarEnv(MetaEnv):
         """To the goal, ``[B]``."""
         return (self.state[:, :2] - self.goal).norm(dim=1)
 
-    def places(self) -> Tensor:
+    def positions(self) -> Tensor:
         return self.state[:, :2]
 
     def reset(self) -> Tensor:
@@ -126,7 +127,7 @@ class SparsePoint(PlanarEnv):
     steps where PEARL's has 20. Observation: x and y.
 
     Args:
-        radius: of the goal.
+        goal_radius: radius of the goal.
         max_step: an action of 1 moves a coordinate by this: 0.1 in the codes of PEARL and VariBAD. Hyper's has bounds
             of 0.05 that it does not hold actions to.
         inherited: see ``PlanarEnv``.
@@ -134,12 +135,12 @@ class SparsePoint(PlanarEnv):
 
     def __init__(
         self,
-        radius: PositiveFloat,
+        goal_radius: PositiveFloat,
         max_step: PositiveFloat,
         **inherited,
     ):
         super().__init__(**inherited)
-        self.radius, self.max_step = radius, max_step
+        self.goal_radius, self.max_step = goal_radius, max_step
 
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"goal": half_circle(num_tasks, self)})
@@ -149,10 +150,10 @@ class SparsePoint(PlanarEnv):
 
     def reward(self):
         distance = self.distance()
-        return torch.where(distance < self.radius, 1 - distance, torch.zeros_like(distance))
+        return torch.where(distance < self.goal_radius, 1 - distance, torch.zeros_like(distance))
 
     def arrived(self):
-        return self.distance() < self.radius
+        return self.distance() < self.goal_radius
 
 
 class Semicircle(PlanarEnv):
@@ -164,8 +165,8 @@ class Semicircle(PlanarEnv):
     as at the start of an episode. Task parameters are the goal's x and y (there also its angle).
 
     Args:
-        circle: radius of the half circle.
-        radius: of the goal.
+        circle_radius: radius of the half circle.
+        goal_radius: radius of the goal.
         max_speed: distance of one action.
         max_turn: radians of one action: a tenth of a full turn as published.
         walls: x, then y, are held inside the circle, as published.
@@ -176,20 +177,25 @@ class Semicircle(PlanarEnv):
 
     def __init__(
         self,
-        circle: PositiveFloat,
-        radius: PositiveFloat,
+        circle_radius: PositiveFloat,
+        goal_radius: PositiveFloat,
         max_speed: PositiveFloat,
         max_turn: PositiveFloat,
         walls: bool,
         **inherited,
     ):
         super().__init__(**inherited)
-        self.circle, self.radius, self.max_speed, self.max_turn = circle, radius, max_speed, max_turn
+        self.circle_radius, self.goal_radius, self.max_speed, self.max_turn = (
+            circle_radius,
+            goal_radius,
+            max_speed,
+            max_turn,
+        )
         self.walls = walls
         self._arrived = self._false
 
     def draw_tasks(self, num_tasks, task_set):
-        return Tasks({"goal": self.circle * half_circle(num_tasks, self)})
+        return Tasks({"goal": self.circle_radius * half_circle(num_tasks, self)})
 
     def start(self):
         heading = 2 * math.pi * torch.rand(self.num_lanes, generator=self.generator, device=self.device)
@@ -204,10 +210,10 @@ class Semicircle(PlanarEnv):
             heading = heading + self.max_turn * turn
             x, y = x + self.max_speed * speed * heading.cos(), y + self.max_speed * speed * heading.sin()
             if self.walls:
-                x = x.clamp(-self.circle, self.circle)
-                most = (self.circle**2 - x.square()).clamp(min=0).sqrt()
+                x = x.clamp(-self.circle_radius, self.circle_radius)
+                most = (self.circle_radius**2 - x.square()).clamp(min=0).sqrt()
                 y = y.clamp(-most, most)
-            arrived = arrived | (torch.hypot(x - goal_x, y - goal_y) < self.radius)
+            arrived = arrived | (torch.hypot(x - goal_x, y - goal_y) < self.goal_radius)
         self._arrived = arrived
         return torch.where(arrived.unsqueeze(1), self.start(), torch.stack([x, y, heading], dim=1))
 

@@ -12,6 +12,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv, every_bit_pattern
+from metarl.envs.capabilities import Renderable
 from metarl.envs.tmaze import RIGHT_TURN, WRONG_TURN
 from metarl.types import Step, Tasks
 
@@ -23,7 +24,7 @@ GREEN, RED, BLACK = 0, 1, 2
 ROOM, LEFT_DOOR, JUNCTION = 3, 3 + DEPTH - 1, 3 + DEPTH + 1  # numbers of views; the right door's follows the left's
 
 
-class Rooms(MetaEnv):
+class Rooms(MetaEnv, Renderable):
     """Walk past the indicator, through all rooms, and turn at the junction: left for up, right for down.
 
     Observation: pictures ``[10, 10, 3]`` of values between -1 and 1. Actions: left, forward, right. Forward goes on
@@ -77,7 +78,7 @@ class Rooms(MetaEnv):
         drawn = torch.randint(2, (num_tasks, self.task_dim), generator=self.task_generator, device=self.device)
         return Tasks({"colours": drawn.float()})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return Tasks({"colours": every_bit_pattern(self.task_dim, self.device).float()})
 
     def set_tasks(self, tasks):
@@ -145,7 +146,7 @@ class Rooms(MetaEnv):
         self._doors = torch.where(done.unsqueeze(1), self._next_doors, self._doors)
         return Step(self._observe(), reward, turned, truncated, success, final)
 
-    def picture(self, lane: int = 0):
+    def render(self, lane: int = 0):
         return ((self._observe()[lane].cpu().numpy() + 1) * 127.5).astype(np.uint8).repeat(24, 0).repeat(24, 1)
 
 

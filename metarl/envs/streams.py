@@ -2,7 +2,7 @@
 
 Environments of others may draw from them. A lane that has its own depends neither on the lanes that are stepped before
 it nor on the process that steps it, and what the program draws does not depend on environments. Imports no torch, see
-``metarl.envs.lanes``: where an environment does not either, there is no such generator.
+``metarl.envs.vector``: where an environment does not either, there is no such generator.
 """
 
 import ctypes

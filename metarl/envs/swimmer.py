@@ -3,11 +3,11 @@
 import numpy as np
 from pydantic import NonNegativeFloat
 
+from metarl.envs.mujoco_env import DirectionTasks, PlanarMujocoEnv
 from metarl.envs.physics import Array
-from metarl.envs.simulation import DirectionTasks
 
 
-class SwimmerDirection(DirectionTasks):
+class SwimmerDirection(DirectionTasks, PlanarMujocoEnv):
     """Swim in a direction d as fast as possible, in the body of Gymnasium's ``Swimmer-v5``: ``d . v - 1e-4 |a|²``.
 
     The task is from no paper. (ProMP's code has a swimmer with target velocities, whose reward has the wrong sign.)
@@ -16,7 +16,7 @@ class SwimmerDirection(DirectionTasks):
 
     Args:
         control_cost: weight of the squared action.
-        inherited: see ``DirectionTasks`` and ``SimulatedEnv``.
+        inherited: see ``DirectionTasks`` and ``MujocoEnv``.
     """
 
     normal_velocities = False

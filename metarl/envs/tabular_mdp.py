@@ -6,11 +6,12 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import KnownRegret
 from metarl.envs.value_iteration import MDP, value_iteration
 from metarl.types import Rollout, Step, Tasks
 
 
-class TabularMDP(MetaEnv):
+class TabularMDP(MetaEnv, KnownRegret):
     """S states, A actions, episodes of exactly ``horizon`` steps from state 0.
 
     A task has reward means N(1, 1) for each state and action, and for each a flat Dirichlet distribution of
@@ -23,8 +24,6 @@ class TabularMDP(MetaEnv):
         num_episodes: episodes of a trial, n.
         lanes: see ``MetaEnv``.
     """
-
-    knows_regrets = True
 
     def __init__(
         self,

@@ -12,15 +12,15 @@ from gymnasium import spaces
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from metarl.envs.goal_sets import GoalTasks
+from metarl.envs.mujoco_env import Flags, PlanarMujocoEnv
 from metarl.envs.physics import Array
-from metarl.envs.simulation import Flags, SimulatedEnv
 
 HEALTHY = (0.15, 0.45)  # metres of the ant's torso above the ground
 FINGERTIP = {2: (0.75, 0.95), 4: (0.45, 0.45, 0.45, 0.65)}  # metres from joint to joint, and to the tip
 Failure = Literal["random"] | NonNegativeInt
 
 
-class GoalReaching(GoalTasks, SimulatedEnv):
+class GoalReaching(GoalTasks, PlanarMujocoEnv):
     """A body, 20 control steps a second, that starts each episode from the same state and ends it at its goal.
 
     Reward: minus the distance to the goal, minus ``control_cost / 2`` times the squared action, clipped to [-1, 1].
@@ -33,7 +33,7 @@ class GoalReaching(GoalTasks, SimulatedEnv):
             exploit.
         observation_noise: standard deviation of noise on all that is seen.
         failed_actuator: one that does nothing: its number, or a ``random`` one at every step; null has none.
-        inherited: see ``GoalTasks`` and ``SimulatedEnv``.
+        inherited: see ``GoalTasks`` and ``MujocoEnv``.
     """
 
     fixed_length = False
@@ -131,21 +131,21 @@ class SmallAnt(GoalReaching):
     0.15 to 0.45 metres: with the reward of distance falling early then pays, and beats adapting.
 
     Args:
-        ends_when_unhealthy: whether it does.
+        terminate_when_unhealthy: whether it does.
         unhealthy_penalty: taken from the reward of a step that ends so.
         inherited: see ``GoalReaching``.
     """
 
     file, arrival = "small_ant.xml", 0.03
 
-    def __init__(self, ends_when_unhealthy: bool, unhealthy_penalty: NonNegativeFloat, **inherited):
+    def __init__(self, terminate_when_unhealthy: bool, unhealthy_penalty: NonNegativeFloat, **inherited):
         super().__init__(**inherited)
-        if unhealthy_penalty and not ends_when_unhealthy:
+        if unhealthy_penalty and not terminate_when_unhealthy:
             raise ValueError(
                 f"env.unhealthy_penalty={unhealthy_penalty} is of steps that end an episode, which "
-                "env.ends_when_unhealthy=false has none of; set one of them back"
+                "env.terminate_when_unhealthy=false has none of; set one of them back"
             )
-        self.ends_when_unhealthy, self.unhealthy_penalty = ends_when_unhealthy, unhealthy_penalty
+        self.terminate_when_unhealthy, self.unhealthy_penalty = terminate_when_unhealthy, unhealthy_penalty
 
     @property
     def rest(self):
@@ -168,7 +168,7 @@ class SmallAnt(GoalReaching):
     def _falls(self) -> Flags:
         low, high = HEALTHY
         height = self.physics.qpos[:, 2]
-        return self.ends_when_unhealthy & ((height < low) | (height > high))
+        return self.terminate_when_unhealthy & ((height < low) | (height > high))
 
 
 class Reacher(GoalReaching):

@@ -28,8 +28,8 @@ class TMaze(MetaEnv):
         indicators: positions of one or two indicators, each -1 or 1 with equal odds; none if ``biased_bits`` is given.
         biased_bits: no indicators; the bits are 1 with this probability where up is right, and 1 or -1 with equal odds
             elsewhere. Null has indicators and noise.
-        show_position: ``none``; ``raw`` adds the step of the episode over the most there can be (hyper's code: the step
-            itself); ``wave`` a sine and a cosine of that, with one period.
+        position_encoding: ``none``; ``raw`` adds the step of the episode divided by the horizon (hyper's code: the step
+            itself); ``sincos`` a sine and a cosine of it, with one period.
         num_episodes: of a trial.
         lanes: see ``MetaEnv``.
 
@@ -44,7 +44,7 @@ class TMaze(MetaEnv):
         length: PositiveInt,
         indicators: list[NonNegativeInt],
         biased_bits: Share | None,
-        show_position: Literal["none", "raw", "wave"],
+        position_encoding: Literal["none", "raw", "sincos"],
         *,
         num_episodes: PositiveInt,
         **lanes,
@@ -61,15 +61,15 @@ class TMaze(MetaEnv):
             )
         self.length, self.indicators, self.biased_bits = length, indicators, biased_bits
         self.task_dim = max(len(indicators), 1)
-        self.show_position = show_position
-        self.observation_space = spaces.Box(-1.0, 1.0, (4 + {"none": 0, "raw": 1, "wave": 2}[show_position],))
+        self.position_encoding = position_encoding
+        self.observation_space = spaces.Box(-1.0, 1.0, (4 + {"none": 0, "raw": 1, "sincos": 2}[position_encoding],))
         self.position = torch.zeros(self.num_lanes, dtype=torch.long, device=self.device)
 
     def draw_tasks(self, num_tasks, task_set):
         drawn = torch.randint(2, (num_tasks, self.task_dim), generator=self.task_generator, device=self.device)
         return Tasks({"indicators": 2.0 * drawn - 1.0})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return Tasks({"indicators": 2.0 * every_bit_pattern(self.task_dim, self.device) - 1.0})
 
     def set_tasks(self, tasks):
@@ -90,9 +90,9 @@ class TMaze(MetaEnv):
         shown = self._shown.gather(1, self.position.unsqueeze(1)).squeeze(1)
         parts = [(self.position == 0).float(), shown, (self.position == self.length - 1).float(), self._bit]
         share = self._elapsed / self.horizon
-        if self.show_position == "raw":
+        if self.position_encoding == "raw":
             parts.append(share)
-        elif self.show_position == "wave":
+        elif self.position_encoding == "sincos":
             parts += [(2 * math.pi * share).sin(), (2 * math.pi * share).cos()]
         return torch.stack(parts, dim=1)
 

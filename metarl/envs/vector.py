@@ -19,17 +19,17 @@ from gymnasium.wrappers import FlattenObservation, TimeLimit
 from numpy.typing import NDArray
 
 from metarl.envs.gymnasium_contract import fitting, is_plain, number, observation_in, success_in, with_own_spaces
-from metarl.envs.pictures import NoRendererError
+from metarl.envs.rendering import RenderError
 from metarl.envs.streams import GlobalStreams, program_streams
 from metarl.errors import MetarlError
 
 Make = Callable[[], gymnasium.Env]
 Shapes = Sequence[tuple[tuple[int, ...], str]]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-GONE = "a worker process of the environments is gone; was it killed, for its memory?"
+WORKER_DIED = "a worker process of the environments is gone; was it killed, for its memory?"
 
 
-class Room(NamedTuple):
+class SharedBuffers(NamedTuple):
     """What lanes read and write, one row each; shared between processes where there are several."""
 
     action: NDArray
@@ -40,27 +40,27 @@ class Room(NamedTuple):
     truncated: NDArray
     success: NDArray
 
-    def rows(self, start: int, end: int) -> "Room":
+    def rows(self, start: int, end: int) -> "SharedBuffers":
         """Of some lanes."""
-        return Room(*(array[start:end] for array in self))
+        return SharedBuffers(*(array[start:end] for array in self))
 
 
-class LocalLanes:
+class SyncVector:
     """Environments of this process. An episode that ends is followed by a reset at once.
 
     Each has global random generators of its own, and draws from its own spaces.
 
     Args:
         makes: one per lane.
-        room: theirs.
+        buffers: theirs.
         seeds: of what their constructors draw, one per lane.
 
     Raises:
         ContractError: an environment breaks the contract of Gymnasium.
     """
 
-    def __init__(self, makes: Sequence[Make], room: Room, seeds: Sequence[int]):
-        self.room = room
+    def __init__(self, makes: Sequence[Make], buffers: SharedBuffers, seeds: Sequence[int]):
+        self.buffers = buffers
         self.streams = [GlobalStreams(seed) for seed in seeds]
         self.envs: list[gymnasium.Env] = []
         with program_streams():
@@ -96,11 +96,13 @@ class LocalLanes:
                 stream.enter()
                 env.unwrapped.action_space.seed(seed)
                 env.unwrapped.observation_space.seed(seed)
-                self.room.observation[lane] = observation_in(env.reset(seed=seed), env, self.room.observation[lane])
+                self.buffers.observation[lane] = observation_in(
+                    env.reset(seed=seed), env, self.buffers.observation[lane]
+                )
                 stream.leave()
 
     def step(self) -> None:
-        """The actions in the room."""
+        """The actions in the buffers."""
         with program_streams():
             for lane, (env, stream) in enumerate(zip(self.envs, self.streams, strict=True)):
                 stream.enter()
@@ -108,18 +110,18 @@ class LocalLanes:
                 stream.leave()
 
     def _step(self, lane: int, env: gymnasium.Env) -> None:
-        room = self.room
-        seen, reward, terminated, truncated, info = env.step(room.action[lane].copy())  # which it may keep
-        observation = fitting(seen, env, room.observation[lane])
-        room.final_observation[lane] = room.observation[lane] = observation
-        room.reward[lane] = reward if isinstance(reward, float) else number(reward, env)
-        room.terminated[lane], room.truncated[lane] = terminated, truncated and not terminated
-        room.success[lane] = success_in(info, env)
+        buffers = self.buffers
+        seen, reward, terminated, truncated, info = env.step(buffers.action[lane].copy())  # which it may keep
+        observation = fitting(seen, env, buffers.observation[lane])
+        buffers.final_observation[lane] = buffers.observation[lane] = observation
+        buffers.reward[lane] = reward if isinstance(reward, float) else number(reward, env)
+        buffers.terminated[lane], buffers.truncated[lane] = terminated, truncated and not terminated
+        buffers.success[lane] = success_in(info, env)
         if terminated or truncated:
-            room.observation[lane] = observation_in(env.reset(), env, room.observation[lane])
+            buffers.observation[lane] = observation_in(env.reset(), env, buffers.observation[lane])
 
 
-class WorkerLanes:
+class AsyncVector:
     """The same, shared out among worker processes; what they compute does not depend on how many there are.
 
     Workers hold no randomness of their own and ignore the signals by which clusters and terminals ask a program to
@@ -127,13 +129,13 @@ class WorkerLanes:
 
     Args:
         makes: one per lane; must be picklable.
-        shapes: of the room, one array's shape and type each.
-        seeds: see ``LocalLanes``.
+        shapes: of the buffers, one array's shape and type each.
+        seeds: see ``SyncVector``.
         num_workers: processes.
 
     Raises:
         RuntimeError: in a worker something failed; its traceback is the message.
-        ContractError: see ``LocalLanes``.
+        ContractError: see ``SyncVector``.
     """
 
     def __init__(self, makes: Sequence[Make], shapes: Shapes, seeds: Sequence[int], num_workers: int):
@@ -141,7 +143,7 @@ class WorkerLanes:
         memory = [
             context.RawArray("b", max(1, int(np.prod(shape)) * np.dtype(kind).itemsize)) for shape, kind in shapes
         ]
-        self.room = _room(memory, shapes)
+        self.buffers = _shared_buffers(memory, shapes)
         bounds = np.linspace(0, len(makes), num_workers + 1).astype(int)
         self._shares = [slice(start, end) for start, end in pairwise(bounds)]
         self._pipes: list[Connection] = []
@@ -150,7 +152,7 @@ class WorkerLanes:
             ours, theirs = context.Pipe()
             given = (theirs, list(makes[share]), memory, list(shapes), list(seeds[share]), share)
             process = context.Process(target=_work, args=given, daemon=True)
-            with _deaf():
+            with _signals_blocked():
                 process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -174,7 +176,7 @@ class WorkerLanes:
         self._share_out("reset", [(seeds[share],) for share in self._shares])
 
     def step(self) -> None:
-        """The actions in the room."""
+        """The actions in the buffers."""
         self._share_out("step", [() for _ in self._pipes])
 
     def _share_out(self, name: str, given: Sequence[tuple]) -> None:
@@ -187,7 +189,7 @@ class WorkerLanes:
         try:
             pipe.send((name, given))
         except OSError:
-            raise RuntimeError(GONE) from None
+            raise RuntimeError(WORKER_DIED) from None
 
     def _answers(self) -> None:
         for pipe in self._pipes:
@@ -197,7 +199,7 @@ class WorkerLanes:
         try:
             failed, answer = pipe.recv()
         except (EOFError, ConnectionResetError):
-            raise RuntimeError(GONE) from None
+            raise RuntimeError(WORKER_DIED) from None
         if failed and isinstance(answer, Exception):
             raise answer
         if failed:
@@ -206,7 +208,7 @@ class WorkerLanes:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """A process started in here is deaf to requests to stop from its first moment; this one hears them afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -221,16 +223,16 @@ def limited(make: Make, horizon: int) -> gymnasium.Env:
     return env if is_plain(env.observation_space) else FlattenObservation(env)
 
 
-def local_room(shapes: Shapes) -> Room:
+def local_buffers(shapes: Shapes) -> SharedBuffers:
     """Of this process alone."""
-    return Room(*(np.zeros(shape, kind) for shape, kind in shapes))
+    return SharedBuffers(*(np.zeros(shape, kind) for shape, kind in shapes))
 
 
-def _room(memory: Sequence[Any], shapes: Shapes) -> Room:
+def _shared_buffers(memory: Sequence[Any], shapes: Shapes) -> SharedBuffers:
     arrays = (
         np.frombuffer(part, kind)[: int(np.prod(shape))] for part, (shape, kind) in zip(memory, shapes, strict=True)
     )
-    return Room(*(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True)))
+    return SharedBuffers(*(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True)))
 
 
 def _work(
@@ -244,15 +246,15 @@ def _work(
     """What a worker process does."""
     for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)
-    lanes: LocalLanes | None = None
+    lanes: SyncVector | None = None
     try:
-        lanes = LocalLanes(makes, _room(memory, shapes).rows(share.start, share.stop), seeds)
+        lanes = SyncVector(makes, _shared_buffers(memory, shapes).rows(share.start, share.stop), seeds)
         pipe.send((False, None))
         while True:
             name, given = pipe.recv()
             try:
                 pipe.send((False, getattr(lanes, name)(*given)))
-            except (NotImplementedError, NoRendererError) as error:  # no picture: nothing is broken
+            except (NotImplementedError, RenderError) as error:  # cannot be rendered: the lanes stay usable
                 pipe.send((True, error))
     except (EOFError, BrokenPipeError):
         pass

@@ -1,6 +1,6 @@
 """Meta-World's robot in a lane: its tasks by name and goal, its contacts counted at once, its models compiled once.
 
-Imports no torch, see ``metarl.envs.lanes``.
+Imports no torch, see ``metarl.envs.vector``.
 """
 
 import pickle
@@ -19,7 +19,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 from numpy.typing import NDArray
 
-from metarl.envs.pictures import Camera
+from metarl.envs.rendering import Camera
 
 HORIZON = 500  # steps after which the library wants a reset
 GOAL_DIM = 6  # numbers of the longest goal; shorter ones are padded with zeros
@@ -27,7 +27,7 @@ OBSERVATION = spaces.Box(-np.inf, np.inf, (39,), np.float64)
 ACTION = spaces.Box(-1.0, 1.0, (4,), np.float32)
 
 
-class Sawyer(gymnasium.Env):
+class MetaWorldLane(gymnasium.Env):
     """One lane of Meta-World: the environment class of its task.
 
     Observation: the library's 39 numbers, the last three, the goal, zero. Reward: the library's. An episode never ends
@@ -58,10 +58,10 @@ class Sawyer(gymnasium.Env):
         return self._present.step(action)
 
     def render(self):
-        """A picture, see ``metarl.envs.pictures``."""
+        """Image of the present state, see ``metarl.envs.rendering``."""
         if self._camera is None:
             self._camera = Camera(self._present.model, "corner")
-        upside_down = self._camera.picture(self._present.data)  # as the library's cameras stand
+        upside_down = self._camera.render(self._present.data)  # as the library's cameras stand
         return np.ascontiguousarray(upside_down[::-1, ::-1])
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from metarl.envs.actions import BoxActions
 from metarl.envs.base import MetaEnv
+from metarl.envs.capabilities import Planar, Renderable
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
-from metarl.envs.pictures import Camera, Picture
+from metarl.envs.rendering import Camera, Frame
 from metarl.envs.simulator import mujoco
 from metarl.types import Step, Tasks
 
@@ -34,7 +35,7 @@ def load_model(file: str) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_path(str(path))
 
 
-class SimulatedEnv(MetaEnv):
+class MujocoEnv(MetaEnv, Renderable):
     """Lanes of one MuJoCo body. Physics is float64 on the CPU, whatever the device; what leaves is float32.
 
     A subclass says what ``observe`` and ``reward`` are, where an episode starts (``rest``) and, where it can end before
@@ -121,10 +122,6 @@ class SimulatedEnv(MetaEnv):
     def rest(self) -> Array:
         """Joint positions ``[nq]`` around which episodes start."""
         return self.model.qpos0
-
-    def place(self) -> Array | None:
-        """Where the agents are in a plane, ``[B, 2]``, if that is what tasks are about."""
-        return None
 
     # ---------------------------------------------------------------- what it may use
 
@@ -220,11 +217,7 @@ class SimulatedEnv(MetaEnv):
         for name, values in self.physics.observed.items():
             np.copyto(self.observed_before[name], values)
 
-    def places(self) -> Tensor | None:
-        place = self.place()
-        return None if place is None else self._tensor(place)
-
-    def picture(self, lane: int = 0) -> Picture:
+    def render(self, lane: int = 0) -> Frame:
         if self._camera is None:
             self._camera = Camera(self.model, self.view)
         model = self.physics.models[lane]
@@ -232,7 +225,7 @@ class SimulatedEnv(MetaEnv):
         data.qpos[:], data.qvel[:] = self.physics.qpos[lane], self.physics.qvel[lane]
         mujoco.mj_forward(model, data)
         goal = self._parameters["goal"][lane] if "goal" in self._parameters else None
-        return self._camera.picture(data, None if goal is None else np.append(goal, self.goal_height))
+        return self._camera.render(data, None if goal is None else np.append(goal, self.goal_height))
 
     def _start(self, lanes: Flags) -> None:
         position, velocity = (part[self._episode[lanes] % self.num_episodes, lanes] for part in self._starts)
@@ -258,7 +251,18 @@ class SimulatedEnv(MetaEnv):
         return torch.from_numpy(values.astype(np.float32)).to(self.device)
 
 
-class VelocityTasks(SimulatedEnv):
+class PlanarMujocoEnv(MujocoEnv, Planar):
+    """A body whose tasks are about a position in a plane."""
+
+    @abstractmethod
+    def place(self) -> Array:
+        """Position of every agent in the plane, ``[B, 2]``."""
+
+    def positions(self) -> Tensor:
+        return self._tensor(self.place())
+
+
+class VelocityTasks(MujocoEnv):
     """Tasks are velocities v* in metres per second, uniform between two bounds.
 
     Args:
@@ -276,12 +280,12 @@ class VelocityTasks(SimulatedEnv):
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         only = self.only(self.bounds_of_velocity)
         return None if only is None else Tasks({"velocity": only})
 
 
-class DirectionTasks(SimulatedEnv):
+class DirectionTasks(MujocoEnv):
     """Tasks are directions in the plane.
 
     Args:
@@ -299,7 +303,7 @@ class DirectionTasks(SimulatedEnv):
         sign = self.draw_sign(num_tasks)
         return self._tasks(self.draw(num_tasks, (0, 2 * math.pi)) if self.directions == "any" else sign)
 
-    def every_task(self, task_set):
+    def all_tasks(self, task_set):
         return None if self.directions == "any" else self._tasks(self.signs)
 
     def _tasks(self, drawn: Tensor) -> Tasks:

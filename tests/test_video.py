@@ -1,4 +1,4 @@
-"""Films of trials: pictures and captions, trajectories, the report, the command."""
+"""Videos of trials: frames and captions, trajectories, the report, the command."""
 
 import gc
 import json
@@ -12,13 +12,13 @@ import torch
 from helpers import REPOSITORY, make_algorithm, make_env, small_config
 from PIL import Image, ImageSequence
 
-from metarl.analysis import film as films
-from metarl.analysis.filming import film_trial
+from metarl.analysis import video
 from metarl.analysis.paths import with_path_frames
 from metarl.analysis.report import write_report
+from metarl.analysis.video_recorder import record_trial
 from metarl.cli import main
 from metarl.configuration.build import build
-from metarl.envs.pictures import Camera, NoRendererError, choose_backend
+from metarl.envs.rendering import Camera, NoRendererError, RenderError, choose_backend
 from metarl.experiment import run
 from metarl.rollout import episode_returns
 from metarl.types import Tasks
@@ -31,12 +31,12 @@ def can_draw() -> bool:
     env.sample_tasks()
     env.reset()
     try:
-        return env.picture() is not None
-    except NoRendererError:
+        return env.render() is not None
+    except RenderError:
         return False
 
 
-drawn = pytest.mark.skipif(not can_draw(), reason="nothing here can draw")
+drawn = pytest.mark.skipif(not can_draw(), reason="no renderer on this machine")
 
 
 @pytest.mark.parametrize("broken", ["mujoco.gl_context.GLContext", "mujoco._render.MjrContext"])
@@ -64,57 +64,63 @@ def test_without_a_graphics_library_there_is_one_message(monkeypatch):
 def filmed(option: str, every: int, *overrides: str):
     agent, env = make_algorithm(f"env={option}", *SMALL, *overrides, "algorithm.num_minibatches=1", lanes=1)
     env.sample_tasks()
-    return film_trial(agent, env, 0, every), agent, env
+    return record_trial(agent, env, 0, every), agent, env
 
 
 def test_a_film_keeps_where_the_agent_went_and_what_it_earned():
-    film, _, env = filmed("point_navigation", 0, "env.arrival=0")
-    assert [len(places) for places in film.places] == [6, 6] and film.pictures == []
-    assert film.task.startswith("goal ") and np.array_equal(film.goal, env.tasks.parameters["goal"][0].numpy())
-    again, _, _ = filmed("point_navigation", 0, "env.arrival=0")
-    assert again.returns == film.returns and len(film.returns) == 2
-    distances = [np.linalg.norm(np.array(places[1:]) - film.goal, axis=1).sum() for places in film.places]
+    recording, _, env = recorded("point_navigation", 0, "env.arrival=0")
+    assert [len(places) for places in recording.positions] == [6, 6] and recording.frames == []
+    assert recording.task.startswith("goal ") and np.array_equal(
+        recording.goal, env.tasks.parameters["goal"][0].numpy()
+    )
+    again, _, _ = recorded("point_navigation", 0, "env.arrival=0")
+    assert again.returns == recording.returns and len(recording.returns) == 2
+    distances = [np.linalg.norm(np.array(places[1:]) - recording.goal, axis=1).sum() for places in recording.positions]
     # The place an episode ended at is not seen: the lane stands at its next start by then.
-    assert all(-earned >= distance for earned, distance in zip(film.returns, distances, strict=True))
+    assert all(-earned >= distance for earned, distance in zip(recording.returns, distances, strict=True))
 
 
 def test_a_film_is_the_same_trial_as_without_a_camera():
     from metarl.rollout import collect_trial
     from metarl.seeding import make_generator, split_seed
 
-    film, agent, _ = filmed("cheetah_vel", 0)
+    recording, agent, _ = recorded("cheetah_vel", 0)
     _, env = make_algorithm("env=cheetah_vel", *SMALL, "algorithm.num_minibatches=1", lanes=1)
     env.sample_tasks()
     (rollout,) = collect_trial(env, agent, make_generator(split_seed(0, 2)[1]))
-    np.testing.assert_allclose(film.returns, episode_returns(rollout, 2)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(recording.returns, episode_returns(rollout, 2)[:, 0], rtol=1e-5)
 
 
 def test_a_film_survives_its_file():
-    film, *_ = filmed("ant_goal", 0)
-    again = films.from_json(films.to_json(film))
-    assert again.task == film.task and again.returns == film.returns and np.array_equal(again.goal, film.goal)
-    assert all(np.array_equal(a, b) for a, b in zip(again.places, film.places, strict=True))
+    recording, *_ = recorded("ant_goal", 0)
+    again = video.from_json(video.to_json(recording))
+    assert (
+        again.task == recording.task
+        and again.returns == recording.returns
+        and np.array_equal(again.goal, recording.goal)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(again.positions, recording.positions, strict=True))
 
 
 def test_trajectories_show_every_episode_and_the_goal():
-    film, *_ = filmed("wheeled", 0)
-    (axes,) = films.trajectories(film).axes
+    recording, *_ = recorded("wheeled", 0)
+    (axes,) = video.trajectories(recording).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [label.split(":")[0] for label in labels] == ["episode 1", "episode 2", "goal"]
-    assert films.trajectories(films.Film("", places=[[], []], returns=[0.0, 0.0])) is None
+    assert video.trajectories(video.TrialRecording("", positions=[[], []], returns=[0.0, 0.0])) is None
 
 
 @drawn
 @pytest.mark.parametrize("option", ["cheetah_vel", "ant_goal", "walker_params", "reacher_2link", "ml1"])
 def test_pictures_show_the_body_move_and_carry_captions(option):
-    film, *_ = filmed(option, 2)
-    assert film.picture_episodes == [0, 0, 0, 1, 1, 1]
-    shape = (360 + films.BAND, 480, 3)
-    assert all(picture.shape == shape and picture.dtype == np.uint8 for picture in film.pictures)
-    body = [picture[films.BAND :].astype(int) for picture in film.pictures]
+    recording, *_ = recorded(option, 2)
+    assert recording.frame_episodes == [0, 0, 0, 1, 1, 1]
+    shape = (360 + video.BAND, 480, 3)
+    assert all(picture.shape == shape and picture.dtype == np.uint8 for picture in recording.frames)
+    body = [picture[video.BAND :].astype(int) for picture in recording.frames]
     assert all(picture.std() > 10 for picture in body) and abs(body[0] - body[1]).max() > 20
-    assert (film.pictures[0][: films.BAND] < 128).any()
-    assert films.strip(film).size == (3 * films.STRIP_WIDTH, 2 * round(films.STRIP_WIDTH * shape[0] / shape[1]))
+    assert (recording.frames[0][: video.BAND] < 128).any()
+    assert video.strip(recording).size == (3 * video.STRIP_WIDTH, 2 * round(video.STRIP_WIDTH * shape[0] / shape[1]))
 
 
 @drawn
@@ -124,14 +130,14 @@ def test_a_goal_is_marked_where_it_is():
     for goal in ([0.4, 0.0], [-0.4, 0.0]):
         env.set_tasks(Tasks({"goal": torch.tensor([goal])}))
         env.reset()
-        pictures.append(env.picture().astype(int))
+        pictures.append(env.render().astype(int))
     red = [np.argwhere((picture[..., 0] > 150) & (picture[..., 1] < 90)).mean(0) for picture in pictures]
     assert abs(red[0][1] - red[1][1]) > 50
 
 
-def test_environments_without_pictures_say_so():
-    with pytest.raises(NotImplementedError, match="draws no pictures"):
-        make_env("env=bandit").picture()
+def test_an_environment_that_cannot_be_rendered_is_refused():
+    with pytest.raises(RenderError, match="BernoulliBandit does not support rendering"):
+        recorded("bandit", 1)
 
 
 def finished(path, env: str):
@@ -160,8 +166,8 @@ def cheetah_run(tmp_path_factory):
 
 
 @drawn
-@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
-def test_watch_writes_a_film(cheetah_run, tmp_path, capsys, name):
+@pytest.mark.parametrize("name", ["recording.gif", "recording.mp4"])
+def test_watch_writes_a_video(cheetah_run, tmp_path, capsys, name):
     path = tmp_path / name
     main(["watch", str(cheetah_run), "--task", "velocity=1.5", "--video", str(path), "--every", "1"])
     said = capsys.readouterr().out
@@ -186,7 +192,7 @@ def test_watch_draws_the_paths_of_all_episodes_side_by_side(tmp_path):
 
 def test_paths_are_refused_without_positions():
     with pytest.raises(ValueError, match="no positions in a plane"):
-        with_path_frames(films.Film("", places=[[], []], returns=[0.0, 0.0]))
+        with_path_frames(video.TrialRecording("", positions=[[], []], returns=[0.0, 0.0]))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,7 @@ def test_paths_are_refused_without_positions():
         (["--task", "velocity=1,2"], "--task velocity=1,2: velocity is 1 number, such as velocity=0.5"),
         (["--task", "velocity=fast"], "--task velocity=fast: velocity is 1 number"),
         (["--task-set", "mars"], "task_set='mars': CheetahVelocity has train, held_out"),
-        (["--video", "film.avi"], "--video film.avi: give a name that ends in .mp4 or .gif"),
+        (["--video", "recording.avi"], "--video recording.avi: give a name that ends in .mp4 or .gif"),
     ],
 )
 def test_watch_refuses_what_it_cannot_show(cheetah_run, capsys, given, fragment):

@@ -13,12 +13,12 @@ from metarl.analysis.runs import ACTIONS
 from metarl.analysis.tables import Row
 from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
-from metarl.evaluation import MakeEnv, Which, evaluate, play_adapted, play_tasks
+from metarl.evaluation import MakeEnv, TaskSelection, evaluate, evaluate_after_adaptation, evaluate_per_task
 from metarl.seeding import stream_seed
 from metarl.types import Agent, Tasks
 
 
-def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
+def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, TaskSelection]:
     """What to play of every set that the command line asks for.
 
     The tasks of a fixed set are played once each at most. All tasks there are, as the two directions of a runner, are
@@ -27,13 +27,13 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
     Raises:
         ConfigError: there is no such set.
     """
-    chosen: dict[str, Which] = {}
+    chosen: dict[str, TaskSelection] = {}
     for task_set in options.task_set:
         if task_set not in env.task_sets:
             raise ConfigError(f"--task-set {task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
-        most, finite, num_tasks = env.most_tasks(task_set), env.every_task(task_set), options.num_tasks
+        most, finite, num_tasks = env.max_num_tasks(task_set), env.all_tasks(task_set), options.num_tasks
         if finite is not None and num_tasks > len(finite):
-            times = num_tasks // len(finite) if len(finite) == env.num_distinct_tasks else 1
+            times = num_tasks // len(finite) if len(finite) == env.num_tasks_total else 1
             how_often = f"{times:,} times" if times > 1 else "once"
             print(f"there are {len(finite)} {task_set} tasks; each is played {how_often}", file=sys.stderr)
             num_tasks = times * len(finite)
@@ -46,7 +46,7 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, Which]:
 def warn_of_selection(env: MetaEnv, sets: Iterable[str], selected_on: str) -> None:
     """Say so where ``best.pt`` was selected by its return on the very tasks it is to play."""
     for task_set in sets:
-        known, selected = env.every_task(task_set), env.every_task(selected_on)
+        known, selected = env.all_tasks(task_set), env.all_tasks(selected_on)
         if known is not None and selected is not None and torch.equal(known.description, selected.description):
             print(
                 f"best.pt was selected by its return on these {len(known)} {task_set} tasks, so it looks better here "
@@ -55,7 +55,7 @@ def warn_of_selection(env: MetaEnv, sets: Iterable[str], selected_on: str) -> No
             )
 
 
-def labelled(sets: dict[str, Which], rows_of: Callable[[Which], list[Row]]) -> list[Row]:
+def labelled(sets: dict[str, TaskSelection], rows_of: Callable[[TaskSelection], list[Row]]) -> list[Row]:
     """The rows of each set, told apart where there are several."""
     rows = []
     for name, which in sets.items():
@@ -64,34 +64,34 @@ def labelled(sets: dict[str, Which], rows_of: Callable[[Which], list[Row]]) -> l
     return rows
 
 
-def by_actions(agent: Agent, make_env: MakeEnv, which: Which) -> dict[str, dict[str, Any]]:
+def by_actions(agent: Agent, make_env: MakeEnv, which: TaskSelection) -> dict[str, dict[str, Any]]:
     """Evaluations of sampled and of greedy actions."""
     return {name: evaluate(agent, make_env, greedy=name == "greedy", **which).as_dict() for name in ACTIONS}
 
 
-def action_rows(agent: Agent, make_env: MakeEnv, which: Which) -> list[Row]:
+def action_rows(agent: Agent, make_env: MakeEnv, which: TaskSelection) -> list[Row]:
     """The same as rows."""
     return [{"actions": name} | flat(result) for name, result in by_actions(agent, make_env, which).items()]
 
 
-def task_rows(agent: Agent, make_env: MakeEnv, which: Which) -> list[Row]:
+def task_rows(agent: Agent, make_env: MakeEnv, which: TaskSelection) -> list[Row]:
     """Rows of ``by_task.task_table``."""
-    found = {name: play_tasks(agent, make_env, greedy=name == "greedy", **which) for name in ACTIONS}
+    found = {name: evaluate_per_task(agent, make_env, greedy=name == "greedy", **which) for name in ACTIONS}
     return [{"actions": name} | row for name, played in found.items() for row in task_table(played)]
 
 
-def adapted_rows(agent: Agent, make_env: MakeEnv, env: MetaEnv, episodes: int, which: Which) -> list[Row]:
+def adapted_rows(agent: Agent, make_env: MakeEnv, env: MetaEnv, episodes: int, which: TaskSelection) -> list[Row]:
     """Episodes after adaptation: a row for each kind of tasks, where there are several, and one for all."""
-    found = play_adapted(agent, make_env, episodes=episodes, **which)
+    found = evaluate_after_adaptation(agent, make_env, episodes=episodes, **which)
     one_hot, kinds = found.tasks.parameters.get("class"), env.classes
     classes = ["all tasks"] * len(found.tasks) if one_hot is None else [kinds[kind] for kind in one_hot.argmax(1)]
     successes = None if found.successes is None else found.successes.numpy()
     tasks = Tasks({name: value.to(env.device) for name, value in found.tasks.parameters.items()})
-    numbers = None if env.num_distinct_tasks is None else env.task_number(tasks).tolist()
+    numbers = None if env.num_tasks_total is None else env.task_id(tasks).tolist()
     return adapted_table(found.returns.numpy(), successes, found.steps.numpy(), classes, numbers)
 
 
-def solver_rows(solvers: dict[str, Agent], make_env: MakeEnv, which: Which) -> list[Row]:
+def solver_rows(solvers: dict[str, Agent], make_env: MakeEnv, which: TaskSelection) -> list[Row]:
     """A row for each classical solver."""
     return [{"solver": n} | flat(evaluate(solver, make_env, **which).as_dict()) for n, solver in solvers.items()]
 

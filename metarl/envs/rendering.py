@@ -1,4 +1,4 @@
-"""Pictures of simulations without a screen. Imports neither torch nor, before it is needed, MuJoCo."""
+"""Headless rendering of simulations. Imports neither torch nor, before it is needed, MuJoCo."""
 
 import atexit
 import ctypes.util
@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]  # [height, width, 3]
+Frame = NDArray[np.uint8]  # [height, width, 3]
 WIDTH, HEIGHT = 480, 360
-# What MUJOCO_GL calls them, and the libraries they need, one of each group.
+# Values of MUJOCO_GL, and groups of libraries of which each backend needs one per group.
 BACKENDS = {"egl": (("EGL",), ("OpenGL", "GL")), "osmesa": (("OSMesa",), ("OpenGL", "GL"))}
-MARKER_SIZE = 0.05  # radius of what shows a goal, metres
+MARKER_SIZE = 0.05  # radius of the sphere at a goal, metres
 
 
-class NoRendererError(RuntimeError):
-    """Nothing here can draw."""
+class RenderError(RuntimeError):
+    """An environment cannot be rendered."""
+
+
+class NoRendererError(RenderError):
+    """No OpenGL backend is available."""
 
     def __str__(self) -> str:
         remedy = "Install libegl1 and libgl1, or libosmesa6, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
@@ -25,9 +29,9 @@ class NoRendererError(RuntimeError):
 
 
 def choose_backend() -> None:
-    """Without a screen MuJoCo draws by what is installed. It looks at MUJOCO_GL once, when it is imported.
+    """Without a screen, select an installed backend for MuJoCo, which reads MUJOCO_GL once, when it is imported.
 
-    Half of an installation is none: importing MuJoCo fails where it is told to use what is incomplete.
+    A partial installation counts as absent: importing MuJoCo with an incomplete backend fails.
     """
     if any(os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")):
         return
@@ -49,11 +53,11 @@ def _let_unfinished_ones_close() -> None:
 
 
 class Camera:
-    """Draws one body of a model, which it follows, or what a camera of the model sees.
+    """Camera that tracks one body of a model, or a camera that the model defines.
 
     Args:
-        model: as MuJoCo has it.
-        view: metres from the first body, or the name of a camera.
+        model: an ``MjModel``.
+        view: distance from the first body in metres, or the name of a camera.
 
     Raises:
         NoRendererError: MuJoCo cannot draw here.
@@ -66,9 +70,9 @@ class Camera:
         _let_unfinished_ones_close()
         try:
             self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-        except Exception as error:  # each backend has its own
+        except Exception as error:  # each backend raises its own
             raise NoRendererError(str(error)) from error
-        # While the graphics library can still take back what it gave: at exit it goes before what was there earlier.
+        # Close before the graphics library shuts down: exit handlers run in reverse order of registration.
         closing = weakref.finalize(self, self._renderer.close)
         closing.atexit = False
         atexit.register(closing)
@@ -79,8 +83,8 @@ class Camera:
             self._camera.trackbodyid, self._camera.distance = 1, view
             self._camera.elevation, self._camera.azimuth = -25, 90
 
-    def picture(self, data: Any, marker: NDArray | None = None) -> Picture:
-        """Of a simulation's state, with a mark at a place ``[3]``."""
+    def render(self, data: Any, marker: NDArray | None = None) -> Frame:
+        """Image of a simulation state, with a sphere at the position ``marker [3]``."""
         import mujoco
 
         self._renderer.update_scene(data, self._camera)
