@@ -136,8 +136,8 @@ def test_a_goal_is_marked_where_it_is():
 
 
 def test_an_environment_that_cannot_be_rendered_is_refused():
-    with pytest.raises(RenderError, match="BernoulliBandit does not support rendering"):
-        recorded("bandit", 1)
+    with pytest.raises(RenderError, match="TabularMDP does not support rendering"):
+        recorded("tabular_mdp", 1)
 
 
 def finished(path, env: str):
@@ -154,7 +154,7 @@ def test_a_finished_run_keeps_a_trial_and_shows_it(tmp_path):
     assert len(held["returns"]) == 3 and not (tmp_path / "run" / "trial.png").exists()
     Image.new("RGB", (8, 8)).save(tmp_path / "run" / "trial.png")
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
-    assert "where the agent went in each episode" in page and "data:image/png;base64," in page
+    assert "path of the agent in each episode" in page and "data:image/png;base64," in page
 
 
 # ---------------------------------------------------------------- the command
