@@ -61,7 +61,7 @@ def test_without_a_graphics_library_there_is_one_message(monkeypatch):
         Camera(mujoco.MjModel.from_xml_string("<mujoco/>"), 3.0)
 
 
-def filmed(option: str, every: int, *overrides: str):
+def recorded(option: str, every: int, *overrides: str):
     agent, env = make_algorithm(f"env={option}", *SMALL, *overrides, "algorithm.num_minibatches=1", lanes=1)
     env.sample_tasks()
     return record_trial(agent, env, 0, every), agent, env
@@ -235,16 +235,16 @@ def test_a_run_without_a_renderer_ends_with_its_results(tmp_path):
 
 
 def test_the_backend_is_what_is_installed_and_never_overrides_a_choice(monkeypatch):
-    from metarl.envs import pictures
+    from metarl.envs import rendering
 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
     halves = [({"EGL", "OSMesa", "GL"}, "egl"), ({"EGL"}, None), ({"OSMesa", "OpenGL"}, "osmesa"), (set(), None)]
     for installed, chosen in halves:
         monkeypatch.delenv("MUJOCO_GL", raising=False)
-        monkeypatch.setattr(pictures.ctypes.util, "find_library", lambda name, found=installed: name in found or None)
+        monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name, found=installed: name in found or None)
         choose_backend()
-        assert pictures.os.environ.get("MUJOCO_GL") == chosen
+        assert rendering.os.environ.get("MUJOCO_GL") == chosen
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     choose_backend()
-    assert pictures.os.environ["MUJOCO_GL"] == "glfw"
+    assert rendering.os.environ["MUJOCO_GL"] == "glfw"
