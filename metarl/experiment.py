@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 def run(trainer: Trainer, config: dict, sweep: str | None = None, fresh: bool = False) -> None:
     """Train, evaluate and report; a finished run only shows its results again.
 
-    Stops after the present iteration when asked by a signal, or at once in the final evaluation, ready to be resumed by
+    Stops after the present iteration on a signal, or immediately in the final evaluation, ready to be resumed by
     the same command.
 
     Args:
-        trainer: as built; it goes on where the run in its directory had stopped.
+        trainer: as built; it resumes the run in its directory.
         config: resolved, for the run directory and the loggers.
         sweep: name of the sweep this run belongs to.
         fresh: the name of the run directory is no choice of the user, see ``RunDirectory.open``.

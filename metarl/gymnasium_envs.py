@@ -78,7 +78,7 @@ class SingleLane(gymnasium.Env):
         return self._seen(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        """One step; ``info["success"]`` where the environment knows success."""
+        """One step; ``info["success"]`` if the environment defines success."""
         import torch
 
         step = self._env.step(torch.as_tensor(action).unsqueeze(0).to(self._env.device))

@@ -21,7 +21,7 @@ class Interrupted(BaseException):
 class StopRequest:
     """Records SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while entered; true once one was received.
 
-    A second SIGINT interrupts at once. Forked workers ignore the note: only the process that entered owns it.
+    A second SIGINT interrupts immediately. Forked workers ignore signals: only the process that entered handles them.
     ``chain_previous_handler`` calls the previous handler (of a cluster launcher that requeues the job).
     """
 

@@ -21,7 +21,7 @@ from metarl.errors import ConfigError
 
 VARIABLE = "METARL_TRUST"
 CLASS_BY_PATH = "hydra.utils.get_class"  # a target that stands for the class at its ``path``, and is not called
-MOST_TEXT = 200  # characters of what a library says
+MOST_TEXT = 200  # characters of a library's message
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
@@ -30,7 +30,7 @@ class Trust:
     """Packages whose code a configuration may name.
 
     Args:
-        packages: beside metarl.
+        packages: packages other than metarl.
         everything: any package, for a configuration that the user of the command typed.
     """
 

@@ -279,7 +279,7 @@ BROKEN_ENVIRONMENTS = {
     Doubles: "shapes and types are as promised",
     Narrow: "observations lie in their space",
     NotANumber: "all numbers are finite",
-    Jumping: "observations go on within an episode",
+    Jumping: "observations continue within an episode",
     Both: "a step is terminated or truncated, never both",
     Shorter: "episodes are cut at the horizon",
     Early: "episodes end early only where declared",

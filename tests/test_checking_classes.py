@@ -79,7 +79,7 @@ class Elsewhere(Walk):
 
 BROKEN_CLASSES = {
     ArrayReward: "the class answers as Gymnasium asks",
-    Precise: "the class shows what its space says",
+    Precise: "observations agree with the declared space",
     MixedTasks: "tasks survive the way through tensors",
     Unseeded: "Gymnasium's own checker passes",
     Elsewhere: "worker processes change nothing",

@@ -59,7 +59,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_refused_with_the_older_one_named(t
 def test_without_an_older_checkpoint_the_run_begins_anew(tmp_path):
     save({"a": 1}, tmp_path / "00000003.pt")
     (tmp_path / "00000003.pt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="there is no older one, so that the run begins anew"):
+    with pytest.raises(CheckpointError, match="there is no older one, so the run starts again"):
         load(tmp_path / "00000003.pt")
 
 

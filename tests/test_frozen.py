@@ -25,7 +25,7 @@ DEATHS = {
     "killed": ("import os; print('so far', flush=True); os.kill(os.getpid(), 9)", "killed by SIGKILL", "so far"),
     "a crash of a library": ("import os; print('so far', flush=True); os.abort()", "killed by SIGABRT", "so far"),
     "an error before the run began": ("raise ValueError('too early')", "exit code 1", "ValueError: too early"),
-    "an end without a word": ("import os; os._exit(0)", "exit code 0, without a result; it said nothing in", ""),
+    "an end without a word": ("import os; os._exit(0)", "exit code 0, without a result; no output in", ""),
 }
 
 

@@ -139,7 +139,7 @@ def refuse_ranks() -> None:
 
     if "RANK" in os.environ:
         raise ConfigError(
-            "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several say "
+            "-m: torchrun starts the processes of one run, a sweep starts its own; for runs of several use "
             "cluster=slurm hydra.launcher.tasks_per_node=2"
         )
 
@@ -255,7 +255,7 @@ class SlurmLauncher(SweepLauncher):
     """An array of jobs on a SLURM cluster.
 
     Args:
-        wait: until all have ended; else the sweep goes on by itself, see ``metarl status``.
+        wait: wait until all runs have ended; otherwise return after submission, see ``metarl status``.
         required: options that have to be given.
         max_num_timeout: how often a run may go back into the queue at its time limit.
         python: what runs Python on the nodes, with a path from where the sweep is launched.

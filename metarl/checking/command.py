@@ -19,7 +19,7 @@ def add_check_command(commands: Any) -> None:
         "overrides",
         nargs="+",
         metavar="KEY=VALUE",
-        help="as for run.py; env=, model= and algorithm= say what to check, other keys change it",
+        help="as for run.py; env=, model= and algorithm= select the subjects, other keys change them",
     )
     command.add_argument("--format", choices=FORMATS, default="text")
 
@@ -33,12 +33,10 @@ def check(options: argparse.Namespace) -> None:
     chosen = [override.partition("=")[0] for override in options.overrides]
     groups = [group for group in GROUPS if group in chosen]
     if not groups:
-        raise ConfigError(
-            f"{' '.join(options.overrides)}: says nothing to check; add env=..., model=... or algorithm=..."
-        )
+        raise ConfigError(f"{' '.join(options.overrides)}: nothing to check; add env=..., model=... or algorithm=...")
     outcomes = outcomes_of(options.overrides, groups)
     rows = [outcome.row() for outcome in outcomes]
-    if options.format in ("text", "markdown"):  # without columns that say nothing
+    if options.format in ("text", "markdown"):  # without empty columns
         known = [key for key in rows[0] if any(row[key] != "-" for row in rows)]
         print(format_table([{key: row[key] for key in known} for row in rows], options.format))
     else:

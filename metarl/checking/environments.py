@@ -22,7 +22,7 @@ USUAL_SCALE = (1 / 3, 3.0)  # of bounds of actions: policies start with a standa
 
 
 def is_made(world: World) -> None:
-    """It can be made, with spaces that policies know."""
+    """It can be built, and policies support its spaces."""
     env = world.env(num_tasks=4, lanes_per_task=2)
     demand(env.num_lanes == 8, f"4 tasks of 2 lanes each make {env.num_lanes} lanes, not 8")
     for name in ("horizon", "num_episodes"):
@@ -302,14 +302,14 @@ ENVIRONMENT_CHECKS = (
     ),
     Check("all numbers are finite", is_finite, "clip or guard what divides, takes roots or diverges"),
     Check(
-        "observations go on within an episode",
+        "observations continue within an episode",
         goes_on_within_episodes,
         "observation is final_observation except where an episode ended; there it belongs to the next one",
     ),
     Check(
         "a step is terminated or truncated, never both",
         terminates_or_truncates,
-        "return truncated & ~terminated: what ended has no value to go on with",
+        "return truncated & ~terminated: a terminated state has no value to bootstrap from",
     ),
     Check(
         "episodes are cut at the horizon",

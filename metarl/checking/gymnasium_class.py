@@ -120,7 +120,7 @@ def passes_gymnasiums_own_checker(world: World) -> str | None:
 
 
 def does_the_same_in_workers(world: World) -> None:
-    """Lanes in worker processes say what they say in this one."""
+    """Lanes in worker processes have the outputs of lanes in this process."""
     if world.with_workers is None:
         raise NotApplicable("no worker processes are configured")
     steps = min(2 * world.sample.horizon, 50)
@@ -135,7 +135,7 @@ CLASS_CHECKS = (
         "return (observation, info) from reset(*, seed=None, options=None), five values from step(), rewards as float",
     ),
     Check(
-        "the class shows what its space says",
+        "observations agree with the declared space",
         shows_what_its_space_says,
         "declare the dtype in the space, or convert: observation.astype(np.float32)",
     ),

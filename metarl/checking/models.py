@@ -63,7 +63,7 @@ def random_sequence(size: int, seed: int = 1) -> Tensor:
 
 
 def whole(memory: SequenceModel, x: Tensor) -> tuple[Tensor, Any]:
-    """All at once."""
+    """Outputs for the whole sequence in one call."""
     return memory(x, memory.initial_carry(x.shape[1]))
 
 
@@ -123,7 +123,7 @@ def all_close(found: Sequence[Tensor], expected: Sequence[Tensor], what: str) ->
 
 
 def is_built(subject: Memory) -> None:
-    """Policies can be built around it, and it says how large its output is."""
+    """Policies can be built around it, and it declares the size of its output."""
     memory = subject.bare()
     demand(isinstance(memory, SequenceModel), f"{type(memory).__name__} is no SequenceModel")
     y, _ = whole(memory, subject.sequence())
@@ -142,7 +142,7 @@ def pieces_equal_the_whole(subject: Memory) -> None:
 
 
 def steps_equal_the_whole(subject: Memory) -> None:
-    """``step``, with and without gradients, gives what ``forward`` gives, and a carry that goes on as well."""
+    """``step``, with and without gradients, equals ``forward``, in outputs and in later steps from its carry."""
     memory, x, following = subject.bare(), subject.sequence(), subject.sequence(9)[:3]
     for grad in (True, False):
         with torch.set_grad_enabled(grad):

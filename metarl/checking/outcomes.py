@@ -10,11 +10,11 @@ Status = Literal["passed", "failed", "not applicable"]
 
 
 class Fault(AssertionError):
-    """A law that does not hold; the message says what was found."""
+    """A law that does not hold; the message states what was found."""
 
 
 class NotApplicable(Exception):
-    """A law that says nothing of this subject; the message says why."""
+    """A law that does not apply to this subject; the message states why."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Check:
         name: what holds where the check passes.
         law: raises ``Fault`` or ``NotApplicable``; what it returns, if anything, is a remark for the table.
         remedy: what to change where it fails.
-        needed: the checks after it say nothing where this one fails.
+        needed: later checks are skipped if this one fails.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of one check: ``found`` says what failed, why it does not apply, or what to note."""
+    """Outcome of one check: ``found`` states what failed, why it does not apply, or what to note."""
 
     subject: str
     check: str

@@ -23,7 +23,7 @@ def repeats_under_a_seed(world: World) -> None:
         with global_seed(disturbed):
             streams.append(stream(world.env(seed=7), _length(world)))
     place = next((place for place, (one, other) in enumerate(zip(*streams, strict=True)) if not same(one, other)), None)
-    demand(place is None, f"two environments of seed 7 differ {'in their tasks' if place == 0 else 'in what they say'}")
+    demand(place is None, f"two environments of seed 7 differ {'in their tasks' if place == 0 else 'in their outputs'}")
 
 
 def differs_between_seeds(world: World) -> None:
@@ -50,7 +50,7 @@ def does_not_depend_on_threads(world: World) -> None:
             streams.append(stream(world.env(num_tasks=count), 1))
     finally:
         torch.set_num_threads(before)
-    demand(same(*streams), f"{count} lanes say something else with 4 threads of torch than with 1")
+    demand(same(*streams), f"{count} lanes have other outputs with 4 threads of torch than with 1")
 
 
 def resumes_from_its_state(world: World) -> None:

@@ -31,7 +31,7 @@ def outcomes_of(overrides: Sequence[str], groups: Sequence[str]) -> list[Outcome
 
 
 def small_configuration(overrides: Sequence[str]) -> dict:
-    """As ``run.py`` composes it, but few tasks at once where no override says how many."""
+    """The configuration of ``run.py``, with few parallel tasks unless an override sets their number."""
     config = resolved(compose(overrides), choices={})
     given = {override.partition("=")[0] for override in overrides}
     if "meta_batch_size" not in given:

@@ -215,7 +215,7 @@ def _another(action: Tensor, space: Any) -> Tensor:
 
 
 def come_in_any_order(world: World) -> None:
-    """Lanes in reverse order say the same in reverse order, and one lane alone says what it says among others."""
+    """Lanes in reverse order have reversed outputs, and a lane alone has its outputs among others."""
     tasks = world.draw(4, seed=5)
     env = world.env(seed=1)
     if not isinstance(env, VectorizedGymEnv) and not same(
@@ -227,7 +227,7 @@ def come_in_any_order(world: World) -> None:
         expected = [part[torch.tensor(order, device=env.device)] for part in whole]
         demand(
             same(_ordered(world, tasks, order, 1), expected),
-            "lanes in another order say something else" if len(order) > 1 else "a lane alone says something else",
+            "lanes in another order have other outputs" if len(order) > 1 else "a lane alone has other outputs",
         )
 
 

@@ -1,4 +1,4 @@
-"""An environment as checks meet it: made anew as often as needed, and one recorded play."""
+"""Environment under test: a factory of fresh instances, and one recorded play."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -14,7 +14,7 @@ from metarl.envs.gymnasium_lanes import VectorizedGymEnv
 from metarl.seeding import make_generator
 from metarl.types import Step, Tasks
 
-MOST_SIMULATIONS = 4  # side by side, where each lane is an object of its own
+MOST_SIMULATIONS = 4  # in parallel, where each lane is an object of its own
 MOST_STEPS = 1000  # of a recorded play, beyond the first episode
 
 
@@ -54,7 +54,7 @@ class World:
         return self.env()
 
     def many(self, most: int) -> int:
-        """As many tasks as can be played side by side at little cost, up to ``most``."""
+        """Number of tasks that can be played in parallel at little cost, up to ``most``."""
         if isinstance(self.sample, VectorizedGymEnv):
             most = min(most, MOST_SIMULATIONS)
         return min(most, self.sample.max_num_tasks("train") or most)
@@ -74,7 +74,7 @@ class World:
 
 
 def stream(env: MetaEnv, steps: int, tasks: Tasks | None = None, seed: int = 3) -> list:
-    """Everything the environment says over some steps of random actions, on new tasks or the given ones."""
+    """All outputs of the environment over some steps of random actions, on new tasks or the given ones."""
     generator = make_generator(seed)
     given = env.sample_tasks() if tasks is None else env.set_tasks(tasks)
     said: list[Any] = [given.description, env.reset()]

@@ -1,7 +1,7 @@
 """The edge between YAML and code: checks a configuration against the constructors it names, then builds.
 
-Nothing below this file knows Hydra. A configuration is trusted to name code of metarl alone, unless the caller trusts
-more: see ``metarl.trust``.
+Nothing below this file depends on Hydra. A configuration is trusted to name code of metarl alone, unless the caller
+trusts more: see ``metarl.trust``.
 """
 
 from collections.abc import Callable, Mapping

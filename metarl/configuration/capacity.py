@@ -171,7 +171,7 @@ def _largest(known: Mapping[str, int]) -> str:
 
 
 def check_lanes(known: Mapping[str, int], lanes: int, free: int) -> None:
-    """Refuse more lanes than can be stored, before there is an environment that tells what each needs."""
+    """Refuse more lanes than can be stored, before there is an environment."""
     steps = known.get("env.horizon", 1) * known.get("env.num_episodes", 1)
     steps *= known.get("algorithm.num_inner_steps", 0) + 1  # each after a rollout of its own
     check_bytes(LEAST_STEP * lanes * steps, free)

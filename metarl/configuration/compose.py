@@ -95,7 +95,7 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 
 def _shortlist(choice: str, allowed: Sequence[str]) -> str:
-    """All options, or of very many those most like the one that was asked for."""
+    """All options; if there are many, the ones closest to the given choice."""
     if len(allowed) <= MAX_LISTED:
         return ", ".join(allowed)
     close = difflib.get_close_matches(choice, allowed, n=5, cutoff=0.4) or list(allowed[:5])
@@ -144,7 +144,7 @@ def _given(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
-    """Keys that stand beside ``key``, with the groups the user chose."""
+    """Keys of the same parent as ``key``, with the groups that the user chose."""
     import hydra
     from omegaconf import OmegaConf
 

@@ -202,7 +202,7 @@ class Schema:
         return self._nested(checked, key)
 
     def _nested(self, value: Any, key: str) -> Any:
-        """Lists and mappings with the nodes inside them checked, of which nothing says what they should be."""
+        """Lists and mappings with their inner nodes checked, where no annotation gives a kind."""
         if isinstance(value, Mapping) and "_target_" in value:
             return self.target(value, key, None)
         if isinstance(value, Mapping):

@@ -78,7 +78,7 @@ def check_memory(wanted: float | None, slots: Sequence[Slot]) -> None:
     """Refuse to wait for memory that none of the cards has.
 
     Raises:
-        ConfigError: the value is not allowed, none has as much, or none tells.
+        ConfigError: the value is not allowed, none has as much, or none reports it.
     """
     if wanted is None:
         return
@@ -115,7 +115,7 @@ def cards() -> list[Card]:
 
 
 def _gib(mebibytes: str) -> float:
-    """A number of nvidia-smi; 0 where it tells none, as ``[N/A]``."""
+    """A number reported by nvidia-smi; 0 if it reports none, as in ``[N/A]``."""
     try:
         return float(mebibytes) / 1024
     except ValueError:

@@ -1,7 +1,7 @@
 """One run in this process: of a configuration that was composed just now, or was frozen when its sweep was launched.
 
-How a job of a sweep is run is decided here, not by what its record says. Imports torch only once there is something to
-train.
+This module decides how a job of a sweep is run, not the record of the sweep. Imports torch only once there is
+something to train.
 """
 
 import logging.config
@@ -63,7 +63,7 @@ def train(
 
 
 def run_frozen(path: str | Path, number: str | int) -> None:
-    """Run a job of a sweep with the configuration it was launched with, or go on with it.
+    """Run a job of a sweep with its frozen configuration, or resume it.
 
     A frozen configuration is data: code outside metarl runs only where ``METARL_TRUST`` lists its package.
 
@@ -99,7 +99,7 @@ def _note(error: Exception, job: Job) -> None:
 
 
 def _compare_commits(sweep: Sweep, job: Job) -> None:
-    """The configuration is that of the launch; the code is that of today, which a user should know."""
+    """Warn if the code has changed since the launch; the configuration is frozen, the code is not."""
     launched = {name: sweep.record["jobs"][str(job.number)].get(name) for name in ("commit", "dirty")}
     now = commit()
     if launched["commit"] and now["commit"] and launched != now:

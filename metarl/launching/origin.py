@@ -1,7 +1,7 @@
 """Launcher of a sweep, from its record, which is data: nothing in it is executed.
 
 The launcher is one of this metarl's own ``conf/``. Of the record come its name and options that are numbers and plain
-words; shell commands, paths of programs and all others have to be said again by whoever goes on with the sweep.
+words; shell commands, paths of programs and all others must be given again when the sweep is resumed.
 """
 
 import json
@@ -29,7 +29,7 @@ def launcher(sweep: Sweep, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
     """The launcher that a sweep was launched with, or that of the overrides, and a record of it for the sweep.
 
     Raises:
-        ConfigError: there is no such cluster or launcher, or an option has to be said again.
+        ConfigError: there is no such cluster or launcher, or an option must be given again.
     """
     from hydra.utils import instantiate
 
@@ -62,7 +62,7 @@ def _known(key: str, record: Mapping[str, Any]) -> str:
     """A cluster or launcher of the record that is one of ours."""
     name, known = record.get(key), options({"launcher": "hydra/launcher"}.get(key, key))
     if name not in known:
-        raise ConfigError(f"the sweep was launched with {key}={name!r}; say cluster=..., one of {', '.join(known)}")
+        raise ConfigError(f"the sweep was launched with {key}={name!r}; use cluster=..., one of {', '.join(known)}")
     return str(name)
 
 
@@ -95,7 +95,7 @@ def _is_word(text: str) -> bool:
 
 
 def _said(value: Any) -> str:
-    """A plain value as an override says it."""
+    """A plain value as an override on the command line spells it."""
     if isinstance(value, list):
         return f"[{','.join(_said(item) for item in value)}]"
     return f"'{value}'" if isinstance(value, str) else json.dumps(value)

@@ -21,16 +21,16 @@ INTERVAL = 0.02  # seconds between looks at what runs
 MEMORY_INTERVAL = 1.0  # between looks at the memory of cards
 TAIL_LINES, TAIL_BYTES = 20, 16 * 1024  # of its log, for a run whose process died
 DIED = "ProcessDied"
-STOPPED = "stopped by signal"  # as a run says that saved, and goes on when it is started again
+STOPPED = "stopped by signal"  # printed by a run that saved and can be resumed
 
 
 def died(status: JobStatus) -> bool:
-    """Whether the process of a failed run died, which says nothing against its configuration."""
+    """Whether the process of a failed run was killed, which does not count against its configuration."""
     return status.state == "failed" and (status.error or "").startswith(f"{DIED}: killed by")
 
 
 def write_death(directory: Path, text: str) -> None:
-    """Let whoever looks at a run know how its process died."""
+    """Write into a run how its process ended."""
     with suppress(OSError):  # a full disk may be why it died
         replace_file(directory / ERROR, text + "\n")
 
@@ -40,7 +40,7 @@ def _signal(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"{name}, as for want of memory" if -code == signal.SIGKILL else name
+    return f"{name}, possibly out of memory" if -code == signal.SIGKILL else name
 
 
 def _tail(log: Path, beginning: int) -> str:
@@ -77,7 +77,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.running: dict[int, tuple[subprocess.Popen, Slot, Job]] = {}  # by number of the job
-        self.beginnings: dict[int, int] = {}  # of what a process says, in the log of its job
+        self.beginnings: dict[int, int] = {}  # position of each process's output in the log of its job
         self.elsewhere: list[Job] = []  # that go on from an earlier launcher
         self.stopping = False
 
@@ -117,13 +117,13 @@ class Pool:
                     self.elsewhere.append(status.job)
 
     def _death(self, job: Job, code: int) -> str | None:
-        """Why a run whose process has ended is neither finished nor stopped: last what it said, then how it ended."""
+        """Reason why a run whose process has ended is neither finished nor stopped: its last output and exit code."""
         said = _tail(self.sweep.log(job), self.beginnings[job.number])
         if code == 0 and (self.stopping or STOPPED in said):
             return None
         lines = said.strip().splitlines()[-TAIL_LINES:]
         ending = f"exit code {code}, without a result" if code >= 0 else f"killed by {_signal(code)}"
-        last = f"; its log ends: {lines[-1]}" if lines else f"; it said nothing in {self.sweep.log(job)}"
+        last = f"; its log ends: {lines[-1]}" if lines else f"; no output in {self.sweep.log(job)}"
         return "\n".join([*lines, f"{DIED}: {ending}{last}"])
 
     def _take_over(self, waiting: deque[Job]) -> None:
@@ -133,7 +133,7 @@ class Pool:
         waiting.extendleft(job for job in ended if finished_summary(job.directory) is None)
 
     def _free(self) -> list[Slot]:
-        """Slots that nobody uses, and whose card has room."""
+        """Unused slots whose GPU has enough free memory."""
         free = list(self.slots)
         for _, slot, _ in self.running.values():
             free.remove(slot)

@@ -126,7 +126,7 @@ class Proposals:
 
 
 def _siblings(config: Any, key: str) -> list[str]:
-    """Names beside a dotted key."""
+    """Names of the same parent as a dotted key."""
     from omegaconf import OmegaConf
 
     parent = key.rpartition(".")[0]

@@ -27,7 +27,7 @@ class Run:
     Args:
         sweep: path of its directory.
         number: of the job.
-        packages: beside metarl whose code it may run.
+        packages: packages other than metarl whose code it may run.
     """
 
     def __init__(self, sweep: str, number: int, packages: Sequence[str] = ()):
@@ -51,7 +51,7 @@ class Run:
 
 
 def _introduce_processes() -> None:
-    """Tell ``torch.distributed`` what SLURM knows, where a run has several tasks."""
+    """Set the variables of ``torch.distributed`` from those of SLURM, if a run has several tasks."""
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         from submitit.helpers import TorchDistributedEnvironment
 

@@ -78,7 +78,7 @@ def _remedy(path: Path) -> str:
     older = [other for other in Checkpoints(path.parent).numbered() if other.name < path.name]
     if older:
         return f"delete it to go on from the older {older[-1].name}"
-    return "delete it; there is no older one, so that the run begins anew"
+    return "delete it; there is no older one, so the run starts again"
 
 
 def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.device = "cpu") -> dict:

@@ -161,7 +161,7 @@ class RunDirectory:
         results = [*self.checkpoints.numbered(), self.metrics_path, self.path / SUMMARY]
         if found := [path.relative_to(self.path) for path in results if path.exists()]:
             raise RunDirectoryError(
-                f"{self.path} holds {found[0]} but no {CONFIG}, so that nothing tells of which run it is; "
+                f"{self.path} holds {found[0]} but no {CONFIG}, so its run is unknown; "
                 f"put its {CONFIG} back or choose another hydra.run.dir"
             )
 
@@ -173,7 +173,7 @@ class RunDirectory:
     def resume_metrics(self, iteration: int) -> None:
         """Drop rows written after the checkpoint of ``iteration``; they will be written again, the same.
 
-        Rows of earlier iterations that are not there cannot be written again: a warning says which.
+        Rows of earlier iterations that are missing cannot be written again: a warning lists them.
         """
         found = read_rows(self.path, unended=False)
         rows = {row["iteration"]: row for row in found.rows if 0 < row["iteration"] <= iteration}

@@ -65,7 +65,7 @@ def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of this metarl, and whether files differ from it; None where nothing tells."""
+    """The commit of this metarl, and whether files differ from it; None if unknown."""
     revision, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": revision or None, "dirty": None if changes is None else bool(changes)}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from metarl.runs.files import naming
 
-RETRIES = 10  # whoever asks whether a lock is held holds it for a moment
+RETRIES = 10  # status queries hold the lock briefly
 PAUSE = 0.05  # seconds between retries
 BEAT = 20.0  # seconds between renewals of a lock without flock
 STALE = 120.0  # seconds without renewal after which a process of another host is taken to be gone
@@ -52,7 +52,7 @@ class Lock:
         return False
 
     def note(self, content: dict[str, Any]) -> None:
-        """Write in the file of a held lock what ``holder`` tells others."""
+        """Write the note that ``holder`` reads into the file of a held lock."""
         assert self._descriptor is not None
         with naming(self.path):
             os.ftruncate(self._descriptor, 0)

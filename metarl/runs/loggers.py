@@ -1,4 +1,4 @@
-"""Where metrics go besides ``metrics.jsonl``, which every run writes.
+"""Loggers of metrics besides ``metrics.jsonl``, which every run writes.
 
 A logger must never hurt the run: ``Loggers`` turns a failing one off with a warning.
 """
@@ -60,7 +60,7 @@ class TensorboardLogger:
 
 
 class WandbLogger:
-    """Weights & Biases; offline unless told otherwise.
+    """Weights & Biases; offline by default.
 
     The run's id is kept in the run directory, so a resumed run continues the same W&B run.
 
@@ -167,7 +167,7 @@ def wandb_identity(directory: Path) -> dict[str, Any]:
         "id": _wandb_id(directory),
         "resume": "allow",
         "dir": str(directory),
-        # No question asked and no endless wait: without a network an online run goes on offline.
+        # Non-interactive, with timeouts: without a network an online run continues offline.
         "settings": wandb.Settings(
             console="off",
             init_timeout=20,
@@ -231,7 +231,7 @@ class Loggers:
         for name, logger in list(self.active.items()):
             try:
                 answers.append(call(logger))
-            except Exception as error:  # whatever a service does, training goes on
+            except Exception as error:  # training continues whatever a service does
                 log.warning("logger %s failed and is off from here (%s: %s)", name, type(error).__name__, error)
                 del self.active[name]
         return answers

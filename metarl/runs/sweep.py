@@ -3,7 +3,7 @@
 sweep.json    how it was launched, and the overrides of every job; data, of which nothing is executed
 configs/      what each job runs, see ``metarl.runs.frozen``
 0/ 1/ ...     run directories, see ``metarl.runs.directory``
-logs/         what each job said on the console
+logs/         console output of each job
 
 Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
 """
@@ -64,7 +64,7 @@ class JobStatus:
     Attributes:
         state: ``finished``; ``running``; ``queued`` in a cluster; ``failed`` with an error; ``stopped`` by a signal, or
             killed; ``pending``, where nothing has begun.
-        env_steps, total_steps: done, and asked for; None where nothing tells.
+        env_steps, total_steps: steps done, and steps of the whole run; None if unknown.
         steps_per_second: of late.
         seconds_left: at that speed.
         final_return: of a finished run, on held-out tasks.
@@ -177,7 +177,7 @@ class Sweep:
         """Status of every job, in launch order.
 
         Args:
-            in_cluster: what a cluster knows of the jobs that it has not ended, see ``slurm.states``.
+            in_cluster: states of the cluster's unfinished jobs, see ``slurm.states``.
         """
         return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
 
