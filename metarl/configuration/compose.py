@@ -11,6 +11,7 @@ from metarl.configuration.renamed import present_name, present_value
 from metarl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+RECIPE = "recipe"  # node of what environments propose
 MAX_LISTED = 20  # options that fit a message
 
 
@@ -51,6 +52,7 @@ def resolved(config: Any, choices: Mapping[str, str]) -> dict:
             f"choices.{key}={value}: no such key; metarl writes choices itself; the top level has {known}"
         )
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain.pop(RECIPE, None)  # what of it is taken stands where it is used
     return plain | {"choices": {name: choice for name, choice in choices.items() if "hydra/" not in name}}
 
 
