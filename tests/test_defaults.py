@@ -11,8 +11,14 @@ from metarl.configuration.compose import options
 from metarl.trust import CLASS_BY_PATH, TYPED, locate
 
 # Group: the part of a configuration that its options fill, and what some of them need.
-GROUPS = {"env": "env", "model": "model", "conditioning": "model", "algorithm": "algorithm", "outer": "algorithm"}
-NEEDED = {"outer": ("algorithm=maml",), "per_task": ("env=grid", "algorithm=multitask")}
+GROUPS = {
+    "env": "env",
+    "model": "model",
+    "conditioning": "model",
+    "algorithm": "algorithm",
+    "meta_optimizer": "algorithm",
+}
+NEEDED = {"meta_optimizer": ("algorithm=maml",), "per_task": ("env=grid", "algorithm=multitask")}
 
 
 def nodes(node: Any) -> Iterator[dict]:
@@ -56,6 +62,10 @@ def stated() -> dict[tuple[str, str], tuple[Any, list]]:
 
 def plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def test_every_group_has_options():
+    assert all(options(group) for group in GROUPS)
 
 
 def test_a_default_of_a_constructor_is_that_of_an_option():
