@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-FILE = re.compile(r"`((?:metarl|conf|my_envs)/[^`]+)`:.*?```(?:python|yaml)\n(.*?)```", re.DOTALL)
+FILE = re.compile(r"`((?:metarl|conf|my_envs)/[^`]+)`:[^`]*```(?:python|yaml)\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
