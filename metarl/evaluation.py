@@ -84,7 +84,7 @@ def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: 
 
 @dataclass(frozen=True)
 class PlayedTasks:
-    """What one agent earned on each of N tasks, in R trials on it.
+    """Returns of one agent on each of N tasks, in R trials per task.
 
     Attributes:
         trials: return of each episode of each trial, float64 ``[E, R, N]``.
@@ -114,7 +114,7 @@ class PlayedTasks:
 
     @property
     def error_over(self) -> ErrorOver:
-        """What the error of their mean is over."""
+        """Unit over which the error of the mean is taken."""
         return error_over(self.source, self.trials.shape[1])
 
 
@@ -128,7 +128,7 @@ def evaluate_per_task(
     batch_size: int = 2000,
     task_set: str = "held_out",
 ) -> PlayedTasks:
-    """What ``evaluate`` summarises, task by task."""
+    """Results of one trial on each of ``num_tasks`` tasks, task by task; ``evaluate`` summarises them."""
     # One seed for both would let the agent's dice show it the environment's.
     env_seed, acting_seed = split_seed(seed, 2)
     env = make_env(num_tasks=min(batch_size, num_tasks), seed=env_seed)
@@ -245,7 +245,7 @@ def _whole_set(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
 
 
 def _finite_tasks(env: MetaEnv, num_tasks: int, task_set: str) -> Tasks | None:
-    """The same; where they are all there are, in as many rounds as ``num_tasks`` trials allow."""
+    """Tasks of ``_whole_set``; if they are all tasks there are, in as many rounds as ``num_tasks`` trials allow."""
     finite = _whole_set(env, num_tasks, task_set)
     if finite is None or len(finite) < (env.num_tasks_total or 0):
         return finite

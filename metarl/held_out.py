@@ -24,7 +24,7 @@ def task_source(env: MetaEnv, task_set: str, played: Tasks) -> TaskSource:
 
 
 def error_over(source: TaskSource, trials_per_task: int) -> ErrorOver:
-    """What the error of a mean has to be over.
+    """Unit over which the error of a mean has to be taken.
 
     Tasks that are a sample of more differ from those of another sample, so the error is over tasks. Where every task
     there is was played, all that another evaluation would change is the trials: the error is over those of each task.

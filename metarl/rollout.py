@@ -27,15 +27,15 @@ def first_timestep(env: MetaEnv) -> Timestep:
     """Reset every lane; the timestep at the start of a trial."""
     return Timestep(
         env.reset(),
-        _nothing(env.observation_space, env),
-        _nothing(env.action_space, env),
+        _null_element(env.observation_space, env),
+        _null_element(env.action_space, env),
         previous_reward=torch.zeros(env.num_lanes, device=env.device),
         first=torch.ones(env.num_lanes, dtype=torch.bool, device=env.device),
     )
 
 
-def _nothing(space: spaces.Space, env: MetaEnv) -> Tensor:
-    """Stands for an element of the space where there was none yet, ``[B, ...]``."""
+def _null_element(space: spaces.Space, env: MetaEnv) -> Tensor:
+    """Placeholder for an element of the space before the first one, ``[B, ...]``."""
     if isinstance(space, spaces.Discrete):
         return torch.full((env.num_lanes,), int(space.start) - 1, dtype=torch.long, device=env.device)
     return torch.zeros(env.num_lanes, *(space.shape or ()), device=env.device)
@@ -97,7 +97,7 @@ def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
 
 
 def _row(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tuple:
-    """What a rollout keeps of a step; the next row has the observation that follows."""
+    """Part of a rollout that one step makes; the next row has the observation that follows."""
     ended = (step.terminated, step.truncated)
     return timestep, decision, step.reward, *ended, step.success, step.final_observation, mask
 
@@ -130,7 +130,7 @@ def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool
 
 
 class TrialEnd(NamedTuple):
-    """What continues a trial: the agent, its state, and ``MetaEnv.trial_state``, of each lane as its trial ended."""
+    """Continuation of a trial: agent, its state, and ``MetaEnv.trial_state``, of each lane as its trial ended."""
 
     agent: Agent
     state: State
@@ -208,13 +208,9 @@ class _Branches:
             self.agent.act(tree_map(itemgetter(lanes), timestep), own, generator, greedy)
             for lanes, own in zip(self.lanes, state, strict=True)
         ]
-        decisions = [decision for decision, _ in answers]
         order = torch.cat(self.lanes).argsort()
-        action, log_prob, value = (
-            torch.cat([getattr(decision, name) for decision in decisions])[order]
-            for name in ("action", "log_prob", "value")
-        )
-        return Decision(action, log_prob, value), [own for _, own in answers]
+        joined = tree_map(lambda *parts: torch.cat(parts)[order], *(decision for decision, _ in answers))
+        return joined, [own for _, own in answers]
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         return state

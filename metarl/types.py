@@ -17,7 +17,7 @@ State = Any  # what an agent carries through a trial: a structure of tensors, la
 
 
 class EnvSpec(NamedTuple):
-    """What a model has to fit: spaces and sizes of an environment."""
+    """Spaces and sizes of an environment, which a model is built for."""
 
     observation_space: spaces.Space
     action_space: spaces.Space
@@ -64,7 +64,7 @@ class Tasks:
 
 
 class Timestep(NamedTuple):
-    """What an agent sees before it acts, ``[B, ...]`` or ``[T, B, ...]``."""
+    """Input of an agent before it acts, ``[B, ...]`` or ``[T, B, ...]``."""
 
     observation: Tensor
     previous_observation: Tensor  # in which the previous action was taken; at the start of a trial as for that action

@@ -1,4 +1,4 @@
-"""What episodes after adaptation say: success over tasks and classes of tasks, and how Meta-World counts it."""
+"""Success and return in episodes after adaptation, by class of tasks, and as Meta-World computes it."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def _scores(values: np.ndarray, tasks: Sequence[np.ndarray], name: str, error: s
 
 
 def _mean(rows: Sequence[Row]) -> Row:
-    """Of the numbers of classes; errors add up as those of independent means."""
+    """Mean over classes; errors combine as those of independent means."""
     columns = {
         key: np.array([row[key] for row in rows]) for key in rows[0] if key not in ("class", "tasks", "error_over")
     }

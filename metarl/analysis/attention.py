@@ -15,7 +15,7 @@ from metarl.models.watching import Look, Unit, watched
 
 
 class AttentionMap(NamedTuple):
-    """What one layer saw at each step, means over lanes; NaN where it saw nothing."""
+    """Attention of one layer at each step, means over lanes; NaN where there is none."""
 
     weights: np.ndarray  # [heads, T, T], by step seen, or [heads, T, E], by episode seen
     distance: np.ndarray  # [heads, T], how far back on average, in units
@@ -25,7 +25,7 @@ class AttentionMap(NamedTuple):
 
 @torch.no_grad()
 def attention_maps(memory: SequenceModel, x: Tensor, mask: Tensor) -> list[AttentionMap]:
-    """Of a memory that steps through ``x [T, B, input_dim]``; ``mask``, bool ``[T, B]``, says which steps count.
+    """Attention of a memory stepping through ``x [T, B, input_dim]``; ``mask``, bool ``[T, B]``, selects the steps.
 
     A map per attention layer, in the order in which the layers act; none where a memory has no attention weights.
     """
@@ -47,7 +47,7 @@ def attention_maps(memory: SequenceModel, x: Tensor, mask: Tensor) -> list[Atten
 def _summaries(
     looks: list[Look], t: int, steps: int, episode: Tensor, mask: Tensor
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of one step, for each layer: weights ``[heads, T or E]``, distance and entropy ``[heads]``."""
+    """Attention of one step, per layer: weights ``[heads, T or E]``, distance and entropy ``[heads]``."""
     for weights, distance, unit in looks:
         now = episode[t, mask] if unit == "episode" else torch.full_like(episode[t, mask], t)
         size = int(episode.max()) + 1 if unit == "episode" else steps

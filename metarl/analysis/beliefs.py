@@ -22,7 +22,7 @@ MAPS = 6  # moments of a trial whose maps are drawn
 
 
 class Beliefs(NamedTuple):
-    """Of N tasks over T steps.
+    """Beliefs of an agent about N tasks over T steps.
 
     Attributes:
         mean, deviation: of the latent, ``[T, N, latent_dim]``.
@@ -157,7 +157,7 @@ def _mark_episodes(ax: Axes, beliefs: Beliefs) -> None:
 
 
 def _draw_maps(axes: list[Axes], beliefs: Beliefs, model: str) -> None:
-    """What is believed above what would be right, at moments of the first two episodes of one trial."""
+    """Maps of the agent's belief above maps of the exact one, at moments of the first two episodes of one trial."""
     assert beliefs.cells is not None and beliefs.true is not None
     width, height = beliefs.cells
     starts = np.flatnonzero(beliefs.first[:, 0])

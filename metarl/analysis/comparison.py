@@ -153,7 +153,7 @@ def _enough(strata: Sequence[np.ndarray]) -> bool:
 
 
 def _difference(runs: Sequence[Run], others: Sequence[Run], actions: Actions, score: Score) -> Estimate | None:
-    """Of runs that have the seed and the held-out tasks in common; None where there are no such pairs."""
+    """Difference of runs paired by seed and held-out tasks; None without such pairs."""
     pairs = [(run, other) for run in runs for other in others if _same_tasks(run, other)]
     if not pairs:
         return None
@@ -217,7 +217,7 @@ def _aggregate_row(method: str, strata: dict[str, list[np.ndarray]], task_errors
 
 
 def _mean_error(errors: Sequence[float]) -> float:
-    """Of the mean of independent means."""
+    """Standard error of the mean of independent means."""
     return float(np.sqrt(np.square(errors).sum()) / len(errors))
 
 
@@ -282,7 +282,7 @@ def _notes(groups: Groups, rows: Sequence[Row], reference: str, actions: Actions
 
 
 def _task_notes(groups: Groups, actions: Actions) -> list[str]:
-    """What tasks were played, where runs recorded it; environment by environment, where there are several."""
+    """Tasks that were evaluated, if recorded by the runs; environment by environment if there are several."""
     notes = []
     for environment, methods in groups.items():
         runs = [run for those in methods.values() for run in those if "task_source" in run.evaluations[actions]]

@@ -32,7 +32,7 @@ class Projection(NamedTuple):
 
 
 def principal_components(points: np.ndarray, count: int = COMPONENTS) -> Projection:
-    """Of ``[N, size]``; each direction's largest entry is positive, so that signs are settled.
+    """Principal components of ``[N, size]``; the largest entry of each direction is positive, which settles the signs.
 
     Fewer than ``count`` where there are fewer points or sizes.
     """

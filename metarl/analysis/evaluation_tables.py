@@ -1,4 +1,4 @@
-"""What ``metarl evaluate`` and ``metarl baselines`` play, and the tables they make of it."""
+"""Evaluations and tables of ``metarl evaluate`` and ``metarl baselines``."""
 
 import sys
 from argparse import Namespace
@@ -19,7 +19,7 @@ from metarl.types import Agent, Tasks
 
 
 def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, TaskSelection]:
-    """What to play of every set that the command line asks for.
+    """Tasks to evaluate on, for every task set given on the command line.
 
     The tasks of a fixed set are played once each at most. All tasks there are, as the two directions of a runner, are
     played as often as the number asked for allows: their error is over trials.
@@ -70,7 +70,7 @@ def by_actions(agent: Agent, make_env: MakeEnv, which: TaskSelection) -> dict[st
 
 
 def action_rows(agent: Agent, make_env: MakeEnv, which: TaskSelection) -> list[Row]:
-    """The same as rows."""
+    """Evaluations of sampled and of greedy actions as rows."""
     return [{"actions": name} | flat(result) for name, result in by_actions(agent, make_env, which).items()]
 
 

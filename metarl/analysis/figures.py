@@ -111,7 +111,7 @@ def regret_curve(run: Run) -> Figure:
 
 
 def regret_reference(run: Run) -> tuple[str, np.ndarray] | None:
-    """What regret is measured against: a name, and its return in each episode ``[episodes]``.
+    """Reference of the regret: a name, and its return in each episode ``[episodes]``.
 
     The tightest bound, which is of the whole trial and so spread evenly over the episodes; without one the best
     baseline, episode by episode; None without either.

@@ -1,4 +1,4 @@
-"""What a memory keeps, and what learning can reach: gradients, order, signal and noise over a trial.
+"""Gradient flow, sensitivity to order, and signal against noise in a memory over a trial.
 
 The study of Beck et al. 2024 (SplAgger, section 6; for aggregators first Beck et al. 2020, AMRL, section 4), on any
 memory, trained or not. Inputs are random, so that the memory alone is measured.

@@ -163,7 +163,7 @@ def listing(runs: Sequence[Run]) -> list[Row]:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """What a reader asks first, in order; what the run does not know is left out."""
+    """Key numbers of a run, most important first; unknown ones are left out."""
     summary, latest = run.summary or {}, _latest(run)
     choices = {group: option for group, option in run.config["choices"].items() if option is not None}
     shown = {

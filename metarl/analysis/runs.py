@@ -66,7 +66,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of everything in the run."""
+        """Seed of everything in the run."""
         return int(self.config["seed"])
 
     @property
@@ -155,7 +155,7 @@ def require_finished(run: Run) -> dict[str, Any]:
 
 
 class RunName(NamedTuple):
-    """What tells a run from the others it is shown with, the seed aside."""
+    """Settings that distinguish a run from the others it is shown with, the seed aside."""
 
     environment: str
     method: str
@@ -182,7 +182,7 @@ def name_runs(runs: Sequence[Run], ignored: Collection[str] = (), score: Score =
     for run, setting, environment, of_env in zip(runs, settings, environments, shown, strict=True):
         keys = set().union(*(keys for (_, method), keys in in_choices.items() if method == run.method))
         alike = [other for other, peer in zip(settings, runs, strict=True) if peer.method == run.method]
-        of_method = _show(keys - _told_by_choices(keys, alike), setting)
+        of_method = _show(keys - _implied_by_options(keys, alike), setting)
         label = " ".join([f"{run.environment}/{run.method}", *of_env, *of_method])
         names.append(RunName(environment, " ".join([run.method, *of_method]), label))
     return names
@@ -206,8 +206,8 @@ def _is_environment(key: str, score: Score) -> bool:
     return key.startswith("env.") and not (key == BUDGET and score == "last_episode")
 
 
-def _told_by_choices(keys: set[str], settings: Sequence[dict[str, str]]) -> set[str]:
-    """Those of ``keys`` that the option of their group already tells: of one value wherever it is the same."""
+def _implied_by_options(keys: set[str], settings: Sequence[dict[str, str]]) -> set[str]:
+    """Keys that are implied by the option of their group: with one value wherever the option is the same."""
     told = set()
     for group, prefix in PARTS.items():
         for key in keys:

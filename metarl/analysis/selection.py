@@ -152,7 +152,7 @@ def selected(runs: Sequence[Run], key: str | None, by: Criterion | None) -> Sele
 
 
 def score(run: Run, by: Criterion) -> float:
-    """What evaluations while training say of a run.
+    """Score of a run by its evaluations during training.
 
     Raises:
         RunDirectoryError: there were none.

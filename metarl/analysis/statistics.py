@@ -56,7 +56,7 @@ def spread_over_seeds(values: ArrayLike) -> Spread:
 
 
 def mean_and_standard_error(values: ArrayLike) -> tuple[float, float | None]:
-    """Of independent values; a single one has no standard error."""
+    """Mean and standard error of independent values; a single one has no standard error."""
     values = np.asarray(values, dtype=float)
     if values.size < 2:
         return float(values.mean()), None

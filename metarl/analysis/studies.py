@@ -27,7 +27,7 @@ class Subject(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What a study found."""
+    """Result of a study."""
 
     rows: list[Row]
     paths: list[Path]
@@ -46,7 +46,7 @@ def memory_study(subjects: Sequence[Subject], folder: Path, seed: int, repeats: 
 
 
 def attention_study(subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int) -> Findings:
-    """What each step of a trial saw, mean over held-out tasks.
+    """Attention at each step of a trial, mean over held-out tasks.
 
     Writes ``attention.csv`` (a row per head), ``attention.svg`` and ``attention.npz`` (the maps, ``[heads, T, seen]``).
 
@@ -72,7 +72,7 @@ def attention_study(subjects: Sequence[Subject], folder: Path, seed: int, num_ta
 def embedding_study(
     subjects: Sequence[Subject], folder: Path, seed: int, num_tasks: int, method: embeddings.Method = "pca"
 ) -> Findings:
-    """What the memory hands to the heads at each step of a trial on held-out tasks, in few dimensions.
+    """Output of the memory at each step of a trial on held-out tasks, in few dimensions.
 
     Writes ``embeddings.csv`` (the place of every step), ``embeddings.svg`` and ``embeddings.npz`` (the vectors
     themselves and what they belong to).

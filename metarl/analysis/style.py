@@ -1,4 +1,4 @@
-"""How all figures look: quiet axes, colours that colour-blind readers can tell apart, labels beside the lines.
+"""Style of all figures: quiet axes, colours for colour-blind readers, labels beside the lines.
 
 Figures are plain matplotlib objects; pyplot and its global state stay untouched.
 """

@@ -86,7 +86,7 @@ def display(rows: Sequence[Row]) -> Cells:
 
 
 def error_over(evaluation: dict[str, Any]) -> str | None:
-    """What the standard error of an evaluation is over; None where there is no error."""
+    """Unit over which the standard error of an evaluation is taken; None without an error."""
     return evaluation.get("error_over", "tasks") if "return_se" in evaluation else None
 
 

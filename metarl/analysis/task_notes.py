@@ -1,11 +1,11 @@
-"""What a reader has to know about the tasks of an evaluation: which they are, and who else played them."""
+"""Notes on the tasks of an evaluation: which they are, and whether training used them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_set: str = "held_out") -> str:
-    """What tasks an evaluation played, and whether ``best.pt`` and ``--best`` were selected on the same ones.
+    """Description of the tasks of an evaluation, and whether ``best.pt`` and ``--best`` were selected on them.
 
     Args:
         evaluation: ``Evaluation.as_dict()``; one by an earlier version does not say where its tasks come from.

@@ -1,4 +1,4 @@
-"""What pulls of an arm say about its mean, when all means are drawn from U[0, 1].
+"""Posterior over the mean of an arm after some pulls, with a prior of U[0, 1].
 
 Everything works on any leading axes: statistics ``[..., k]`` of k arms give ``[..., k]``.
 """

@@ -1,4 +1,4 @@
-"""What all classical solvers share: they play a trial like a learner does, but nobody trained them."""
+"""Base of all classical solvers: agents that play a trial like a learner, but are not trained."""
 
 from abc import ABC, abstractmethod
 

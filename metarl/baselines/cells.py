@@ -14,7 +14,7 @@ BEAM = 4000  # partial searches kept at every step
 
 
 class Search(NamedTuple):
-    """What was seen of a trial, ``[B, ...]``."""
+    """State of a search for the goal within a trial, ``[B, ...]``."""
 
     belief: Tensor  # that each cell is the goal
     target: Tensor  # cell to go to
@@ -138,7 +138,7 @@ def best_sweep(
     bit = {cell: 1 << index for index, cell in enumerate(candidates)}
 
     def episode_return(steps: int) -> float:
-        """Of arriving after so many steps, and staying."""
+        """Return of arriving at the goal after ``steps`` steps and staying there."""
         return (
             STEP_REWARD * (steps - 1) + goal_reward * (horizon - steps + 1)
             if steps <= horizon

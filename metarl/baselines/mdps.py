@@ -98,7 +98,7 @@ class EpisodicPlanner(Solver):
 
     @abstractmethod
     def action_values(self, knowledge: Any, episode: int, generator: Generator) -> Tensor:
-        """What the plan maximises, ``[B, H, S, A]``."""
+        """Action values that the plan maximises, ``[B, H, S, A]``."""
 
 
 class KnownMDP(EpisodicPlanner):

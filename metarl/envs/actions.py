@@ -52,7 +52,7 @@ class BoxActions:
         return np.where(self._scaled, 0.5 * ((1 - part) * ends[0] + (1 + part) * ends[1]), action)
 
     def native(self, action: NDArray) -> NDArray:
-        """What the environment executes: actions ``[B, channels]`` clipped, in its units, shape and type."""
+        """Actions that the environment executes: ``[B, channels]`` clipped, in its units, shape and type."""
         given = self.scaled(action.clip(self.space.low, self.space.high))
         if np.issubdtype(self.executed.dtype, np.integer):
             given = np.rint(given)
@@ -107,7 +107,7 @@ class DiscreteActions:
         self.executed = self.space = space
 
     def native(self, action: NDArray) -> NDArray:
-        """The same actions ``[B]``."""
+        """Actions ``[B]``, unchanged."""
         return action
 
 
@@ -128,7 +128,7 @@ def check_bounds(space: spaces.Space, name: str) -> None:
 
 
 def actions_of(space: spaces.Space, scale: bool = True) -> Actions:
-    """What agents choose in place of the actions of a space.
+    """Conversion from the actions that agents choose to those of a space.
 
     Raises:
         ValueError: actions of another kind, or too many.

@@ -70,11 +70,11 @@ class Ant(PlanarMujocoEnv):
         return self.physics.qpos[:, :2]
 
     def velocity(self) -> Array:
-        """Of the torso in the plane over the control step, metres per second, ``[B, 2]``."""
+        """Velocity of the torso in the plane over the control step, metres per second, ``[B, 2]``."""
         return (self.torso() - self.observed_before["xpos"][:, TORSO, :2]) / self.physics.control_interval
 
     def cost(self, action: Array) -> Array:
-        """Of control, of the action as given, and of contacts, ``[B]``."""
+        """Cost of control, from the unclipped action, and of contacts, ``[B]``."""
         control = self.control_cost * np.square(action).sum(axis=1)
         return control + self.contact_cost * np.square(self._contacts()).sum(axis=(1, 2))
 

@@ -65,7 +65,7 @@ class MetaEnv(ABC):
 
     @property
     def spec(self) -> EnvSpec:
-        """What a model has to fit."""
+        """Spaces and sizes that a model is built for."""
         return EnvSpec(self.observation_space, self.action_space, self.task_dim, self.trial_length)
 
     @abstractmethod
@@ -102,7 +102,7 @@ class MetaEnv(ABC):
         return self.tasks
 
     def max_num_tasks(self, task_set: str) -> int | None:
-        """How many tasks of a set can be met side by side; None where nothing limits them."""
+        """Maximum number of parallel tasks of a set; None if unlimited."""
         return None
 
     def all_tasks(self, task_set: str) -> Tasks | None:
@@ -114,7 +114,7 @@ class MetaEnv(ABC):
 
     @property
     def num_tasks_total(self) -> int | None:
-        """How many different tasks all sets hold together, see ``task_id``; None where there is no end."""
+        """Number of different tasks in all sets together, see ``task_id``; None if infinite."""
         return None if self._numbered_tasks is None else len(self._numbered_tasks)
 
     def task_id(self, tasks: Tasks) -> Tensor:
@@ -142,7 +142,7 @@ class MetaEnv(ABC):
         return torch.stack(list(rows.values()))
 
     def trial_state(self) -> dict[str, Tensor]:
-        """What lives through the episodes of a trial, beside the task."""
+        """State, other than the task, that persists across the episodes of a trial."""
         return {}
 
     def load_trial_state(self, state: dict[str, Tensor]) -> None:
@@ -150,7 +150,7 @@ class MetaEnv(ABC):
         assert not state
 
     def state_dict(self) -> dict:
-        """What an exact resume needs between two trials: the random generators."""
+        """State that an exact resume needs between two trials: the random generators."""
         return {"tasks": self.task_generator.get_state(), "noise": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -92,7 +92,7 @@ class ParameterizedLocomotion(MujocoEnv):
         return tasks
 
     def factors(self, name: str) -> Array:
-        """What multiplies a property of the body, ``[B, ...]``."""
+        """Factor of a property of the body, ``[B, ...]``."""
         return self.task(name)
 
     def observe(self) -> Array:

@@ -75,7 +75,7 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
     # ---------------------------------------------------------------- cells
 
     def number(self, position: Tensor) -> Tensor:
-        """Of the cells at ``[..., 2]``."""
+        """Index of the cells at ``[..., 2]``."""
         return position[..., 1] * self.width + position[..., 0]
 
     def position_in(self, observation: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
         return (position + self._moves[action]).clamp(min=0).minimum(self._most)
 
     def base_reward(self, at_goal: Tensor) -> Tensor:
-        """Of the present cells, before any bonus, ``[B]``."""
+        """Reward of the present cells, before any bonus, ``[B]``."""
         return torch.where(at_goal, self.goal_reward, STEP_REWARD)
 
     def observe(self) -> Tensor:
@@ -127,7 +127,7 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
         return self._coordinates[self.number(self.position)]
 
     def after_step(self) -> Tensor:
-        """What a step leads to is observed as, ``[B, ...]``."""
+        """Observation of the state that a step led to, ``[B, ...]``."""
         return self.observe()
 
     def reset(self):

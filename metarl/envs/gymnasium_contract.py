@@ -1,4 +1,4 @@
-"""What Gymnasium's environments must do to be played here, and what is said where one does not.
+"""Requirements on Gymnasium environments, with an error message for each violation.
 
 Imports no torch, see ``metarl.envs.vector``.
 """
@@ -105,7 +105,7 @@ def flat_space(space: spaces.Space, key: str) -> spaces.Box | spaces.Discrete:
 
 
 def checked_actions(space: spaces.Space, scale: bool, key: str) -> Actions:
-    """What agents choose in place of the actions of a space.
+    """Conversion from the actions that agents choose to those of a space.
 
     Raises:
         ValueError: there is nothing that can be learned.

@@ -48,7 +48,7 @@ class VectorizedGymEnv(MetaEnv, Renderable):
     name = "the environment"  # of its class, for messages
 
     def to_native_tasks(self, tasks: Tasks) -> list:
-        """What ``set_task`` of each lane is called with."""
+        """Arguments of ``set_task``, one per lane."""
         raise NotImplementedError
 
     def open(
@@ -246,7 +246,7 @@ def _seeds(count: int, generator: torch.Generator) -> list[int]:
 
 
 def _single_precision(space: spaces.Box | spaces.Discrete) -> spaces.Box | spaces.Discrete:
-    """The same space with what torch computes in."""
+    """Space with the bounds of a box in single precision."""
     if isinstance(space, spaces.Box):
         return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
     return space

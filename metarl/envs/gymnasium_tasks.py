@@ -41,7 +41,7 @@ def _column(values: list, key: str, source: str) -> torch.Tensor:
 
 
 class TaskForm:
-    """How an environment writes its tasks.
+    """Format in which an environment represents its tasks.
 
     Args:
         example: a task it gave.

@@ -52,7 +52,7 @@ class HalfCheetah(PlanarMujocoEnv):
         return (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
 
     def cost(self, action: Array) -> Array:
-        """Of control, ``[B]``: of the action as given, before actuators clip it."""
+        """Cost of control, ``[B]``, from the action as given, before actuators clip it."""
         return self.control_cost * np.square(action).sum(axis=1)
 
 

@@ -82,7 +82,7 @@ class MetaWorld(VectorizedGymEnv):
         return self._tasks([(name, goal) for name, goals in self.goals[task_set].items() for goal in goals])
 
     def _tasks(self, rows: list[tuple[str, np.ndarray]]) -> Tasks:
-        """Of classes and goals."""
+        """Tasks from pairs of class and goal."""
         vectors = np.stack([np.pad(goal, (0, GOAL_DIM - len(goal))) for _, goal in rows])
         parameters = {"goal": torch.from_numpy(vectors).to(self.device)}
         if len(self.classes) > 1:

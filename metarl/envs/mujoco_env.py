@@ -96,11 +96,11 @@ class MujocoEnv(MetaEnv, Renderable):
 
     @abstractmethod
     def observe(self) -> Array:
-        """What is seen of the present states, ``[B, ...]``."""
+        """Observation of the present states, ``[B, ...]``."""
 
     @abstractmethod
     def reward(self, action: Array) -> Array:
-        """Of the control step just made, ``[B]``; ``action`` as given, beyond bounds too, ``[B, action_dim]``."""
+        """Reward of the last control step, ``[B]``; ``action`` is unclipped, ``[B, action_dim]``."""
 
     def ended(self) -> Flags:
         """Whose episode ends here, ``[B]``."""
@@ -111,11 +111,11 @@ class MujocoEnv(MetaEnv, Renderable):
         return None
 
     def executed_space(self) -> spaces.Box:
-        """Of actions in the units of ``control`` and ``reward``; agents know its bounds as -1 and 1."""
+        """Space of actions in the units of ``control`` and ``reward``; agents act between -1 and 1."""
         return spaces.Box(*self.model.actuator_ctrlrange.T.astype(np.float32))
 
     def control(self, action: Array) -> Array:
-        """What the actuators are told, ``[B, num_actuators]``: the action, as far as they go."""
+        """Control signals of the actuators, ``[B, num_actuators]``: the action, clipped."""
         return action.clip(*self.model.actuator_ctrlrange.T)
 
     @property
@@ -307,7 +307,7 @@ class DirectionTasks(MujocoEnv):
         return None if self.directions == "any" else self._tasks(self.signs)
 
     def _tasks(self, drawn: Tensor) -> Tasks:
-        """Of signs along the x axis, or of angles in radians."""
+        """Tasks from signs along the x axis, or from angles in radians."""
         if self.directions == "forward_backward":
             return Tasks({"direction": torch.stack([drawn, torch.zeros_like(drawn)], dim=1)})
         return Tasks({"direction": on_circle(drawn)})

@@ -17,7 +17,7 @@ PIECES = 2  # of work per thread in one batch: more wake threads more often, few
 
 
 def _note(message: str) -> None:
-    """What MuJoCo warns of. Unless told otherwise it writes a file where the program happens to run."""
+    """Log a warning of MuJoCo, which otherwise writes a file into the working directory."""
     if "unstable" not in message:  # these are found, counted and reported by the environments
         logging.getLogger(__name__).warning("MuJoCo: %s", message)
 

@@ -50,7 +50,7 @@ class PlanarEnv(MetaEnv, Planar):
         raise NotImplementedError
 
     def reward(self) -> Tensor:
-        """Of the present states, ``[B]``."""
+        """Reward of the present states, ``[B]``."""
         raise NotImplementedError
 
     def arrived(self) -> Tensor:

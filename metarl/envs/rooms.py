@@ -107,7 +107,7 @@ class Rooms(MetaEnv, Renderable):
             self._grain = self.noise * grain.normal_(generator=self.generator)
 
     def _place(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every agent: steps into its room (below 0: at an indicator), the door there, and if at the junction."""
+        """Steps into the room (below 0: at an indicator), door, and whether at the junction, for every lane."""
         inside = self.position - self.num_indicators
         room = (inside // DEPTH).clamp(0, self.num_rooms - 1)
         depth = torch.where(inside < 0, inside, inside % DEPTH)

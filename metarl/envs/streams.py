@@ -60,7 +60,7 @@ PythonState.try_quick()
 
 
 class GlobalStreams:
-    """What the global generators are while one lane is at work.
+    """States of the global generators of one lane.
 
     Args:
         seed: see ``seed``.

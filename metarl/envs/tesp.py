@@ -57,11 +57,11 @@ class GoalReaching(GoalTasks, PlanarMujocoEnv):
         self._noise = np.zeros(())
 
     def sees(self) -> Array:
-        """What is observed, before noise, ``[B, ...]``."""
+        """Observation without noise, ``[B, ...]``."""
         raise NotImplementedError
 
     def point(self, position: Array) -> Array:
-        """What shall reach the goal, ``[B, 2]``, at joint positions ``[B, nq]``."""
+        """Point that has to reach the goal, ``[B, 2]``, at joint positions ``[B, nq]``."""
         raise NotImplementedError
 
     def place(self):

@@ -30,7 +30,7 @@ WORKER_DIED = "a worker process of the environments is gone; was it killed, for 
 
 
 class SharedBuffers(NamedTuple):
-    """What lanes read and write, one row each; shared between processes where there are several."""
+    """Inputs and outputs of lanes, one row each; shared memory if there are several processes."""
 
     action: NDArray
     observation: NDArray
@@ -41,7 +41,7 @@ class SharedBuffers(NamedTuple):
     success: NDArray
 
     def rows(self, start: int, end: int) -> "SharedBuffers":
-        """Of some lanes."""
+        """Buffers of a range of lanes."""
         return SharedBuffers(*(array[start:end] for array in self))
 
 
@@ -122,7 +122,7 @@ class SyncVector:
 
 
 class AsyncVector:
-    """The same, shared out among worker processes; what they compute does not depend on how many there are.
+    """Environments in worker processes, whose results do not depend on the number of workers.
 
     Workers hold no randomness of their own and ignore the signals by which clusters and terminals ask a program to
     stop: they end when this process closes them or is gone.
@@ -224,7 +224,7 @@ def limited(make: Make, horizon: int) -> gymnasium.Env:
 
 
 def local_buffers(shapes: Shapes) -> SharedBuffers:
-    """Of this process alone."""
+    """Buffers of this process alone."""
     return SharedBuffers(*(np.zeros(shape, kind) for shape, kind in shapes))
 
 
@@ -243,7 +243,7 @@ def _work(
     seeds: Sequence[int],
     share: slice,
 ) -> None:
-    """What a worker process does."""
+    """Main loop of a worker process."""
     for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)
     lanes: SyncVector | None = None
