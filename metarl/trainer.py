@@ -1,4 +1,13 @@
-"""The loop: meet new tasks, live through a trial, learn; evaluate on held-out tasks; never lose a run."""
+"""Training loop: sample tasks, collect a trial, update; evaluate on held-out tasks; save checkpoints.
+
+until total_steps environment steps are done:               (Trainer.train)
+    sample a task for every group of lanes                  (MetaEnv.sample_tasks)
+    for every rollout of a trial:                           (collect_trial)
+        collect its episodes                                (Agent.act)
+        adapt, if another rollout follows                   (Agent.adapt)
+    update the meta-parameters                              (Algorithm.update)
+    at intervals: evaluate, save, log                       (_evaluate, _save, _record)
+"""
 
 import copy
 import logging
@@ -6,7 +15,8 @@ import math
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -31,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long to train, and how often to look and to save.
+    """Length of the training, and intervals between evaluations and between checkpoints.
 
     Args:
         total_steps: environment steps, support included; the last iteration may pass it.
@@ -54,7 +64,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How to evaluate.
+    """Options of evaluations.
 
     Args:
         num_tasks: held-out tasks of an evaluation while training.
@@ -114,11 +124,11 @@ class Trainer:
         """Train until ``total_steps`` or a stop request; whether it is finished."""
         parallel.broadcast_parameters(self.algorithm)
         with self._bar() as bar:
-            stopping = self._asked(stop)
+            stopping = self._stop_requested(stop)
             while not self.finished and not stopping:
                 row = self._iterate()
                 self._record(row)
-                stopping = self._asked(stop)
+                stopping = self._stop_requested(stop)
                 if self._due(self.plan.checkpoint_every) or self.finished or stopping:
                     self._save("latest")
                 bar.update(self.progress.env_steps - bar.n)
@@ -129,7 +139,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All steps are done, or no more are wanted."""
+        """All steps are done, or the search pruned the run."""
         return self.progress.pruned or self.progress.env_steps >= self.plan.total_steps
 
     def resume(self) -> None:
@@ -151,7 +161,7 @@ class Trainer:
                 log.warning("the best weights so far are lost (%s); a better evaluation saves new ones", problem)
 
     @staticmethod
-    def _asked(stop: StopRequest) -> bool:
+    def _stop_requested(stop: StopRequest) -> bool:
         """Whether any process of the run was asked to stop: then all were."""
         if found := parallel.all_reduce_max(stop.signal or 0):
             stop.signal = found
@@ -185,7 +195,7 @@ class Trainer:
         except ContractError as error:
             raise ContractError(f"iteration {self.progress.iteration + 1}: {error}. {self._kept()}") from None
         updated = time.perf_counter()
-        steps = self._steps(trial)
+        steps = sum(int(rollout.mask.sum().item()) for rollout in trial)
         self._count(steps, updated - started)
         self.progress.skipped_in_a_row = 0
         row = self._counters() | {
@@ -269,7 +279,7 @@ class Trainer:
         """Held-out metrics; keeps the weights if they are the best so far."""
         started = time.perf_counter()
         with located(f"evaluation after iteration {self.progress.iteration}"):
-            row = parallel.broadcast(self._held_out() if parallel.is_main() else None)
+            row = parallel.broadcast(self._evaluate_held_out() if parallel.is_main() else None)
         if row["eval/sampled/return_mean"] > self.progress.best_return:
             self.progress.best_return = row["eval/sampled/return_mean"]
             self._save("best")
@@ -277,18 +287,11 @@ class Trainer:
         self.progress.wall_time += elapsed
         return row | {"time/evaluate": elapsed, "wall_time": self.progress.wall_time}
 
-    def _held_out(self) -> dict:
-        row: dict = {}
+    def _evaluate_held_out(self) -> dict:
+        plan, row = self.eval_plan, dict[str, Any]()
+        play = partial(evaluate, self.algorithm, self.make_env, num_tasks=plan.num_tasks, seed=self.evaluation_seed)
         for actions in ("sampled", "greedy"):
-            result = evaluate(
-                self.algorithm,
-                self.make_env,
-                num_tasks=self.eval_plan.num_tasks,
-                seed=self.evaluation_seed,
-                greedy=actions == "greedy",
-                batch_size=self.eval_plan.batch_size,
-                task_set=self.eval_plan.task_set,
-            )
+            result = play(greedy=actions == "greedy", batch_size=plan.batch_size, task_set=plan.task_set)
             row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
         return row
 
@@ -299,10 +302,6 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.progress.iteration % every == 0
-
-    @staticmethod
-    def _steps(trial: list[Rollout]) -> int:
-        return sum(int(rollout.mask.sum().item()) for rollout in trial)
 
     def _bar(self) -> tqdm:
         return tqdm(

@@ -8,8 +8,8 @@ import torch
 from helpers import collected, config_of, make_algorithm, perturb, same
 from torch.func import functional_call
 
-from metarl.algorithms.gradient_adaptation import expand_per_task
 from metarl.algorithms.meta_optimizers import BestIterate, OuterTerms
+from metarl.algorithms.per_task import expand_per_task
 from metarl.algorithms.samples import by_task
 from metarl.algorithms.tesp import episodes_of
 from metarl.errors import ConfigError

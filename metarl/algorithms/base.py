@@ -38,7 +38,7 @@ class Algorithm(nn.Module, ABC):
 
     @property
     def behavior_policy(self) -> Agent:
-        """Who collects the trials to learn from: the agent itself, unless a method has another teach it."""
+        """Agent that collects the trials to learn from: the algorithm itself, unless a method uses another one."""
         return self
 
     def adapt(self, state: State, rollout: Rollout) -> State:
@@ -46,7 +46,7 @@ class Algorithm(nn.Module, ABC):
         return state
 
     def learn_scales(self, trial: list[Rollout]) -> None:
-        """Let networks that standardise their inputs see a trial, once it was learned from: it was acted without."""
+        """Update the statistics of networks that standardise inputs; after the update, which uses those of acting."""
         for features in self.modules():
             if isinstance(features, Features):
                 for rollout in trial:

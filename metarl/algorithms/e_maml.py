@@ -1,4 +1,8 @@
-"""E-MAML: initial behaviour is credited for what adaptation makes of it (Stadie et al. 2018, arXiv 1803.01118)."""
+"""E-MAML: actions before adaptation get credit for the return after it (Stadie et al. 2018, arXiv 1803.01118).
+
+To MAML's outer loss it adds -R(theta') log pi_theta(support actions), averaged over tasks (auxiliary_losses), with the
+query's return R standardised over tasks (stages).
+"""
 
 import torch
 from pydantic import NonNegativeFloat

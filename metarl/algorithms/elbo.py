@@ -85,7 +85,7 @@ def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tens
 
 
 def local_part(trials: Trials, terms: ElboTerms, noise: Tensor) -> tuple[Trials, ElboTerms, Tensor]:
-    """Trials, terms and ``noise [E, B, latent_dim]`` of this process, whose means are its part of those over all."""
+    """Trials, terms and ``noise [E, B, latent_dim]`` of this process; sums over processes are means."""
     if parallel.world_size() == 1:
         return trials, terms, noise
     lanes = parallel.local_shard(trials.mask)
@@ -124,7 +124,7 @@ def reconstruction(
 
 
 def mean_over_beliefs(values: Tensor, terms: ElboTerms) -> Tensor:
-    """Of ``values [T, B]`` at the chosen beliefs: mean over steps and trials."""
+    """Mean over steps and trials of ``values [T, B]`` at the sampled beliefs."""
     return (gather_time(values, terms.beliefs) * terms.belief_weight).sum(0).mean()
 
 

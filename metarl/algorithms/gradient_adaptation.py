@@ -23,24 +23,23 @@ from torch.func import functional_call
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.algorithms.meta_optimizers import MetaOptimizer, OuterTerms
+from metarl.algorithms.per_task import Parameters, check_policy, clipped, expand_per_task, joined, magic_box
 from metarl.algorithms.policy_gradient import UnitInterval
 from metarl.algorithms.samples import AdvantageConfig, Baseline, Samples, make_samples
 from metarl.envs.base import MetaEnv
-from metarl.models.features import OneHot, Pictures
-from metarl.models.heads import DirectHeads, HeadOutput
-from metarl.models.mlp import MLP
+from metarl.models.features import OneHot
+from metarl.models.heads import HeadOutput
 from metarl.models.policy import Policy
 from metarl.tree import tree_map
 from metarl.types import Decision, Rollout, Tasks, Timestep
 
 InnerLoss = Literal["log_likelihood", "likelihood_ratio", "dice"]
-Parameters = dict[str, Tensor]  # of N tasks, [N, ...] each
 MAX_BATCHED_SAMPLES = 1000  # samples of a task from which tasks are faster one after the other on a CPU
-Context = dict[str, Tensor]  # what else a method knows of each task, [N, ...]
+Context = dict[str, Tensor]  # further inputs of a method for each task, [N, ...]
 
 
 class AdaptedState(NamedTuple):
-    """Of every task ``[N, ...]``: its parameters, and what else a method knows."""
+    """Parameters of every task, and further inputs of a method, ``[N, ...]`` each."""
 
     parameters: Parameters
     context: Context
@@ -59,12 +58,12 @@ class GradientAdaptation(Algorithm):
         num_inner_steps: gradient steps, each on a rollout of its own.
         inner_learning_rate: their size (where it is learned: at first).
         inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the policy that acted times
-            advantage, which starts with the same gradient and whose derivative knows how sampling changes (Rothfuss et
-            al. 2019); or ``dice``, exact in all derivatives but noisier (Foerster et al. 2018). That has discounted
-            rewards beyond what the time explains in place of advantages, which count outside alone then.
+            advantage, with the same gradient and a second derivative that includes the sampling (Rothfuss et al. 2019);
+            or ``dice``, unbiased in all derivatives but noisier (Foerster et al. 2018), which uses discounted rewards
+            minus a time baseline instead of advantages in the inner loss.
         max_inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
-        first_order: inner gradients stay what they were when the policies acted: constants for the outer gradients, and
-            through all steps that are made with them.
+        first_order: inner gradients are treated as constants (first-order MAML), computed once from the behavior
+            policies.
         discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``AdvantageConfig``.
         entropy_coefficient: of the adapted policy, in the outer loss.
         value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network, which takes
@@ -98,9 +97,9 @@ class GradientAdaptation(Algorithm):
     ):
         super().__init__()
         self.policy = self.build_policy(env, model)
-        _check_policy(self.policy, type(self).__name__)
+        check_policy(self.policy, type(self).__name__)
         if bootstrap and baseline != "linear":
-            raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} knows no value there; use linear")
+            raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} has no value there; use linear")
         if inner_loss == "dice" and first_order:
             raise ValueError("algorithm.inner_loss=dice: is for second order; use algorithm.first_order=false")
         self.lanes_per_task = env.lanes_per_task
@@ -126,16 +125,16 @@ class GradientAdaptation(Algorithm):
         return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
 
     def build_auxiliary_modules(self, env: MetaEnv) -> None:
-        """Whatever else a method learns, once there is a policy."""
+        """Build further modules of a method; the policy exists already."""
 
     def inner_parameters(self) -> Parameters:
-        """What adapts, as all tasks start from it."""
+        """Initial values of the parameters that adapt."""
         critic = self.advantage_config.baseline == "network"
         named = self.policy.named_parameters()
         return {name: value for name, value in named if critic or "value_head" not in name}
 
     def step_size(self, name: str) -> Tensor | float:
-        """Of the inner steps, for one parameter."""
+        """Size of the inner steps for one parameter."""
         return self.inner_learning_rate
 
     def auxiliary_losses(self, path: list[Parameters], stages: list[Samples]) -> dict[str, tuple[float, Tensor]]:
@@ -174,14 +173,14 @@ class GradientAdaptation(Algorithm):
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
             parts.append(self.inner_gradients(own, samples.select(tasks), second_order=False))
-        return state._replace(parameters=self.sgd_step(state.parameters, _joined(parts)))
+        return state._replace(parameters=self.sgd_step(state.parameters, joined(parts)))
 
     def sgd_step(self, parameters: Parameters, gradients: Parameters) -> Parameters:
         """After a step along the gradients of every task."""
         return {name: value - self.step_size(name) * gradients[name] for name, value in parameters.items()}
 
     def inner_gradients(self, parameters: Parameters, samples: Samples, second_order: bool) -> Parameters:
-        """What every task steps along; unless ``second_order``, constants."""
+        """Gradients of every task's inner loss; constants unless ``second_order``."""
         with torch.enable_grad():
             at = parameters
             if not second_order:
@@ -194,7 +193,7 @@ class GradientAdaptation(Algorithm):
         return dict(zip(at, gradients, strict=True))
 
     def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
-        """Of every task, ``[N]``."""
+        """Inner loss of every task, ``[N]``."""
         output = self.output(parameters, samples.timestep, samples.context)
         log_prob = self.policy.distribution.log_prob(output.parameters, samples.action)
         match self.inner_loss:
@@ -203,7 +202,7 @@ class GradientAdaptation(Algorithm):
             case "likelihood_ratio":
                 loss = -samples.mean((log_prob - samples.log_prob).exp() * samples.advantage)
             case "dice":
-                loss = -samples.mean(_magic_box(log_prob, samples) * samples.centered_reward)
+                loss = -samples.mean(magic_box(log_prob, samples) * samples.centered_reward)
         return loss + self.critic_loss(output, samples)
 
     def critic_loss(self, output: HeadOutput, samples: Samples) -> Tensor:
@@ -221,7 +220,7 @@ class GradientAdaptation(Algorithm):
         return self.meta_optimizer.step(self, stages) | self.after_step(stages)
 
     def after_step(self, stages: list[Samples]) -> dict[str, float]:
-        """What a method makes of its samples once the outer step is done; returns diagnostics."""
+        """Further steps of a method after the outer step; returns diagnostics."""
         return {}
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
@@ -230,9 +229,9 @@ class GradientAdaptation(Algorithm):
 
     @torch.no_grad()
     def cache_behavior_policy(self, stages: list[Samples]) -> list[Samples]:
-        """With the distributions that acted, and the steps between them where those are constants.
+        """Stages with their behavior policies, and with the inner gradients where these are constants.
 
-        As long as nothing was learned, they are those of now.
+        Valid only before the first outer step, while parameters are still those that acted.
         """
         acted: list[list[Tensor]] = [[] for _ in stages]
         gradients: list[list[Parameters]] = [[] for _ in stages[:-1]]
@@ -246,12 +245,12 @@ class GradientAdaptation(Algorithm):
                     parameters = self.sgd_step(parameters, gradients[place][-1])
         found = [stage._replace(behavior_params=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
         if self.first_order:
-            known = [stage._replace(gradients=_joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
+            known = [stage._replace(gradients=joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
             found = [*known, found[-1]]
         return found
 
     def samples(self, rollout: Rollout) -> Samples:
-        """Of every task."""
+        """Samples of every task."""
         return make_samples(rollout, self.lanes_per_task, self.advantage_config, self.observed)
 
     def chunks(self, samples: Samples) -> Iterator[slice]:
@@ -261,7 +260,7 @@ class GradientAdaptation(Algorithm):
         return (slice(start, min(start + together, count)) for start in range(0, count, together))
 
     def default_chunk_size(self, count: int, size: int, device: torch.device) -> int:
-        """How many of ``count`` tasks with ``size`` samples each are fastest computed together."""
+        """Number of tasks per chunk that is fastest for ``count`` tasks of ``size`` samples each."""
         return 1 if size >= MAX_BATCHED_SAMPLES and device.type == "cpu" else count
 
     def adapted_parameters(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
@@ -273,7 +272,7 @@ class GradientAdaptation(Algorithm):
         return path
 
     def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> OuterTerms:
-        """What the outer step is about, for every task."""
+        """Outer objective of every task."""
         path = self.adapted_parameters(stages, differentiable and not self.first_order)
         query, distribution = stages[-1], self.policy.distribution
         query = query._replace(context=self.encode_context(path[-1], query.context))
@@ -301,49 +300,3 @@ class GradientAdaptation(Algorithm):
 
     def load_training_state(self, state: dict) -> None:
         self.meta_optimizer.load_state_dict(state["meta_optimizer"])
-
-
-def _magic_box(log_prob: Tensor, samples: Samples) -> Tensor:
-    """One, with the derivatives of the probability of all actions of the episode so far (Foerster et al. 2018)."""
-    own = ((log_prob - log_prob.detach()) * samples.mask).unflatten(1, (-1, samples.lane_steps))
-    first = samples.timestep.first.unflatten(1, (-1, samples.lane_steps))
-    total = own.cumsum(2)
-    start = torch.where(first, torch.arange(samples.lane_steps, device=first.device), 0).cummax(2).values
-    before = (total - own).gather(2, start)  # of the episodes before, in the same lane
-    return (total - before).flatten(1).exp()
-
-
-def clipped(gradients: list[Tensor], most: float) -> list[Tensor]:
-    """The gradients of each task ``[N, ...]``, scaled down to a norm of ``most`` over all of them."""
-    square = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
-    # Clamped below the root, whose slope at the zero of a task that earned nothing is infinite.
-    factor = (most / square.clamp(min=1e-24).sqrt()).clamp(max=1.0)
-    return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
-
-
-def _joined(parts: list[Parameters]) -> Parameters:
-    """Of all tasks, from those of chunks."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def expand_per_task(parameters: Parameters, count: int) -> Parameters:
-    """The same for each of ``count`` tasks."""
-    return {name: value.expand(count, *value.shape) for name, value in parameters.items()}
-
-
-def _check_policy(policy: Policy, method: str) -> None:
-    if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
-        raise ValueError(f"{method} adapts a policy without memory; use model=mlp model.critic=shared")
-    if not isinstance(policy.heads, DirectHeads) or policy.belief is not None or policy.heads.task_encoder is not None:
-        raise ValueError(
-            f"{method} adapts plain networks; use conditioning=none model.latent_dim=null model.critic=shared"
-        )
-    if policy.features.inputs != "observation":
-        raise ValueError(
-            f"model.inputs={policy.features.inputs}: what {method} adapts sees the present; use observation"
-        )
-    if isinstance(policy.features.observation, Pictures):
-        raise ValueError(
-            f"model.image_size: {method} adapts layers over vectors, not over pictures; use another environment, or "
-            "a method with a memory, such as algorithm=rl2"
-        )

@@ -1,4 +1,10 @@
-"""HyperX: bonuses for novel beliefs, on top of VariBAD (Zintgraf et al. 2021, arXiv 2010.01062)."""
+"""HyperX: exploration bonuses on top of VariBAD (Zintgraf et al. 2021, arXiv 2010.01062).
+
+r+_t = r_t + c_1 |f(o_t, b_t) - g(o_t, b_t)|^2                          (bonuses: novelty, by RND)
+           + c_2 error of decoding r_t from the belief b_t              (bonuses: error)
+with bonuses scaled to unit size and annealed linearly to 0             (rewards)
+train g to predict the random network f on these states                 (learn_novelty)
+"""
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -14,7 +20,7 @@ SIZE = 128  # outputs of the random network and of the one that predicts it
 
 
 class HyperX(VariBAD):
-    """VariBAD whose policy also earns for states and beliefs it has rarely met, and for rewards it cannot predict yet.
+    """VariBAD with reward bonuses for novel states and beliefs, and for rewards that the decoder cannot predict yet.
 
     Both bonuses are divided by their running root mean square and fade out linearly over training.
 
@@ -50,7 +56,7 @@ class HyperX(VariBAD):
         width = self.policy.features.present_dim + self.policy.known_dim
         self.random_network, self.predictor = (rectified_layers([width, 256, 256], SIZE) for _ in range(2))
         for parameter in self.random_network.parameters():
-            parameter.requires_grad_(False).mul_(10)  # far from what the predictor starts as
+            parameter.requires_grad_(False).mul_(10)  # scaled up so that the initial prediction error is large
         self.bonus_scales = RunningScale(2, center=False)
         parameters = self.predictor.parameters()
         self.novelty_optimizer = torch.optim.Adam(parameters, lr=self.novelty_learning_rate, fused=True)
@@ -98,7 +104,7 @@ class HyperX(VariBAD):
         return torch.cat([self.policy.features.present(rollout.timestep), belief], dim=-1), belief
 
     def learn_novelty(self, states: Tensor, masks: Tensor) -> dict[str, float]:
-        """Predict the random network at these states ``[T, B, width]``: they are less of a novelty then."""
+        """Predict the random network at these states ``[T, B, width]``: they are less novel afterwards."""
         total = 0.0
         for part, mask in zip(states.split(64, dim=1), masks.split(64, dim=1), strict=True):
             wrong = (self.random_network(part[mask]) - self.predictor(part[mask])).square().mean()

@@ -1,4 +1,4 @@
-"""Policies that share their weights over tasks and are told a latent vector of each."""
+"""Policies that share their weights over tasks and are conditioned on a latent vector per task."""
 
 import torch
 from torch import Tensor
@@ -15,13 +15,13 @@ def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
     """A policy over the present observation and a latent, side by side.
 
     Raises:
-        ValueError: the policy would encode observations before it is told them.
+        ValueError: an input encoder cannot be combined with latent conditioning.
     """
     told_dim = OneHot(env.observation_space).output_dim + 1 + latent_dim
     policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
     if policy.features.encoder is not None:
         raise ValueError(
-            "model.encoder_size: a policy that is told a latent sees observations as they are; use null, or more layers"
+            "model.encoder_size: an input encoder cannot be combined with latent conditioning; use null, or more layers"
         )
     return policy
 

@@ -20,7 +20,7 @@ LATENT = ("latent_mean", "latent_log_std")
 
 
 class NoisyState(NamedTuple):
-    """Of every task what adapts; of every lane the noise of its episode's latent, ``[B, latent_dim]``."""
+    """Adapted parameters of every task, and noise of the latent of each lane's episode, ``[B, latent_dim]``."""
 
     adapted: AdaptedState
     noise: Tensor

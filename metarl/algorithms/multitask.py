@@ -1,4 +1,4 @@
-"""Agents that are told what others have to find out: the ceilings and the floor of adaptation."""
+"""Oracle agents with privileged task information (upper bounds of adaptation), and a task-agnostic lower bound."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ Oracle = Literal["task_description", "task_id", "belief", "none"]
 
 
 class OracleState(NamedTuple):
-    """Memory, the task description ``[B, task_dim]``, and what the policy is told ``[B, told_dim]``."""
+    """Memory, the task description ``[B, task_dim]``, and the oracle's input ``[B, told_dim]``."""
 
     carry: tuple
     task: Tensor
@@ -25,7 +25,7 @@ class OracleState(NamedTuple):
 
 
 class Multitask(PolicyGradient):
-    """A policy on the present observation and what it is told of the task.
+    """A policy without memory, conditioned on the observation and on privileged task information.
 
     Args:
         information: ``task``, its description (the oracle of multi-task learning); its ``number``, one-hot, where tasks
@@ -34,7 +34,7 @@ class Multitask(PolicyGradient):
         inherited: see ``PolicyGradient``.
 
     Raises:
-        ValueError: the model has a memory, or the environment does not know what is to be told.
+        ValueError: the model has a memory, or the environment does not provide the information.
     """
 
     def __init__(self, *world, oracle: Oracle = "task_description", **inherited):

@@ -1,6 +1,17 @@
 """Policy gradients on whole trials: the clipped surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347).
 
-What methods with a memory share. They differ in what the policy knows at every step, and in what else is learned.
+Base class of methods with a memory:
+
+    collect trials with the current policy                                  (act)
+    A_t: generalised advantages over the whole trial; R_t = A_t + V_t       (_batch)
+    num_epochs times, for every minibatch of whole trials:                  (update)
+        r_t = pi(a_t | history) / pi_old(a_t | history)                     (evaluate)
+        L = -mean min(r_t A_t, clip(r_t, 1 - eps, 1 + eps) A_t)             (losses: policy_loss)
+            + c_V mean (V_t - R_t)^2 / 2 - c_H mean entropy                 (losses: value_loss, entropy)
+            + other terms of a method                                       (auxiliary_losses)
+        one Adam step along the gradient of L                               (_minibatch_step)
+
+Methods differ in the inputs of the policy (extra_inputs, evaluate), in the reward (rewards) and in auxiliary losses.
 """
 
 from collections.abc import Callable
@@ -100,10 +111,10 @@ class PolicyGradient(Algorithm):
         return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
 
     def build_auxiliary_modules(self, env: MetaEnv) -> None:
-        """Whatever else a method learns, once there is a policy."""
+        """Build further modules of a method; the policy exists already."""
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """What the policy gradient trains."""
+        """Parameters that the policy gradient trains."""
         return list(self.parameters())
 
     def evaluate(self, batch: "Batch") -> HeadOutput:
@@ -112,15 +123,15 @@ class PolicyGradient(Algorithm):
         return self.policy(batch.timestep, carry, batch.task)[0]
 
     def extra_inputs(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What a minibatch needs beside what was seen and done, each ``[T, B, ...]``."""
+        """Further inputs of ``evaluate`` and losses for every step, each ``[T, B, ...]``."""
         return {}
 
     def rewards(self, rollout: Rollout, extras: dict[str, Tensor]) -> Tensor:
-        """What the policy gradient maximises, ``[T, B]``."""
+        """Rewards that the policy gradient maximises, ``[T, B]``."""
         return rollout.reward
 
     def auxiliary_losses(self, batch: "Batch", output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
-        """Name to weight and loss of what is learned along with the policy."""
+        """Further losses by name, each with its weight."""
         return {}
 
     # ------------------------------------------------------------ acting
@@ -250,7 +261,7 @@ class Batch(NamedTuple):
 
 
 def log_entries(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
-    """What this process adds to the logs of a step: its parts of losses, and a share of what all know."""
+    """Contribution of this process to the logs of a step: its parts of losses, and its share of common values."""
     parts = {name: loss.detach() for name, loss in losses.items()}
     return parts | {name: value.detach() / parallel.world_size() for name, value in of_all.items()}
 

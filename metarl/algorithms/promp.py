@@ -8,7 +8,7 @@ from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
 
 class ProMP(GradientAdaptation):
-    """MAML whose inner surrogate knows how sampling changes, and whose policies stay near those that acted.
+    """MAML with the likelihood-ratio inner loss, and a KL penalty to the behavior policies of the support stages.
 
     Args:
         inner_kl_coefficient: weight of the KL divergence, in the mean over stages before the last; at first, where it

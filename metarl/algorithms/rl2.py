@@ -1,6 +1,12 @@
-"""RL²: fast reinforcement learning by slow reinforcement learning (Duan et al. 2016, arXiv 1611.02779).
+"""RL²: fast reinforcement learning via slow reinforcement learning (Duan et al. 2016, arXiv 1611.02779).
 
-The agent's memory lives through all episodes of a trial and the return of the whole trial is maximised.
+    at the start of a trial: h_0 = initial carry                            (PolicyGradient.initial_state)
+    at every step of all its episodes:
+        h_t = memory(h_t-1, o_t, a_t-1, r_t-1, first_t); a_t ~ pi(h_t)      (PolicyGradient.act)
+    maximise the return of the whole trial by PPO                           (PolicyGradient.update; rewards)
+
+The carry persists across the episodes of a trial, and advantages flow over their borders. Optional targets in
+environments with exact solutions: minus the regret as reward (rewards), and a prediction of regrets (auxiliary_losses).
 """
 
 from collections.abc import Callable
@@ -21,15 +27,15 @@ class RL2(PolicyGradient):
     """Memory and policy learn together, from the policy gradient.
 
     Args:
-        objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and which
-            is free of the luck of rewards, transitions and tasks; for environments that know it.
+        objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and whose
+            variance excludes the noise of rewards, transitions and tasks; for environments with exact solutions.
         regret_coefficient, final_regret_coefficient: weight of predicting, from what the actor's head reads, the regret
             of every action, linear in progress. A dense target that teaches the memory what of the past matters; once
             it does, the policy learns faster without. 0 at both ends predicts nothing.
         inherited: see ``PolicyGradient``.
 
     Raises:
-        ValueError: regrets of an environment that does not know them.
+        ValueError: regrets of an environment that does not provide them.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class RL2(PolicyGradient):
 
 
 def _regrets_of(env: MetaEnv, objective: str, first: float, final: float) -> Callable[[Rollout], Tensor] | None:
-    """How to know regrets, where the objective or a weight of predicting them asks for it."""
+    """Function that gives regrets, if the objective or the weight of their prediction needs it."""
     if objective == "return" and first == final == 0:
         return None
     if not isinstance(env, KnownRegret):

@@ -22,15 +22,15 @@ class Samples(NamedTuple):
 
     timestep: Timestep
     action: Tensor
-    log_prob: Tensor  # under the policy that acted
+    log_prob: Tensor  # under the behavior policy
     advantage: Tensor
     returns: Tensor  # value targets
     centered_reward: Tensor  # discounted reward minus its time baseline (DiCE)
     mask: Tensor  # bool
     lane_steps: int  # steps of each lane: M over the lanes of a task
-    context: dict[str, Tensor]  # what else a method knows of each task, [N, ...]
+    context: dict[str, Tensor]  # further inputs of a method for each task, [N, ...]
     behavior_params: Tensor | None = None  # distribution parameters of the behavior policies
-    gradients: dict[str, Tensor] | None = None  # what the tasks stepped along, [N, ...]; null to compute them anew
+    gradients: dict[str, Tensor] | None = None  # inner gradients of the tasks, [N, ...]; None to compute them anew
 
     def select(self, tasks: slice) -> "Samples":
         """Samples of some tasks, as views."""
@@ -38,20 +38,20 @@ class Samples(NamedTuple):
         return selected
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of ``values [N, M]`` over the steps that count, for each task ``[N]``."""
+        """Mean of ``values [N, M]`` over the steps that count, for each task ``[N]``."""
         return (values * self.mask).sum(1) / self.mask.sum(1).clamp(min=1)
 
 
 class AdvantageConfig(NamedTuple):
-    """How advantages are estimated.
+    """Options of advantage estimation.
 
     Args:
         discount, gae_lambda: per step, to the end of each episode.
         baseline: ``linear`` in observations, their squares and powers of time (Duan et al. 2016), or in powers of time
             alone, refitted for every task and rollout; ``zero``; or ``network``, the policy's own critic.
         standardize: advantages of each task and rollout to zero mean and unit variance.
-        bootstrap: where the time limit cut an episode, go on with the linear baseline's value of where it led. It knows
-            no time then, and predicts returns of episodes that go on.
+        bootstrap: where the time limit cut an episode, continue with the linear baseline's value of the state after
+            it. The baseline has no time feature then, and predicts returns of episodes that continue.
     """
 
     discount: float
@@ -123,7 +123,7 @@ def _values(
     lanes_per_task: int,
     config: AdvantageConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Of where each step began and of where it led, ``[T, B]``."""
+    """V(s_t) and V(s_t+1), each ``[T, B]``."""
     if config.baseline == "zero":
         return torch.zeros_like(returns), torch.zeros_like(returns)
     if config.baseline == "network":
@@ -181,7 +181,7 @@ def baseline_features(observation: Tensor, time: Tensor | None) -> Tensor:
 def ridge_regression(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` where ``mask``, task by task.
 
-    Those of a task whose numbers have no solution are zeros.
+    Weights are zero for a task whose normal equations are singular or not finite.
     """
     weighted = features * mask.unsqueeze(2)
     moments, products = weighted.mT @ features, weighted.mT @ targets.double().unsqueeze(2)

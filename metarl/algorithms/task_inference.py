@@ -1,7 +1,11 @@
-"""Task inference: the memory learns what the task is, from those who know in training.
+"""Task inference: the encoder is trained with privileged task information.
 
-Humplik et al. 2019 (arXiv 1905.06424) infer its description; Beck et al. 2023 (arXiv 2309.14970) an embedding of it
-that a multi-task policy has learned, or the weights its hypernetwork makes of it.
+Targets of the decoder: the task description (Humplik et al. 2019, arXiv 1905.06424), or an embedding of it learned by a
+multi-task policy, or the weights that its hypernetwork generates for it (Beck et al. 2023, arXiv 2309.14970).
+
+    warm-up: PPO on the policy conditioned on e(task), e learned            (TaskConditionedAgent, evaluate)
+    then PPO on the policy conditioned on the belief                        (VariBAD.evaluate)
+    at every iteration: squared error of task target and decoded belief     (task_target, elbo.task_error)
 """
 
 import copy
@@ -22,13 +26,13 @@ Target = Literal["task", "embedding", "weights"]
 
 
 class TaskInference(VariBAD):
-    """VariBAD whose latent must also tell the task, perhaps after a warm-up with a policy that was told it.
+    """VariBAD whose latent also predicts the task, optionally after a warm-up with a task-conditioned policy.
 
     During the warm-up a layer over the task's description gives the condition of the policy, in place of the memory.
 
     Args:
-        target: what the latent must tell: the ``task``'s description; the ``embedding`` that the warm-up learned; or
-            the weights of the ``networks`` that a hypernetwork makes of that embedding.
+        target: target of the task decoder: the ``task`` description; the ``embedding`` that the warm-up learned; or
+            the ``weights`` that a hypernetwork generates for that embedding.
         warm_up_iterations: see above.
         hard_reset: start the policy afresh after the warm-up, and keep only the layer over the description.
         train_encoder_in_warm_up: else memory and decoders wait for its end.
@@ -86,7 +90,7 @@ class TaskInference(VariBAD):
 
     @torch.no_grad()
     def task_target_of(self, task: Tensor) -> Tensor:
-        """What the latent should tell of tasks ``[B, task_dim]``."""
+        """Target of the decoder for tasks ``[B, task_dim]``."""
         if self.target == "task":
             return task
         embedding = self.task_encoder(task)
@@ -102,7 +106,7 @@ class TaskInference(VariBAD):
 
     @property
     def warming_up(self) -> bool:
-        """The policy is still told the task."""
+        """Whether the policy is still conditioned on the task description."""
         return int(self.iterations) < self.warm_up_iterations
 
     @property
@@ -116,7 +120,7 @@ class TaskInference(VariBAD):
         return self.task_conditioned_output(batch.timestep, batch.task) if self.warming_up else super().evaluate(batch)
 
     def task_conditioned_output(self, timestep, task: Tensor) -> HeadOutput:
-        """The policy that is told the task ``[B, task_dim]``, at one step or at all of a sequence."""
+        """Output of the policy conditioned on the task ``[B, task_dim]``, at one step or along a sequence."""
         features = self.policy.features(timestep)
         condition = self.task_encoder(task).expand(*features.shape[:-1], -1)
         nothing = features.new_zeros(*features.shape[:-1], self.policy.known_dim)
@@ -147,7 +151,7 @@ class TaskInference(VariBAD):
 
 
 class TaskConditionedAgent:
-    """The agent of a warm-up: it acts on the task it is told.
+    """Agent of the warm-up, whose policy is conditioned on the task description.
 
     Args:
         learner: whose policy and layer over the description it uses.

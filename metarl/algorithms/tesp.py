@@ -1,7 +1,15 @@
 """TESP: task embedding and shared policy (Lan et al. 2019, arXiv 1905.06527).
 
-The policy is told an embedding of the task and shared by all. What adapts is the encoder that makes the embedding from
-the best episodes seen.
+The policy is conditioned on an embedding of the task and shared by all tasks; only the encoder is adapted.
+
+    warm-up: collect episodes with an embedding of zeros                    (initial_state)
+    K times, in every task:
+        keep the best episodes so far                                       (_update_episode_memory)
+        z = encoder(best episodes)                                          (embed)
+        collect support episodes with pi(a | o, z)                          (act)
+        encoder <- encoder - alpha * grad L(encoder), alpha learned         (adapt; MetaSGD.step_size)
+    query episodes with the z of the adapted encoder; outer step on policy, encoder and alpha, with a penalty on z
+                                                                            (outer_terms, auxiliary_losses)
 """
 
 from typing import Literal, NamedTuple
@@ -23,7 +31,7 @@ ENCODER = "encoder."
 
 
 class TESPState(NamedTuple):
-    """Of every task: what adapts and the embedding (its context), episodes to embed, and rollouts so far."""
+    """Adapted parameters and embedding (context) of every task, episodes to embed, and number of rollouts so far."""
 
     adapted: AdaptedState
     episodes: Episodes

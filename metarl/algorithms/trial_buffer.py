@@ -33,7 +33,7 @@ def trials_of(rollout: Rollout) -> Trials:
 
 
 class TrialBuffer:
-    """A ring of trials. What follows from what else is stored (previous actions and the like) is not stored twice.
+    """A ring of trials. Fields that can be derived (previous observation, action and reward) are not stored.
 
     Args:
         capacity: trials.
@@ -109,5 +109,5 @@ class TrialBuffer:
 
 
 def _delayed(values: Tensor, start: Tensor) -> Tensor:
-    """What was one step before, ``[T, B, ...]``, and ``start`` before the first."""
+    """Values shifted by one step, ``[T, B, ...]``, with ``start`` before the first."""
     return torch.cat([start.expand_as(values[:1]), values[:-1]])

@@ -1,7 +1,16 @@
 """VariBAD: variational Bayes-adaptive deep RL (Zintgraf et al. 2020, arXiv 1910.08348).
 
-The memory is a belief over latent tasks. It learns to predict the rewards and observations of whole trials, those to
-come included; the policy is told the belief and learns by policy gradient.
+The memory encodes a belief q(m | tau_:t) over latent tasks; the policy is conditioned on the belief.
+
+    collect trials with pi(a_t | o_t, q(m | tau_:t)); add them to a buffer  (act; TrialBuffer.add)
+    PPO on the heads, the belief being an input                             (extra_inputs, evaluate)
+    num_vae_updates times, on trials of the buffer:                         (_vae_step)
+        ELBO_t = E_q(m | tau_:t) log p(tau_:H | m) - KL(q(m | tau_:t) || prior)
+            decoded rewards, observations and tasks of the whole trial      (elbo.reconstruction, elbo.task_error)
+            KL divergence to the previous belief                            (elbo.kl_to_prior)
+        one Adam step of encoder and decoders along grad sum_t ELBO_t       (vae_losses)
+
+With optimizer=shared the ELBO is part of every step of the policy instead (auxiliary_losses).
 """
 
 from collections.abc import Iterable
@@ -41,7 +50,7 @@ class VariBAD(PolicyGradient):
 
     Args:
         reward_coefficient, observation_coefficient, task_coefficient: weights of decoding rewards, next observations
-            and the task's description; 0 has no such decoder.
+            and the task description; 0 builds no such decoder.
         reward_decoder: ``squared`` predicts rewards; ``per_cell`` predicts which cells are rewarding, for environments
             made of cells.
         kl_coefficient: weight of the divergence of each belief from its prior.
@@ -61,7 +70,7 @@ class VariBAD(PolicyGradient):
         inherited: see ``PolicyGradient``.
 
     Raises:
-        ValueError: the model has no latent, nothing teaches the memory, options exclude each other, or the environment
+        ValueError: the model has no latent, the encoder has no loss, options exclude each other, or the environment
             has no cells to decode.
     """
 
@@ -160,17 +169,17 @@ class VariBAD(PolicyGradient):
         return rectified_layers([latent_dim, *self.decoder_layers], env.task_dim)
 
     def task_target(self, trials: Trials) -> Tensor:
-        """What the latent should tell of the task, ``[B, size]``."""
+        """Target of the task decoder, ``[B, size]``."""
         return trials.task
 
     def transition_decoders(self) -> list[tuple[str, Decoder]]:
-        """What predicts rewards and observations, by name."""
+        """Decoders of rewards and observations, by name."""
         return [
             (name, cast(Decoder, self.decoders[name])) for name in ("reward", "observation") if name in self.decoders
         ]
 
     def vae_parameters(self) -> list[nn.Parameter]:
-        """Of memory and decoders."""
+        """Parameters of encoder and decoders."""
         policy = self.policy
         modules: Iterable[nn.Module | None] = (policy.features, policy.memory, policy.belief, self.decoders)
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
@@ -248,7 +257,7 @@ class VariBAD(PolicyGradient):
 
     @torch.no_grad()
     def elbo_over_time(self, rollout: Rollout, generator: Generator) -> dict[str, Tensor]:
-        """What every belief of a trial costs, ``[T, B]`` each: divergence, and error of the whole trial."""
+        """Terms of the ELBO of every belief of a trial, ``[T, B]`` each: KL divergence, errors of the whole trial."""
         trials = trials_of(rollout)
         known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
