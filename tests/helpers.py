@@ -20,7 +20,7 @@ from metarl.checking.runs import StopAt, timeless, timeless_states, trainer_of  
 from metarl.configuration.build import build_algorithm, build_env_factory
 from metarl.configuration.compose import options
 from metarl.envs.base import MetaEnv
-from metarl.errors import ConfigError
+from metarl.trust import TYPED, locate
 from metarl.types import Decision, Step, Tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -118,7 +118,7 @@ def combinations() -> list[tuple[str, str, str]]:
     return [
         (algorithm, model, env)
         for algorithm in options("algorithm")
-        for model in (options("model") if _takes_memory(algorithm) else ["mlp"])
+        for model in (options("model") if _uses_memory(algorithm) else ["mlp"])
         for env in options("env")
         if _meet(algorithm, model, env)
     ]
@@ -144,20 +144,14 @@ def _in_turn(algorithm: str, model: str, env: str) -> bool:
 
 
 @cache
-def _takes_memory(algorithm: str) -> bool:
-    try:
-        make_algorithm(f"algorithm={algorithm}", "model=gru", f"env={PROVING_GROUND}")
-    except ConfigError as error:
-        if "use model=mlp" not in str(error):
-            raise
-        return False
-    return True
+def _uses_memory(algorithm: str) -> bool:
+    return locate(config_of(f"algorithm={algorithm}")["algorithm"]["_target_"], "_target_", TYPED).uses_memory
 
 
 def _meet(algorithm: str, model: str, env: str) -> bool:
     if algorithm == "rl2":
         return model == "gru" or env in REPRESENTATIVE
-    usual = "gru" if _takes_memory(algorithm) else "mlp"
+    usual = "gru" if _uses_memory(algorithm) else "mlp"
     return env == PROVING_GROUND or (model == usual and env in REPRESENTATIVE)
 
 

@@ -87,7 +87,7 @@ def _history(rng: np.random.Generator, final: float, rows: int) -> list[dict]:
             "update/policy_loss": 0.02 * rng.standard_normal(),
             "update/value_loss": float(np.exp(-i / 20) + 0.1 * rng.random()),
             "update/entropy": float(1.6 * np.exp(-i / 30)),
-            "update/kl": 0.01 * rng.random(),
+            "update/approx_kl": 0.01 * rng.random(),
         }
         if i % 5 == 0:
             for actions, better in (("sampled", 0.0), ("greedy", 0.05)):

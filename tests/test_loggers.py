@@ -90,7 +90,7 @@ def test_every_run_writes_its_rows(tmp_path):
     rows = live(tmp_path / "run")
     assert [row["iteration"] for row in rows] == [1, 2, 3]
     assert [row["env_steps"] for row in rows] == [18, 36, 54]
-    assert all({"wall_time", "train/return", "time/collect", "update/kl"} <= set(row) for row in rows)
+    assert all({"wall_time", "train/return", "time/collect", "update/approx_kl"} <= set(row) for row in rows)
     assert ["eval/greedy/return_mean" in row for row in rows] == [False, True, False]
     assert not (tmp_path / "run" / "tensorboard").exists() and not (tmp_path / "run" / "wandb").exists()
 

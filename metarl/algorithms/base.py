@@ -12,6 +12,7 @@ class Algorithm(nn.Module, ABC):
     """An agent (see ``metarl.rollout.Agent``) that owns its networks and optimisers."""
 
     rollouts: tuple[int, ...]
+    uses_memory = True  # whether its policy may have a memory; otherwise it needs model=mlp
 
     @abstractmethod
     def initial_state(self, tasks: Tasks) -> State:

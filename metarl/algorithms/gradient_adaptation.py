@@ -75,6 +75,8 @@ class GradientAdaptation(Algorithm):
         ValueError: the policy has a memory, or options exclude each other.
     """
 
+    uses_memory = False
+
     def __init__(
         self,
         env: MetaEnv,

@@ -110,7 +110,8 @@ class AdamSurrogate(MetaOptimizer):
         max_gradient_norm: PositiveFloat | None,
     ):
         super().__init__(parameters)
-        self.num_steps, self.clip, self.max_gradient_norm = num_steps, clip, max_gradient_norm
+        self.learning_rate, self.num_steps = learning_rate, num_steps
+        self.clip, self.max_gradient_norm = clip, max_gradient_norm
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
 
     def step(self, learner, stages):
@@ -119,7 +120,7 @@ class AdamSurrogate(MetaOptimizer):
             self.optimizer.zero_grad(set_to_none=True)
             logs = self.gradients(learner, stages)
             logs["gradient_norm"] = self.optimizer_step()
-        return logs
+        return logs | {"learning_rate": self.learning_rate}
 
     def optimizer_step(self) -> float:
         """Step along the gradients and return their norm; NaN or infinite ones are dropped, as Adam would keep them."""
@@ -174,7 +175,7 @@ class BestIterate(AdamSurrogate):
                     break
         with torch.no_grad():
             nn.utils.vector_to_parameters(chosen, self.parameters)
-        return (best or first | {"chosen_step": 0.0}) | norm
+        return (best or first | {"chosen_step": 0.0}) | norm | {"learning_rate": self.learning_rate}
 
 
 def _backward(found: OuterTerms, weight: float) -> None:

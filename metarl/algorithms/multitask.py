@@ -37,6 +37,8 @@ class Multitask(PolicyGradient):
         ValueError: the model has a memory, or the environment does not provide the information.
     """
 
+    uses_memory = False
+
     def __init__(self, *world, oracle: Oracle = "task_description", **inherited):
         self.oracle = oracle
         super().__init__(*world, **inherited)

@@ -165,9 +165,12 @@ class PolicyGradient(Algorithm):
                 for lanes in order.tensor_split(self.num_minibatches)
             ]
             logs += epoch
-            if self.target_kl is not None and mean_of([{"kl": row["kl"]} for row in epoch])["kl"] > self.target_kl:
+            approx_kl = [{"approx_kl": row["approx_kl"]} for row in epoch]
+            if self.target_kl is not None and mean_of(approx_kl)["approx_kl"] > self.target_kl:
                 break
-        return mean_of(logs) | {"updates": float(len(logs))}
+        explained = log_entries({}, explained_variance=explained_variance(batch, rollout.decision.value))
+        logs = [row | explained for row in logs]
+        return mean_of(logs) | {"learning_rate": linear(self.learning_rate, progress), "updates": float(len(logs))}
 
     def _batch(self, rollout: Rollout) -> "Batch":
         """Advantages over the whole trial, episode boundaries included, and their value targets."""
@@ -198,7 +201,7 @@ class PolicyGradient(Algorithm):
             "policy_loss": -mean(torch.minimum(surrogate, clipped)),
             "value_loss": mean(value_error),
             "entropy": mean(distribution.entropy(output.parameters)),
-            "kl": mean(ratio.detach() - 1 - log_ratio.detach()),
+            "approx_kl": mean(ratio.detach() - 1 - log_ratio.detach()),
             "clip_fraction": mean((surrogate > clipped).float()),
         }
 
@@ -258,6 +261,17 @@ class Batch(NamedTuple):
     def mean(self, values: Tensor) -> Tensor:
         """Over the steps that count; of an ``local_part``, what it adds to the mean over the whole."""
         return (values * (self.mask / self.num_steps)).sum()
+
+
+def explained_variance(batch: Batch, values: Tensor) -> Tensor:
+    """Share of the variance of value targets that the ``values [T, B]`` of acting explain; at most 1."""
+    mask, returns = batch.mask, batch.returns.double()
+
+    def variance(of: Tensor) -> Tensor:
+        mean = (of * mask).sum() / batch.num_steps
+        return ((of - mean).square() * mask).sum() / batch.num_steps
+
+    return (1 - variance(returns - values) / variance(returns).clamp(min=1e-8)).float()
 
 
 def log_entries(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:

@@ -121,6 +121,10 @@ def workspace(sweep: str, project: str, entity: str) -> Any:
         for actions in ("sampled", "greedy")
         for what in ("return_mean", "adaptation_curve/last")
     ]
+    learning = [
+        "train/return",
+        *(f"update/{name}" for name in ("approx_kl", "entropy", "explained_variance", "value_loss")),
+    ]
     settings = [f"c::{key}" for key in ("choices.model", "algorithm.learning_rate", "algorithm.gae_lambda")]
     best = ParallelCoordinatesPlot(
         columns=[ParallelCoordinatesPlotColumn(metric=key) for key in (*settings, "eval/sampled/return_mean")]
@@ -132,9 +136,7 @@ def workspace(sweep: str, project: str, entity: str) -> Any:
         sections=[
             views.Section(name="Held-out tasks", panels=curves(*held_out), is_open=True),
             views.Section(name="Sweep", panels=[MediaBrowser(media_keys=["figures/*"]), best], is_open=True),
-            views.Section(
-                name="Learning", panels=curves("train/return", "update/kl", "update/entropy", "update/value_loss")
-            ),
+            views.Section(name="Learning", panels=curves(*learning)),
             views.Section(name="Speed", panels=curves("train/steps_per_second")),
         ],
         settings=views.WorkspaceSettings(x_axis="env_steps"),

@@ -81,7 +81,8 @@ def has_ratio_one(learner: Learner) -> str | None:
     compared = first_log_probs_equal_stored(algorithm, trial)
     diagnostics = algorithm.update(trial, 0.5, make_generator(0))
     demand(diagnostics.get("clip_fraction", 0) == 0, f"clip_fraction={diagnostics.get('clip_fraction')} before a step")
-    demand(abs(diagnostics.get("kl", 0)) < 1e-6, f"kl={diagnostics.get('kl')} before a step")
+    approx_kl = diagnostics.get("approx_kl", 0.0)
+    demand(abs(approx_kl) < 1e-6, f"approx_kl={approx_kl} before a step")
     if not compared and not isinstance(algorithm, PolicyGradient):
         raise NotApplicable("update() asks no policy.distribution for log-probabilities of a whole trial")
     return None
