@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarl.configuration import compose as composing
-from metarl.configuration.compose import CONF, compose
+from metarl.configuration.compose import CONF, RECIPE, compose
 from metarl.errors import ConfigError
 
 KEPT = Path(__file__).resolve().parent.parent / ".pytest_cache" / "compositions"
@@ -41,7 +41,9 @@ def _composed(overrides: tuple[str, ...]) -> dict:
         ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
     except (HydraException, OmegaConfBaseException, ConfigError):
         config = compose(overrides)  # raises the error that users see
-    return OmegaConf.to_container(config, resolve=True)
+    found = OmegaConf.to_container(config, resolve=True)
+    found.pop(RECIPE, None)  # as a run does, once values refer to it no more
+    return found
 
 
 def chooses_option(override: str) -> bool:
