@@ -19,7 +19,8 @@ PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 GROUPS = tuple(group.name for group in CONF.iterdir() if group.is_dir() and group.name != "hydra")
 UNFINISHED = re.compile(r"\.\.\.|NAME|[<>]")
-READERS_OWN = re.compile(r"=(my_|coin|reach_1d|trace|reinforce)")  # files of the reader, or of docs/extending.md
+EXAMPLES = re.findall(r"`conf/(\w+/\w+)\.yaml`:", (REPOSITORY / "docs" / "extending.md").read_text())
+READERS_OWN = re.compile("=my_|^(" + "|".join(name.replace("/", "=") for name in EXAMPLES) + ")$")
 STARTS = ("python run.py", "torchrun", "metarl ")
 
 
