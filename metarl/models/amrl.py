@@ -4,7 +4,7 @@ from metarl.models.splagger import SplAgger
 
 
 class AMRL(SplAgger):
-    """A recurrent encoder, half of whose units are aggregated, with straight-through gradients.
+    """A recurrent encoder with half of its units aggregated, and straight-through gradients.
 
     Every input is told, undiminished, what every later output is told: nothing vanishes, but the gradient of the
     parameters grows with the length of a trial. Outputs and options are those of ``SplAgger``, whose gradients are

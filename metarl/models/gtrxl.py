@@ -16,7 +16,7 @@ Relative = Literal["waves", "learned"]
 
 
 class GTrXL(SequenceModel):
-    """Layers that attend to a sliding window over the trial, and gates in place of residual connections.
+    """Attention over a sliding window of the trial, with gates instead of residual connections.
 
     A layer sees its own input at this step and at the ``memory_length`` steps before it, so that L layers see
     ``L memory_length`` steps back. The carry holds that window, as keys and values: where the papers keep hidden states

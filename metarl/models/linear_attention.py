@@ -17,7 +17,7 @@ CHUNK = 64  # steps; attention is quadratic within a chunk and linear over chunk
 
 
 class LinearAttention(SequenceModel):
-    """Layers of gated linear attention and feed-forward, each normalised before and added to what it reads.
+    """Residual layers of gated linear attention and feed-forward networks, normalised at their inputs.
 
     Acting costs the same at every step of however long a trial; training is linear in its length.
 

@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 class Reinstatement(SequenceModel):
-    """A window of the episode, encoded, updates the memory of the episode beside those of earlier episodes.
+    """Attention memory with one slot per episode, updated from an encoded window of the current episode.
 
     At every step the decoder reads the slots of all episodes so far and the encoded window, and its output at the slot
     of the present episode overwrites that slot. The output is the embedding of the step beside that slot.

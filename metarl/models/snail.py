@@ -20,7 +20,7 @@ class SNAILCarry(NamedTuple):
 
 
 class SNAIL(SequenceModel):
-    """Two blocks of dilated causal convolutions, each convolution beside its input, then one head of attention.
+    """Two blocks of dilated causal convolutions, concatenated with their inputs, then one attention head.
 
     A block has a convolution for each power of two below the context, so that it sees a whole trial. Convolutions have
     two taps. As the input of each is a prefix of the input of the next, one buffer serves all of them while acting.

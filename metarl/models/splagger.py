@@ -18,7 +18,7 @@ Skip = Literal["half", "whole", "none"]
 
 
 class SplAgger(SequenceModel):
-    """A recurrent encoder, half of whose units are aggregated over the trial, blind to order, and half passed on.
+    """A recurrent encoder with half of its units in a permutation-invariant aggregator, and half bypassing it.
 
     The aggregate remembers without forgetting and its gradient does not vanish; what skips it can follow order.
     With ``encoder=none`` and ``skip=none`` the memory is permutation-invariant; with ``aggregator=average`` as well it
