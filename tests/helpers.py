@@ -1,9 +1,6 @@
 """What several test files share: tiny configurations, things built from them, and a small environment and agent."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +19,6 @@ from metarl.configuration.compose import options
 from metarl.envs.base import MetaEnv
 from metarl.trust import TYPED, locate
 from metarl.types import Decision, Step, Tasks
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Sizes that keep the laws quick, whatever is the default; each is set wherever a configuration has the key.
 SMALL = {
@@ -160,27 +155,6 @@ def read_rows(path: Path) -> list[dict]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def run_py(*overrides: str, directory: Path, processes: int = 1, **options) -> subprocess.Popen:
-    """``python run.py`` from another directory, with one thread and its own streams; or several by ``torchrun``."""
-    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
-    return subprocess.Popen(
-        [sys.executable, *(many if processes > 1 else []), str(REPOSITORY / "run.py"), *overrides],
-        cwd=directory,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
-
-
-def outcome(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Exit code, output and errors, once it has ended."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def tree(directory: Path) -> dict[str, bytes]:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from helpers import Corridor, Counter, outcome, run_py
+from helpers import Corridor, Counter
+from processes import outcome, run_py
 
 from metarl.analysis.by_task import task_table
 from metarl.cli import main

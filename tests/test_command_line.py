@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import yaml
-from helpers import REPOSITORY, outcome, read_rows, run_py, tree
+from helpers import read_rows, tree
+from processes import REPOSITORY, fresh_run_py, outcome, run_py
 
 TINY = (
     "training.total_steps=2000",
@@ -43,7 +44,7 @@ def without_torch(tmp_path) -> dict[str, str]:
 
 
 def test_showing_the_configuration_takes_no_torch(tmp_path):
-    process = run_py("--cfg", "job", "model=lstm", "seed=7", directory=tmp_path, env=without_torch(tmp_path))
+    process = fresh_run_py("--cfg", "job", "model=lstm", "seed=7", directory=tmp_path, env=without_torch(tmp_path))
     code, out, err = outcome(process)
     assert code == 0, err
     shown = yaml.safe_load(out)
@@ -52,7 +53,7 @@ def test_showing_the_configuration_takes_no_torch(tmp_path):
 
 
 def test_help_takes_no_torch_and_lists_the_options(tmp_path):
-    code, out, err = outcome(run_py("--help", directory=tmp_path, env=without_torch(tmp_path)))
+    code, out, err = outcome(fresh_run_py("--help", directory=tmp_path, env=without_torch(tmp_path)))
     assert code == 0, err
     for option in ("tabular_mdp", "lstm", "rl2", "wandb", "meta_batch_size"):
         assert option in out
@@ -71,7 +72,7 @@ def test_composing_and_the_help_of_the_command_take_no_torch(tmp_path):
 
 
 def test_importing_torch_would_have_been_noticed(tmp_path):
-    code, out, err = outcome(run_py(*TINY, directory=tmp_path, env=without_torch(tmp_path)))
+    code, out, err = outcome(fresh_run_py(*TINY, directory=tmp_path, env=without_torch(tmp_path)))
     assert code != 0 and "torch was imported" in out + err
 
 
@@ -82,7 +83,7 @@ def test_importing_torch_would_have_been_noticed(tmp_path):
 def finished(tmp_path_factory):
     """A complete tiny run in the directory it chooses itself: the directory, and what it said."""
     home = tmp_path_factory.mktemp("home")
-    code, out, err = outcome(run_py(*TINY, directory=home))
+    code, out, err = outcome(run_py(*TINY, directory=home, report=True))
     assert code == 0, err
     (directory,) = home.glob("outputs/bandit/gru-seed0-*")
     return directory, out, err
@@ -134,7 +135,7 @@ def table(said: str) -> list[str]:
 def test_a_finished_run_started_again_shows_its_results_without_training(finished, tmp_path):
     directory, out, _ = finished
     before = tree(directory)
-    code, again, err = outcome(run_py(*TINY, f"hydra.run.dir={directory}", directory=tmp_path))
+    code, again, err = outcome(run_py(*TINY, f"hydra.run.dir={directory}", directory=tmp_path, report=True))
     assert code == 0, err
     assert table(again) == table(out)
     after = tree(directory)

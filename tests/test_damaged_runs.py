@@ -6,7 +6,8 @@ import signal
 
 import pytest
 import yaml
-from helpers import StopAt, outcome, read_rows, run_py, small_config, timeless, trainer_of, tree
+from helpers import StopAt, read_rows, small_config, timeless, trainer_of, tree
+from processes import outcome, run_py
 from run_directories import write_run
 
 from metarl import experiment

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import REPOSITORY
+from processes import REPOSITORY
 
 from metarl.cli import main
 

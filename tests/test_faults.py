@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from helpers import REPOSITORY
+from processes import REPOSITORY
 
 
 def test_a_few_faults_of_every_kind_are_survived(tmp_path):

@@ -11,14 +11,13 @@ from helpers import (
     collected,
     finish,
     make_algorithm,
-    outcome,
     read_rows,
-    run_py,
     same,
     small_config,
     timeless_states,
     trainer_of,
 )
+from processes import outcome, run_py
 
 from metarl.errors import NonFiniteError
 from metarl.finite import check_diagnostics, check_parameters, check_rollout

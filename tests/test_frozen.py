@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_sweeps import TINY, fake_sweep, pool_of
-from helpers import REPOSITORY, config_of
+from helpers import config_of
+from processes import REPOSITORY
 
 from metarl.configuration.compose import compose
 from metarl.errors import ConfigError, MetarlError, RunDirectoryError

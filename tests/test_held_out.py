@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from helpers import make_env, outcome, run_py, small_config
+from helpers import make_env, small_config
+from processes import outcome, run_py
 from run_directories import write_run
 
 from metarl.analysis.adapted import adapted_table
@@ -184,7 +185,7 @@ def test_a_run_says_what_it_was_selected_on_and_can_be_selected_on_training_task
     size = ["meta_batch_size=2", "env.horizon=5", "training.eval_every=1", "eval.num_tasks=2"]
     size += ["eval.final_num_tasks=100", "eval.task_set=train", "algorithm.num_minibatches=1"]
     line = ["env=point_goal", "env.num_episodes=1", "training.total_steps=10", *size, "hydra.run.dir=run"]
-    code, out, said = outcome(run_py(*line, directory=tmp_path))
+    code, out, said = outcome(run_py(*line, directory=tmp_path, report=True))
     assert code == 0, said
     words = "100 held-out tasks of a fixed set, which evaluations during training do not play"
     assert words in out and words in (tmp_path / "run" / "report.html").read_text()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from fake_sweeps import TINY, fake_command, fake_sweep, notes, pool_of
-from helpers import outcome, read_rows, run_py, timeless
+from helpers import read_rows, timeless
+from processes import outcome, run_py
 from run_directories import write_run
 
 from metarl.cli import main

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
-from helpers import outcome, read_rows, run_py, small_config, tree
+from helpers import read_rows, small_config, tree
 from live_runs import SIZE, STEPS_OF_AN_ITERATION, assert_history_is, history, live, of_kind
+from processes import outcome, run_py
 from wandb_records import by_key, is_closed, wandb_files
 
 from metarl.configuration.build import build, parts

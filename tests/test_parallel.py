@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import outcome, read_rows, run_py, small_config, timeless
+from helpers import read_rows, small_config, timeless
+from processes import fresh_run_py, outcome, run_py
 from torch import multiprocessing
 
 from metarl import parallel
@@ -142,11 +143,11 @@ def summary(directory: Path) -> dict:
 
 
 def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_path):
-    code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
+    code, out, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
     assert code == 0 and out.count("20 held-out tasks, drawn afresh") == 1, err
     whole = tmp_path / "whole"
     assert [row["env_steps"] for row in rows(whole)] == list(range(800, 16_001, 800))
-    process = run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
+    process = fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
     while len(rows(tmp_path / "stopped")) < 3:  # of 20, so that there is time to stop it
         time.sleep(0.05)
         assert process.poll() is None
@@ -155,10 +156,10 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
     assert not (tmp_path / "stopped" / "summary.json").exists()
     code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
     assert code == 1 and "was saved by 2 processes, and there are 1; start as many as before" in err
-    code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    code, _, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
     assert code == 0, err
     assert rows(tmp_path / "stopped") == rows(whole)
-    code, out, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    code, out, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
     assert code == 0 and "20 held-out tasks, drawn afresh" in out, err  # a finished run shows its results again
     for name in ("evaluation", "parameters", "num_tasks"):
         assert summary(tmp_path / "stopped")[name] == summary(whole)[name]
@@ -166,7 +167,7 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
 
 def test_processes_find_one_directory_where_its_name_is_a_time(tmp_path):
     few = (*SMALL, "training.total_steps=1000")
-    code, _, err = outcome(run_py(*few, directory=tmp_path, processes=2))
+    code, _, err = outcome(fresh_run_py(*few, directory=tmp_path, processes=2))
     assert code == 0, err
     assert len(list(tmp_path.rglob("config.yaml"))) == len(list((tmp_path / "outputs").glob("*/*"))) == 1
 
@@ -187,7 +188,7 @@ def test_what_processes_cannot_share_is_said_once_and_leaves_nothing(tmp_path, o
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
-    code, _, err = outcome(run_py(*order, directory=work, processes=2, env={"TMPDIR": str(temporary)}))
+    code, _, err = outcome(fresh_run_py(*order, directory=work, processes=2, env={"TMPDIR": str(temporary)}))
     assert code != 0 and err.count(message) == 1, err
     assert list(work.rglob("*")) == [] and list(temporary.glob("metarl-*")) == []
 

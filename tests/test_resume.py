@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import outcome, read_rows, run_py, same, timeless
+from helpers import read_rows, same, timeless
+from processes import fresh_run_py, outcome, run_py, wait_until
 
 from metarl.runs.checkpoint import Checkpoints, load
 
@@ -23,8 +24,9 @@ SIZE = (
     f"env.num_episodes={PULLS}",
     "training.eval_every=4",
     "model.hidden_size=16",
+    "algorithm.num_epochs=2",
     "eval.num_tasks=50",
-    "eval.final_num_tasks=20000",
+    "eval.final_num_tasks=10000",
     "eval.batch_size=200",
     "eval.baselines=false",
 )
@@ -32,17 +34,8 @@ SIZE = (
 INCIDENTAL = {"wall_time", "command", "hardware", "versions", "commit"}
 
 
-def start(run_dir: Path):
-    return run_py(*SIZE, f"hydra.run.dir={run_dir}", directory=run_dir.parent)
-
-
-def wait_until(process, condition) -> None:
-    """Until the run has come so far."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, f"ended early: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+def start(run_dir: Path, run=run_py):
+    return run(*SIZE, f"hydra.run.dir={run_dir}", directory=run_dir.parent)
 
 
 def rows_of(run_dir: Path) -> int:
@@ -71,15 +64,16 @@ def assert_same_results(run_dir: Path, undisturbed: Path) -> None:
     assert first == second
 
 
-def finish(run_dir: Path) -> None:
-    code, _, err = outcome(start(run_dir))
+def finish(run_dir: Path, run=run_py) -> None:
+    code, _, err = outcome(start(run_dir, run))
     assert code == 0 and "Traceback" not in err, err
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
+    """By an interpreter of its own: its hashes of texts differ from those of the processes that resume."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(run_dir)
+    finish(run_dir, fresh_run_py)
     return run_dir
 
 
@@ -89,13 +83,13 @@ def test_a_run_killed_again_and_again_ends_as_if_left_alone(undisturbed, tmp_pat
     moments = sorted(dice.sample(range(2, ITERATIONS - 1), KILLS - 1))
     for rows in moments:
         process = start(run_dir)
-        wait_until(process, lambda rows=rows: rows_of(run_dir) >= rows)
+        wait_until(lambda rows=rows: rows_of(run_dir) >= rows, process)
         time.sleep(dice.uniform(0, 0.05))  # about an iteration: its rollout, update, evaluation, row or checkpoint
         process.kill()
         assert outcome(process)[0] == -signal.SIGKILL
         assert rows <= rows_of(run_dir) < ITERATIONS
     process = start(run_dir)
-    wait_until(process, lambda: final_evaluation_began(run_dir, 0))
+    wait_until(lambda: final_evaluation_began(run_dir, 0), process)
     time.sleep(dice.uniform(0, 0.1))
     process.kill()
     assert outcome(process)[0] == -signal.SIGKILL and not (run_dir / "summary.json").exists()
@@ -107,7 +101,7 @@ def test_signals_let_the_iteration_finish_save_and_exit_quietly(undisturbed, tmp
     run_dir = tmp_path / "run"
     for number, rows in [(signal.SIGINT, 5), (signal.SIGTERM, 14), (signal.SIGUSR2, 25)]:
         process = start(run_dir)
-        wait_until(process, lambda rows=rows: rows_of(run_dir) >= rows)
+        wait_until(lambda rows=rows: rows_of(run_dir) >= rows, process)
         process.send_signal(number)
         code, out, err = outcome(process)
         assert code == 0 and "Traceback" not in out + err, err

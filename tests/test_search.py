@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import config_of, outcome, read_rows, run_py, small_config, trainer_of
+from helpers import config_of, read_rows, small_config, trainer_of
+from processes import outcome, run_py
 
 from metarl.configuration.build import build
 from metarl.errors import ConfigError, RunDirectoryError

@@ -6,7 +6,8 @@ import time
 
 import pytest
 import slurm
-from helpers import outcome, read_rows, run_py, timeless
+from helpers import read_rows, timeless
+from processes import fresh_run_py, outcome, run_py
 
 from metarl.launching.slurm import states
 from metarl.runs.sweep import Sweep, finished_summary
@@ -126,7 +127,7 @@ def test_tasks_of_a_run_train_one_agent(tmp_path, in_cluster):
     until(lambda: len(metrics(run.directory)) > 5)
     told = ["timeout", "2", "scancel", "--signal=USR2", sweep.cluster_id(run)]
     subprocess.run(told, env=in_cluster)  # all tasks at once
-    code, _, err = outcome(run_py(*few, "hydra.run.dir=alone", directory=tmp_path, processes=2))
+    code, _, err = outcome(fresh_run_py(*few, "hydra.run.dir=alone", directory=tmp_path, processes=2))
     assert code == 0, err
     until(lambda: finished_summary(run.directory))
     log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))

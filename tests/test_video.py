@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY, make_algorithm, make_env, small_config
+from helpers import make_algorithm, make_env, small_config
 from PIL import Image, ImageSequence
+from processes import REPOSITORY
 
 from metarl.analysis import video
 from metarl.analysis.paths import with_path_frames
