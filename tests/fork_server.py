@@ -54,7 +54,7 @@ def become(order: dict) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
-IMPORTED = ("torch._dynamo", "metarl.experiment", "metarl.analysis.report", "metarl.analysis.film", "metarl.cli")
+IMPORTED = ("torch._dynamo", "metarl.experiment", "metarl.analysis.report", "metarl.analysis.video", "metarl.cli")
 
 
 def prepare() -> None:
