@@ -114,16 +114,16 @@ def test_no_name_or_text_of_a_run_becomes_code_of_its_page(run, text):
     summary["baselines"] = {text: summary["evaluation"]["sampled"]}
     summary["bounds"] = {text: 1.0}
     (run / "summary.json").write_text(json.dumps(summary))
-    film = {"task": text, "returns": [1.0], "places": [[[0, 0], [1, 1]]], "goal": [1, 1]}
-    (run / "trial.json").write_text(json.dumps(film))
+    recording = {"task": text, "returns": [1.0], "places": [[[0, 0], [1, 1]]], "goal": [1, 1]}
+    (run / "trial.json").write_text(json.dumps(recording))
     page = write_report([run], run / "report.html").read_text()
     assert not re.search(r"<script|<img(?! alt=\"pictures)|<[^>]*\sonerror=|(?:href|src)=\"?javascript:", page, re.I)
 
 
 @pytest.mark.parametrize("text", ["$x$", "$\\frac{", "$$", "\\"])
 def test_texts_are_not_read_as_formulas(run, text):
-    film = {"task": text, "returns": [1.0], "places": [[[0, 0], [1, 1]]], "goal": [1, 1]}
-    (run / "trial.json").write_text(json.dumps(film))
+    recording = {"task": text, "returns": [1.0], "places": [[[0, 0], [1, 1]]], "goal": [1, 1]}
+    (run / "trial.json").write_text(json.dumps(recording))
     write_report([run], run / "report.html")
 
 
@@ -136,8 +136,8 @@ def test_texts_are_not_read_as_formulas(run, text):
         {"task": "a", "returns": [], "places": [[[0, 0]]], "goal": None},
     ],
 )
-def test_a_damaged_film_is_said(run, film):
-    (run / "trial.json").write_text(json.dumps(film))
+def test_a_damaged_recording_is_said(run, recording):
+    (run / "trial.json").write_text(json.dumps(recording))
     with pytest.raises(RunDirectoryError, match=r"trial.json"):
         write_report([run], run / "report.html")
 
