@@ -74,7 +74,7 @@ def plain_loss(agent: GradientAdaptation, given: list[Samples]) -> Tensor:
     def run(parameters: dict[str, Tensor], stage: Samples) -> Tensor:
         timestep = tree_map(itemgetter(0), stage.timestep)
         output, _ = functional_call(policy, parameters, (timestep, ((),), timestep.first))
-        return log_prob(output.parameters, stage.action[0])
+        return log_prob(output.distribution_params, stage.action[0])
 
     inner = -(run(start, given[0]) * given[0].advantage[0]).mean()
     gradients = torch.autograd.grad(inner, list(start.values()), create_graph=True, materialize_grads=True)
@@ -100,7 +100,7 @@ def acting(tasks: int, lanes: int) -> float:
     def loop() -> None:
         for parameters, part in zip(own, parts, strict=True):
             output, _ = functional_call(agent.policy, parameters, (part, ((),), part.first))
-            agent.policy.distribution.sample(output.parameters, generator)
+            agent.policy.distribution.sample(output.distribution_params, generator)
 
     seconds = cpu_seconds({"ours": lambda: agent.act(timestep, state, generator), "loop": loop}, repeats=21)
     return seconds["loop"] / seconds["ours"]

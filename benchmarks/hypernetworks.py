@@ -9,7 +9,7 @@ import torch
 from memories import high_water_mark
 from timing import Row, cpu_seconds
 
-from metarl.models.conditional_layers import GeneratedLayer, initializer
+from metarl.models.conditional_layers import HyperLinear, initializer
 
 SAMPLES, WIDTH, CONDITION = 256, 256, 25
 
@@ -27,7 +27,7 @@ def rows() -> Iterator[Row]:
 
 def work() -> dict[str, Callable[[], None]]:
     """One forward and backward pass in each form."""
-    layer = GeneratedLayer(WIDTH, WIDTH, CONDITION, "naive", initializer("normc", 1.0), 1.0)
+    layer = HyperLinear(WIDTH, WIDTH, CONDITION, "naive", initializer("normc", 1.0), 1.0)
     x, condition = torch.randn(SAMPLES, WIDTH, requires_grad=True), torch.randn(SAMPLES, CONDITION, requires_grad=True)
 
     def expanded() -> None:

@@ -35,7 +35,7 @@ def rows() -> Iterator[Row]:
 def memory_of(model: str, *changes: str, context: int = LATE + 10) -> SequenceModel:
     """The memory of a model without heads, for trials of ``context`` steps."""
     config = configuration(f"model={model}", *changes)["model"]
-    memory = get_class(config["memory"]["path"])
+    memory = get_class(config["memory"]["_target_"])
     chosen = {name: config[name] for name in inspect.signature(memory).parameters if name in config}
     return memory(INPUT, **chosen | ({"context": context} if "context" in chosen else {}))
 

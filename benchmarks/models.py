@@ -155,7 +155,7 @@ def returns(runs: Rows, model: str) -> dict[str, str]:
 
 def _summary(model: str) -> str:
     """First line of the memory's documentation."""
-    memory = get_class(compose([f"model={model}"]).model.memory.path)
+    memory = get_class(compose([f"model={model}"]).model.memory._target_)
     return (memory.__doc__ or "").strip().splitlines()[0]
 
 

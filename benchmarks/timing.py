@@ -81,9 +81,18 @@ def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:
     """An untrained agent and its environment; ``memory`` replaces the memory class."""
     config = configuration(*overrides)
     if memory is not None:
-        kept = ("_target_", "_partial_", "critic", "inputs", "encoder_size", "head_size", "hidden_size")
+        kept = [
+            "_target_",
+            "_partial_",
+            "critic",
+            "inputs",
+            "input_embedding_size",
+            "heads",
+            "head_size",
+            "hidden_size",
+        ]
         config["model"] = {name: config["model"][name] for name in kept}
-        config["model"]["memory"] = {"_target_": "hydra.utils.get_class", "path": memory}
+        config["model"]["memory"] = {"_target_": memory, "_partial_": True}
     algorithm, parts = build_algorithm(config)
     return algorithm, parts.make_env(num_tasks=config["meta_batch_size"], seed=1)
 

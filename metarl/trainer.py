@@ -235,7 +235,7 @@ class Trainer:
         """
         share = self.progress.env_steps / self.plan.total_steps
         diagnostics = self.algorithm.update(trial, share, self.generators["update"])
-        self.algorithm.learn_scales(trial)
+        self.algorithm.update_normalization(trial)
         check_diagnostics(diagnostics)
         check_parameters(self.algorithm)
         return diagnostics

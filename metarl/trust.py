@@ -20,7 +20,6 @@ from typing import Annotated, Any
 from metarl.errors import ConfigError
 
 VARIABLE = "METARL_TRUST"
-CLASS_BY_PATH = "hydra.utils.get_class"  # a target that stands for the class at its ``path``, and is not called
 MOST_TEXT = 200  # characters of a library's message
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
@@ -87,11 +86,8 @@ def packages_of(config: Any) -> set[str]:
 
 def names(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Keys of a configuration that hold the name of a class or function, and these names, at any depth."""
-    if isinstance(config, Mapping):
-        if "_target_" in config and config["_target_"] != CLASS_BY_PATH:
-            yield f"{key}._target_".lstrip("."), config["_target_"]
-        elif "_target_" in config:
-            yield f"{key}.path".lstrip("."), config.get("path")
+    if isinstance(config, Mapping) and "_target_" in config:
+        yield f"{key}._target_".lstrip("."), config["_target_"]
     parts = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
     for name, part in parts:
         yield from names(part, f"{key}.{name}".lstrip("."))

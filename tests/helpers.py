@@ -18,7 +18,7 @@ from metarl.configuration.build import build_algorithm, build_env_factory
 from metarl.configuration.compose import options
 from metarl.envs.base import MetaEnv
 from metarl.trust import TYPED, locate
-from metarl.types import Decision, Step, Tasks
+from metarl.types import Decision, EnvSpec, Step, Tasks
 
 # Sizes that keep the laws quick, whatever is the default; each is set wherever a configuration has the key.
 SMALL = {
@@ -27,7 +27,7 @@ SMALL = {
     "model": {"hidden_size": 8, "num_heads": 2, "memory_length": 3, "window": 2, "num_slots": 2},
     "algorithm": {"num_epochs": 2, "num_minibatches": 2}
     | {"decoder_layers": [7, 6], "buffer_size": 20, "batch_size": 5, "num_vae_updates": 2, "encoder_hidden_size": 5},
-    "conditioning": {"layers": [8, 6], "observation_size": 5, "condition_layers": [4]},
+    "conditioning": {"layers": [8, 6], "observation_embedding_size": 5, "condition_layers": [4]},
 }
 # What some environments need in addition.
 SMALL_ENVS = {"rooms": {"num_rooms": 1, "horizon": 9}}
@@ -49,7 +49,7 @@ def small_config(*overrides: str, lanes: int = 6) -> dict:
     """``config_of``, with small sizes except where an override sets them."""
     config = config_of(*overrides)
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    nodes = {"conditioning": config["model"]["conditioning"] or {}} | config
+    nodes = {"conditioning": config["model"].get("conditioning", {})} | config
     for group, sizes in SMALL.items():
         sizes = sizes | (SMALL_ENVS.get(config["choices"]["env"], {}) if group == "env" else {})
         path = "model.conditioning" if group == "conditioning" else group
@@ -77,7 +77,7 @@ def make_policy(
     observation_space = observation_space or spaces.Box(-1, 1, (4,))
     action_space = action_space or spaces.Discrete(3)
     partial = instantiate(small_config(*overrides)["model"], _convert_="all")
-    return partial(observation_space, action_space, task_dim, trial_length)
+    return partial(EnvSpec(observation_space, action_space, task_dim, trial_length))
 
 
 def make_algorithm(*overrides: str, lanes: int = 6):

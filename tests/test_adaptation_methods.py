@@ -260,10 +260,10 @@ def test_every_option_of_a_method_is_tried():
 REFUSED = {
     ("algorithm=maml", "algorithm.baseline=network"): ["trust region", "use meta_optimizer=ppo"],
     ("algorithm=maml", "algorithm.baseline=linear_time", "algorithm.bootstrap=true"): ["use linear"],
-    ("algorithm=maml", "env=rooms"): ["model.image_size", "algorithm=rl2"],
-    ("algorithm=tesp", "env=rooms"): ["model.image_size"],
-    ("algorithm=tesp", "model.encoder_size=7"): ["model.encoder_size", "use null"],
-    ("algorithm=maesn", "model.encoder_size=7"): ["model.encoder_size", "use null"],
+    ("algorithm=maml", "env=rooms"): ["model.image_embedding_size", "algorithm=rl2"],
+    ("algorithm=tesp", "env=rooms"): ["model.image_embedding_size"],
+    ("algorithm=tesp", "model.input_embedding_size=7"): ["model.input_embedding_size", "use null"],
+    ("algorithm=maesn", "model.input_embedding_size=7"): ["model.input_embedding_size", "use null"],
     ("algorithm=maml", "algorithm.meta_optimizer.backtrack_ratio=1.5"): ["backtrack_ratio=1.5", "less than 1"],
     ("algorithm=promp", "algorithm.inner_kl_target=0.01", "algorithm.inner_kl_coefficient=0"): ["start it above 0"],
 }

@@ -23,7 +23,7 @@ def measured(*overrides: str):
 
 def test_a_belief_is_measured_at_every_step():
     agent, _, rollout, found = measured()
-    known, _ = agent.policy.remember(rollout.timestep, agent.policy.initial_carry(4))
+    known, _ = agent.policy.encode(rollout.timestep, agent.policy.initial_carry(4))
     belief = as_belief(known.actor.detach())
     np.testing.assert_allclose(found.mean, belief.mean.numpy(), atol=1e-6)
     np.testing.assert_allclose(found.deviation, belief.log_variance.exp().sqrt().numpy(), rtol=1e-5)
@@ -34,7 +34,7 @@ def test_a_belief_is_measured_at_every_step():
 
 def test_the_gradient_of_values_is_that_of_finite_differences():
     agent, _, rollout, found = measured()
-    known, _ = agent.policy.remember(rollout.timestep, agent.policy.initial_carry(4))
+    known, _ = agent.policy.encode(rollout.timestep, agent.policy.initial_carry(4))
     told = known.actor.detach()
     sizes = []
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_the_gradient_of_values_is_that_of_finite_differences():
             shift = torch.zeros_like(told)
             shift[..., index] = 1e-2
             value = [
-                agent.policy.decide(
+                agent.policy.act_and_value(
                     rollout.timestep, known._replace(actor=moved, critic=moved), rollout.tasks.description
                 ).value
                 for moved in (told + shift, told - shift)

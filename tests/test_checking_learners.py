@@ -14,7 +14,9 @@ from metarl.checking.models import MEMORY_CHECKS, Memory
 from metarl.checking.outcomes import failed, run
 from metarl.cli import main
 from metarl.models.base import SequenceModel
+from metarl.models.heads import PlainHeads
 from metarl.models.policy import Policy
+from metarl.types import EnvSpec
 
 
 class Sum(SequenceModel):
@@ -120,13 +122,13 @@ BROKEN_MEMORIES = {
 
 
 def wrong_in_memory(kind) -> set[str]:
-    given = (spaces.Box(-1, 1, (4,)), spaces.Discrete(3))
+    spec = EnvSpec(spaces.Box(-1, 1, (4,)), spaces.Discrete(3), 3, 50)
 
     def policy():
         torch.manual_seed(0)
-        return Policy(*given, 3, 50, memory=kind)
+        return Policy(spec, memory=kind, heads=PlainHeads)
 
-    return set(failed(run("model", MEMORY_CHECKS, Memory(policy, *given, task_dim=3))))
+    return set(failed(run("model", MEMORY_CHECKS, Memory(policy, spec))))
 
 
 def test_a_sound_memory_passes():

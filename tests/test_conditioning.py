@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from metarl.configuration.compose import options
 from metarl.errors import ConfigError
-from metarl.models.conditional_layers import FilmLayer, FreeLayer, GeneratedLayer, initializer
+from metarl.models.conditional_layers import FilmLayer, HyperLinear, UnconditionedLinear, initializer
 from metarl.models.conditioning import Concatenate, Film, Hypernetwork
 from metarl.seeding import make_generator
 
@@ -20,10 +20,10 @@ NETWORKS = ("concatenate", "hypernetwork", "film")
 def layers(input_dim: int, output_dim: int, condition_dim: int = 3) -> list:
     fill = initializer("normc", 1.0)
     return [
-        GeneratedLayer(input_dim, output_dim, condition_dim, "naive", fill, 1.0),
-        GeneratedLayer(input_dim, output_dim, condition_dim, "weight", fill, 1.0, shared=False),
+        HyperLinear(input_dim, output_dim, condition_dim, "naive", fill, 1.0),
+        HyperLinear(input_dim, output_dim, condition_dim, "weight", fill, 1.0, shared=False),
         FilmLayer(input_dim, output_dim, condition_dim, "naive", fill),
-        FreeLayer(input_dim, output_dim, fill),
+        UnconditionedLinear(input_dim, output_dim, fill),
     ]
 
 
@@ -33,7 +33,7 @@ def layers(input_dim: int, output_dim: int, condition_dim: int = 3) -> list:
 @pytest.mark.parametrize(("input_dim", "output_dim"), [(5, 4), (4, 5), (6, 1), (1, 6)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_generated_layer_is_a_matrix_of_its_own_for_every_sample(input_dim, output_dim, shared):
-    layer = GeneratedLayer(input_dim, output_dim, 3, "bias", initializer("normc", 1.0), 1.0, shared).double()
+    layer = HyperLinear(input_dim, output_dim, 3, "bias", initializer("normc", 1.0), 1.0, shared).double()
     perturb(layer)
     x, condition = torch.randn(7, 2, input_dim).double(), torch.randn(7, 2, 3).double()
     generated = layer.generate(condition.flatten(0, 1))
@@ -80,12 +80,12 @@ def measured(network, seeds: int = 10, **options) -> dict[str, float]:
     rows = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        sizes = {"layers": [256, 128], "observation_size": 256, "condition_layers": [25], "base": "normc"}
-        networks = network(20, 24, 6, 1.0, **sizes, **options)
+        sizes = {"layers": [256, 128], "observation_embedding_size": 256, "condition_layers": [25]}
+        networks = network(20, 24, 6, 1.0, **sizes, weight_init="normc", **options)
         condition = networks.condition(torch.randn(400, 24))
         found = networks(torch.randn(400, 20), condition, condition)
         first = networks.actor_layers[0]
-        generated = isinstance(first, GeneratedLayer)
+        generated = isinstance(first, HyperLinear)
         weights = first.generate(condition[:40])[:, : 256 * 256] if generated else first.linear.weight
         values = networks.critic_output(found.critic, condition)
         rows.append([found.output.std(), values.std(), weights.std()])
@@ -97,12 +97,12 @@ def measured(network, seeds: int = 10, **options) -> dict[str, float]:
 # Standard deviations of the action's mean and of the first layer's weights that were measured of the published code.
 PUBLISHED = {
     "concatenate": (Concatenate, {}, 0.58, 0.10),
-    "bias": (Hypernetwork, {"initialization": "bias", "generated": None}, None, 0.104),
-    "weight": (Hypernetwork, {"initialization": "weight", "generated": None}, None, 0.235),
-    "both": (Hypernetwork, {"initialization": "both", "generated": None}, None, 0.13),
-    "naive": (Hypernetwork, {"initialization": "naive", "generated": None}, None, 0.77),
-    "kaiming": (Hypernetwork, {"initialization": "kaiming", "generated": None}, 8.5, 0.77),
-    "hfi": (Hypernetwork, {"initialization": "hfi", "generated": None}, 0.38, 0.034),
+    "bias": (Hypernetwork, {"initialization": "bias", "generated_layers": None}, None, 0.104),
+    "weight": (Hypernetwork, {"initialization": "weight", "generated_layers": None}, None, 0.235),
+    "both": (Hypernetwork, {"initialization": "both", "generated_layers": None}, None, 0.13),
+    "naive": (Hypernetwork, {"initialization": "naive", "generated_layers": None}, None, 0.77),
+    "kaiming": (Hypernetwork, {"initialization": "kaiming", "generated_layers": None}, 8.5, 0.77),
+    "hfi": (Hypernetwork, {"initialization": "hfi", "generated_layers": None}, 0.38, 0.034),
     "film": (Film, {"initialization": "bias"}, 0.61, 0.104),
 }
 
@@ -124,8 +124,8 @@ def test_networks_have_as_many_parameters_as_published():
 def test_bias_hyperinit_starts_as_one_network_for_all_tasks_and_learns_conditions_second():
     policy = make_policy("conditioning=hypernetwork")
     networks = policy.heads.networks
-    observation = torch.randn(9, policy.features.present_dim)
-    conditions = [networks.condition(torch.randn(9, policy.known_dim)) for _ in range(2)]
+    observation = torch.randn(9, policy.features.current_dim)
+    conditions = [networks.condition(torch.randn(9, policy.memory_dim)) for _ in range(2)]
     outputs = [networks(observation, condition, condition).output for condition in conditions]
     assert torch.equal(*outputs)
     outputs[0].sum().backward()
@@ -134,7 +134,7 @@ def test_bias_hyperinit_starts_as_one_network_for_all_tasks_and_learns_condition
 
 def test_weight_hyperinit_is_an_ordinary_network_for_each_one_hot_condition():
     fill = initializer("normc", 2.0)
-    layer = GeneratedLayer(6, 5, 4, "weight", fill, 2.0)
+    layer = HyperLinear(6, 5, 4, "weight", fill, 2.0)
     rows = layer.generate(torch.eye(4))[:, :30].view(4, 5, 6).norm(dim=2)
     torch.testing.assert_close(rows, torch.full((4, 5), 2.0))
     assert layer.generate(torch.zeros(1, 4)).abs().max() == 0
@@ -148,8 +148,8 @@ def conditioned(name: str, *overrides: str):
     perturb(policy)
     networks = policy.heads.networks
     generator = make_generator(0)
-    observation = torch.randn(5, policy.features.present_dim, generator=generator)
-    condition = networks.condition(torch.randn(5, policy.known_dim, generator=generator))
+    observation = torch.randn(5, policy.features.current_dim, generator=generator)
+    condition = networks.condition(torch.randn(5, policy.memory_dim, generator=generator))
     return networks(observation, condition, condition).output.detach()
 
 
@@ -161,9 +161,9 @@ def option_values() -> list[tuple[str, str, str]]:
         hints = typing.get_type_hints(Concatenate.__mro__[1].__init__) | typing.get_type_hints(target.__init__)
         other = {
             "layers": "[4]",
-            "observation_size": "null",
+            "observation_embedding_size": "null",
             "condition_layers": "[3,2]",
-            "generated": "[false,true,true]",
+            "generated_layers": "[false,true,true]",
         }
         for option in (key for key in node if not key.startswith("_")):
             words = [word for word in typing.get_args(hints[option]) if isinstance(word, str) and word != node[option]]
@@ -178,14 +178,15 @@ def test_every_option_of_a_conditioning_changes_what_is_computed(name, option, v
 
 
 REFUSED = {
-    ("conditioning=hypernetwork", "model.conditioning.generated=[true]"): ["generated=[True]", "each of the 2 layers"],
-    ("conditioning=film", "model.head_size=8"): ["model.head_size=8", "conditioning=none"],
-    ("conditioning=film", "model.action_std=state", "env=point_goal"): ["model.action_std=state", "leave it null"],
-    ("conditioning=film", "model.critic=present"): ["model.critic=present", "use shared"],
+    ("conditioning=hypernetwork", "model.conditioning.generated_layers=[true]"): ["generated_layers=[True]", "3 times"],
+    ("conditioning=film", "model.head_size=8"): ["model.head_size=8: no such key", "conditioning=none"],
+    ("conditioning=film", "+model.head_size=8"): ["model.head_size=8: no such key", "conditioning=none"],
+    ("conditioning=film", "model.state_dependent_std=true", "env=point_goal"): ["no such key", "conditioning=none"],
+    ("conditioning=film", "model.critic=memoryless"): ["model.critic=memoryless", "use shared"],
     ("conditioning=per_task",): ["per_task", "algorithm=multitask"],
     ("model=splagger", "model.aggregator=gaussian", "model.skip=none", "model.latent_dim=3"): ["model.latent_dim=4"],
     ("model.latent_dim=3", "model.critic=separate"): ["model.critic=separate", "model.latent_dim=null"],
-    ("model.image_size=8",): ["model.image_size=8", "not pictures"],
+    ("model.image_embedding_size=8",): ["model.image_embedding_size=8", "not images"],
     ("conditioning=film", "model.conditioning.actor_gain=1"): ["no such key"],
 }
 

@@ -32,7 +32,7 @@ def test_only_the_privileged_critic_reads_the_task():
         carry, task = agent.policy.initial_carry(env.num_lanes), rollout.tasks.description
         before, _ = agent.policy(rollout.timestep, carry, task)
         after, _ = agent.policy(rollout.timestep, carry, task + 1)
-        assert torch.equal(before.parameters, after.parameters)
+        assert torch.equal(before.distribution_params, after.distribution_params)
         assert torch.equal(before.value, after.value) == (critic != "privileged")
 
 

@@ -54,7 +54,7 @@ def test_features_leave_out_spaces_of_one_element():
 
 
 def test_an_encoder_rectifies_a_layer_of_the_features():
-    policy = make_policy("model=mlp", "model.encoder_size=7", observation_space=spaces.Discrete(2))
+    policy = make_policy("model=mlp", "model.input_embedding_size=7", observation_space=spaces.Discrete(2))
     plain = make_policy("model=mlp", observation_space=spaces.Discrete(2)).features(START_AND_NEXT)
     layer = next(module for module in policy.features.modules() if isinstance(module, torch.nn.Linear))
     expected = (plain[:, :-1] @ layer.weight.T + layer.bias).clamp(min=0)
@@ -77,7 +77,7 @@ def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
             for x in (first, second)
             for task in [torch.zeros(1, 3)]
         ]
-        return (outputs[0].parameters - outputs[1].parameters).abs().max().item()
+        return (outputs[0].distribution_params - outputs[1].distribution_params).abs().max().item()
 
     assert reaction() == 0 and reaction("model.head_size=16") > 1e-3
 
@@ -88,7 +88,7 @@ def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
 def test_inputs_are_standardised_by_all_trials_before():
     agent, env = make_algorithm("env=cheetah_vel", "model=mlp", lanes=8)
     (rollout,) = trial = collected(agent, env)
-    agent.learn_scales(trial)
+    agent.update_normalization(trial)
     observation = agent.policy.features.observation_scale
     torch.testing.assert_close(observation.mean, rollout.timestep.observation[rollout.mask].double().mean(0))
     size = rollout.timestep.previous_reward[rollout.mask].double().square().mean()
@@ -97,15 +97,15 @@ def test_inputs_are_standardised_by_all_trials_before():
     torch.testing.assert_close(features.flatten(0, 1).mean(0), torch.zeros(17), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("action_std", ["free", "state"])
-def test_the_first_actions_have_the_deviation_that_was_asked_for(action_std):
-    options = ("model.initial_std=0.3", f"model.action_std={action_std}")
+@pytest.mark.parametrize("state_dependent", ["false", "true"])
+def test_the_first_actions_have_the_deviation_that_was_asked_for(state_dependent):
+    options = ("model.initial_std=0.3", f"model.state_dependent_std={state_dependent}")
     agent, env = make_algorithm("env=cheetah_vel", "model=gru", *options, lanes=200)
     (rollout,) = collected(agent, env)
     assert rollout.decision.action.std().item() == pytest.approx(0.3, rel=0.05)
 
 
-@pytest.mark.parametrize("option", ["initial_std=0.5", "action_std=state"])
+@pytest.mark.parametrize("option", ["initial_std=0.5", "state_dependent_std=true"])
 def test_options_of_continuous_actions_are_refused_where_actions_are_discrete(option):
-    with pytest.raises(ConfigError, match=f"model.{option}: actions of this environment are discrete; leave it null"):
+    with pytest.raises(ConfigError, match=f"(?i)model.{option}: actions of this environment are discrete; leave it"):
         make_algorithm("env=bandit", f"model.{option}")

@@ -107,7 +107,7 @@ def test_first_order_gradients_have_their_closed_form():
     path = agent.path(stages, second_order=False)
     end = {name: value.detach().requires_grad_() for name, value in path[-1].items()}
     output = agent.output(end, stages[-1].timestep, {})
-    log_prob = agent.policy.distribution.log_prob(output.parameters, stages[-1].action)
+    log_prob = agent.policy.distribution.log_prob(output.distribution_params, stages[-1].action)
     loss = -stages[-1].mean((log_prob - stages[-1].log_prob).exp() * stages[-1].advantage).sum()
     at_end = dict(zip(end, torch.autograd.grad(loss, list(end.values())), strict=True))
     names = list(start)
@@ -264,7 +264,7 @@ def test_stacked_parameters_are_a_policy_for_each_task():
         alone.load_state_dict({name: value[task] for name, value in state.parameters.items()}, strict=False)
         timestep = tree_map(itemgetter(task), stage.timestep)
         expected, _ = alone(timestep, ((),), timestep.first)
-        torch.testing.assert_close(output.parameters[task], expected.parameters, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(output.distribution_params[task], expected.distribution_params, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -405,7 +405,7 @@ def test_every_option_is_tried():
 REFUSED = {
     ("algorithm=maml", "model=gru"): ["use model=mlp"],
     ("algorithm=maml", "conditioning=film"): ["conditioning=none"],
-    ("algorithm=maml", "model.inputs=step"): ["use observation"],
+    ("algorithm=maml", "model.inputs=action_reward"): ["use observation"],
     ("algorithm=maml", "algorithm.num_inner_steps=0"): ["num_inner_steps=0", "greater than 0"],
     ("algorithm=maml", "env.num_episodes=0"): ["env.num_episodes=0"],
     ("algorithm=maml", "algorithm.baseline=zero", "algorithm.bootstrap=true"): ["use linear"],

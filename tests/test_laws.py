@@ -32,7 +32,7 @@ def recomputed(algorithm, rollout: Rollout):
     carry = policy.initial_carry(rollout.reward.shape[1])
     with torch.no_grad():
         output, _ = policy(rollout.timestep, carry, rollout.tasks.description)
-    return policy.distribution.log_prob(output.parameters, rollout.decision.action), output.value
+    return policy.distribution.log_prob(output.distribution_params, rollout.decision.action), output.value
 
 
 def one_big_step(combination: tuple[str, str, str], *more: str):
@@ -78,8 +78,8 @@ def test_ratio_one_with_every_critic(model_option, critic, env_name):
 
 INPUTS = [
     "model.inputs=transition",
-    "model.inputs=conjunction",
-    "model.encoder_size=5",
+    "model.inputs=outer_product",
+    "model.input_embedding_size=5",
     "model.head_size=5",
     "model.timescale=20",
     "lanes_per_task=2",
@@ -174,7 +174,7 @@ def written_out_loss(agent, batch, entropy_coefficient: float, huber: bool) -> t
         for lane in range(batch.mask.shape[1]):
             if not batch.mask[t, lane]:
                 continue
-            log_probs = output.parameters[t, lane].log_softmax(0)
+            log_probs = output.distribution_params[t, lane].log_softmax(0)
             ratio = (log_probs[batch.action[t, lane]] - batch.log_prob[t, lane]).exp()
             gain = batch.advantage[t, lane]
             clipped = torch.clamp(ratio, 1 - agent.clip, 1 + agent.clip)
@@ -225,7 +225,7 @@ def recomputed_log_prob(agent, batch) -> torch.Tensor:
     carry = agent.policy.initial_carry(batch.mask.shape[1])
     with torch.no_grad():
         output, _ = agent.policy(batch.timestep, carry, batch.task)
-    return agent.policy.distribution.log_prob(output.parameters, batch.action)
+    return agent.policy.distribution.log_prob(output.distribution_params, batch.action)
 
 
 def test_every_weight_of_rl2_is_trained(model_option):

@@ -24,13 +24,14 @@ from metarl.checking.models import (
     whole,
 )
 from metarl.configuration.compose import CONF, options
+from metarl.types import EnvSpec
 
 INPUT = 9  # a box of 4, 3 actions, reward and flag
-SPACES = (spaces.Box(-1, 1, (4,)), spaces.Discrete(3))  # of ``make_policy``
+SPEC = EnvSpec(spaces.Box(-1, 1, (4,)), spaces.Discrete(3), task_dim=3, trial_length=50)  # of ``make_policy``
 
 
 def subject_of(model_option: str, *changes: str) -> Memory:
-    return Memory(lambda: make_policy(f"model={model_option}", *changes), *SPACES, task_dim=3)
+    return Memory(lambda: make_policy(f"model={model_option}", *changes), SPEC)
 
 
 def variants() -> list:
@@ -40,7 +41,7 @@ def variants() -> list:
     for name in options("model"):
         found.append(pytest.param((name,), id=name))
         model = small_config(f"model={name}")["model"]
-        hints = typing.get_type_hints(instantiate(model["memory"]).__init__)
+        hints = typing.get_type_hints(instantiate(model["memory"]).func.__init__)
         for key, value in model.items():
             for other in other_choices(value, hints.get(key)) if key not in shared else []:
                 change = f"model.{key}={other}"
@@ -80,7 +81,7 @@ def test_the_law_holds_in_double_precision_for_any_length_and_cuts(model_option,
         close(in_steps(memory, x)[0], expected[0], "in steps without gradients")
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "present"])
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "memoryless"])
 @pytest.mark.parametrize("spaces_of", ["discrete", "box"])
 def test_a_policy_obeys_the_memory_law_with_every_critic(model_option, critic, spaces_of):
     observation, action = {
@@ -97,4 +98,4 @@ def test_the_first_policy_is_close_to_uniform(model_option):
     policy = make_policy(f"model={model_option}")
     timestep = random_timesteps(spaces.Box(-1, 1, (4,)), spaces.Discrete(3))
     output, _ = policy(timestep, policy.initial_carry(LANES), torch.zeros(LANES, 3))
-    assert (output.parameters.softmax(-1) - 1 / 3).abs().max() < 0.02
+    assert (output.distribution_params.softmax(-1) - 1 / 3).abs().max() < 0.02

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.models.normalization import RunningScale, ValueHead, ValueLayer
+from metarl.models.normalization import RunningMeanStd, ValueHead, ValueLayer
 from metarl.seeding import make_generator
 
 
@@ -105,7 +105,7 @@ def test_statistics_are_no_parameters():
 
 
 def test_a_scale_holds_the_moments_of_all_it_was_shown():
-    scale, seen = RunningScale(3), torch.empty(0, 3)
+    scale, seen = RunningMeanStd(3), torch.empty(0, 3)
     for size in (7, 1, 40, 300):
         batch = 5.0 + size * torch.randn(size, 3, generator=make_generator(size))
         scale.update(batch)
@@ -118,7 +118,7 @@ def test_a_scale_holds_the_moments_of_all_it_was_shown():
 
 
 def test_a_scale_without_a_center_divides_by_the_root_mean_square():
-    scale = RunningScale(1, center=False)
+    scale = RunningMeanStd(1, center=False)
     batches = [3 + torch.randn(50, 1, generator=make_generator(seed)) for seed in range(3)]
     for batch in batches:
         scale.update(batch)
@@ -127,7 +127,7 @@ def test_a_scale_without_a_center_divides_by_the_root_mean_square():
 
 
 def test_a_scale_changes_nothing_before_it_saw_anything_and_limits_what_leaves():
-    scale = RunningScale(2)
+    scale = RunningMeanStd(2)
     values = torch.tensor([[1.0, -3.0]])
     torch.testing.assert_close(scale(values), values, rtol=1e-5, atol=0)
     assert scale(1e6 * values).tolist() == [[10.0, -10.0]]

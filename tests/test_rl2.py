@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from metarl.configuration.build import build_env_factory, parts
 from metarl.configuration.compose import options
 from metarl.evaluation import evaluate
+from metarl.models.heads import PlainHeads
 from metarl.models.policy import Policy
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -86,10 +87,11 @@ def model_options() -> list[tuple[str, str, str]]:
     found = []
     for model in options("model"):
         node = small_config(f"model={model}")["model"]
-        memory = instantiate(node["memory"])
-        hints = typing.get_type_hints(memory.__init__) | typing.get_type_hints(Policy.__init__)
-        for name in own_options(node) - {"memory", "conditioning"}:  # which has tests of its own
-            values = ["state"] if name == "action_std" else other_values(node[name], hints[name])
+        memory = instantiate(node["memory"]).func
+        parts = (memory.__init__, PlainHeads.__init__, Policy.__init__)
+        hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
+        for name in own_options(node) - {"memory", "heads"}:
+            values = other_values(node[name], hints[name])
             assert values, f"{model}.{name} has no other value"
             found += [(model, name, value) for value in values]
     return sorted(found)
@@ -101,7 +103,7 @@ NEEDED = {
     ("amrl", "temperature"): ("model.aggregator=softmax",),
     ("transformer", "context"): ("model.attention=sparse",),
 }
-CONTINUOUS = ("initial_std", "action_std")  # refused where actions are discrete
+CONTINUOUS = ("initial_std", "state_dependent_std")  # refused where actions are discrete
 
 
 @pytest.mark.parametrize(("model", "option", "value"), model_options())
@@ -115,7 +117,7 @@ def test_every_option_of_a_model_changes_what_it_computes(model, option, value):
         first=torch.rand(9, 2, generator=generator) < 0.3,
     )
     observations, actions = spaces.Box(-1, 1, (4,)), spaces.Discrete(3)
-    if option == "image_size":  # refused where there are none
+    if option == "image_embedding_size":  # refused where there are none
         observations = spaces.Box(-1, 1, (5, 4, 3))
         pictures = torch.randn(2, 9, 2, 5, 4, 3, generator=generator)
         timestep = timestep._replace(observation=pictures[0], previous_observation=pictures[1])

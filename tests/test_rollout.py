@@ -191,7 +191,7 @@ def test_greedy_actions_are_the_most_likely_and_need_no_randomness():
     assert torch.equal(generator.get_state(), before)
     carry = algorithm.policy.initial_carry(env.num_lanes)
     output, _ = algorithm.policy(rollout.timestep, carry, rollout.tasks.description)
-    assert torch.equal(output.parameters.argmax(-1), rollout.decision.action)
+    assert torch.equal(output.distribution_params.argmax(-1), rollout.decision.action)
 
 
 def test_collecting_builds_no_graph_and_uses_only_the_given_generator(env_option):

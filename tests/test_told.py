@@ -69,7 +69,7 @@ REFUSED = {
     ("algorithm=task_inference", "algorithm.task_coefficient=0"): ["nothing infers the task"],
     ("algorithm=hyperx", "algorithm.reward_coefficient=0"): ["not decoded"],
     (TOLD, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs task_id"],
-    (TOLD, "model.encoder_size=4"): ["the present observation alone"],
+    (TOLD, "model.input_embedding_size=4"): ["the present observation alone"],
     ("conditioning=film", "model.initial_std=0.5"): ["are discrete"],
 }
 
@@ -260,7 +260,7 @@ def test_a2c_is_the_plain_policy_gradient():
     perturb(agent, 0.2)
     batch = agent._batch(collected(agent, env)[0])
     output = agent.evaluate(batch)
-    log_prob = agent.policy.distribution.log_prob(output.parameters, batch.action)
+    log_prob = agent.policy.distribution.log_prob(output.distribution_params, batch.action)
     plain = -(log_prob * batch.advantage).mean()
     parameters = list(agent.policy.memory.parameters())
     surrogate = agent.losses(batch, agent.evaluate(batch))["policy_loss"]

@@ -104,10 +104,10 @@ def test_what_a_run_directory_names_is_not_executed(name, place, marker):
 @pytest.mark.parametrize(
     "path", ["os.system", "marker.Environment", "metarl.cli.main", "metarl.envs.bandit.BernoulliBandit"]
 )
-def test_a_class_named_by_its_path_has_to_be_a_memory_of_metarl(path, marker):
+def test_the_memory_of_a_model_has_to_be_a_memory_of_metarl(path, marker):
     config = small_config()
-    config["model"]["memory"] = {"_target_": "hydra.utils.get_class", "path": path}
-    with pytest.raises(ConfigError, match=f"model.memory.path={path}"):
+    config["model"]["memory"] = {"_target_": path, "_partial_": True}
+    with pytest.raises(ConfigError, match=f"model.memory._target_={path}"):
         build_algorithm(config)
     assert not marker.exists()
 

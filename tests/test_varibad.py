@@ -306,7 +306,7 @@ def test_the_belief_learns_which_cell_is_rewarding():
         agent.update(collect_trial(env, agent, generator), 0.0, generator)
     env.sample_tasks()
     (rollout,) = collect_trial(env, agent, generator)
-    known, _ = agent.policy.remember(rollout.timestep, agent.policy.initial_carry(200))
+    known, _ = agent.policy.encode(rollout.timestep, agent.policy.initial_carry(200))
     shown = agent.decoders["reward"].probabilities(as_belief(known.actor).mean)[-1].detach()
     found = (rollout.reward[:-1] > 0).any(0)
     right = shown[torch.arange(200), env.goal]

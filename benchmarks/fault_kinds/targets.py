@@ -91,9 +91,7 @@ def _of(target: str, /, *arguments: Any, **named: Any) -> dict[str, Any]:
 def insert(config: dict[str, Any], place: str, node: dict[str, Any]) -> None:
     """Put a hostile node into a configuration."""
     target = str(node["_target_"])
-    if place == "model.memory.path":
-        config["model"]["memory"] = {"_target_": "hydra.utils.get_class", "path": target}
-    elif place == "env.make":
+    if place == "env.make":
         config["env"] = _gymnasium(":".join(target.rsplit(".", 1)))
     elif place == "env.make id":
         config["env"] = _gymnasium("fault_kinds.effect:Anything-v0")
@@ -133,7 +131,7 @@ def _gymnasium(make: str) -> dict[str, Any]:
 
 
 PLACES = (
-    *("env", "model", "algorithm", "logger", "model.memory", "model.memory.path", "model.conditioning", "env.make"),
+    *("env", "model", "algorithm", "logger", "model.memory", "model.heads", "model.conditioning", "env.make"),
     *(
         "env.make id",
         "a list",

@@ -46,12 +46,12 @@ class Algorithm(nn.Module, ABC):
         """Agents that learn by memory alone carry their state on unchanged."""
         return state
 
-    def learn_scales(self, trial: list[Rollout]) -> None:
+    def update_normalization(self, trial: list[Rollout]) -> None:
         """Update the statistics of networks that standardise inputs; after the update, which uses those of acting."""
         for features in self.modules():
             if isinstance(features, Features):
                 for rollout in trial:
-                    features.learn_scales(rollout.timestep, rollout.mask)
+                    features.update_normalization(rollout.timestep, rollout.mask)
 
     @abstractmethod
     def training_state(self) -> dict:

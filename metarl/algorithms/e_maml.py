@@ -35,6 +35,6 @@ class EMAML(GradientAdaptation):
         total = 0.0
         for parameters, samples in zip(path[:-1], stages[:-1], strict=True):
             output = self.output(parameters, samples.timestep, samples.context)
-            log_prob = samples.mean(self.policy.distribution.log_prob(output.parameters, samples.action))
+            log_prob = samples.mean(self.policy.distribution.log_prob(output.distribution_params, samples.action))
             total = total - samples.context["credit"] * log_prob
         return {"exploration_loss": (self.exploration_coefficient, total)}

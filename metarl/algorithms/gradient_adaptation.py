@@ -124,7 +124,7 @@ class GradientAdaptation(Algorithm):
 
     def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
         """The policy for an environment."""
-        return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+        return model(env.spec)
 
     def build_auxiliary_modules(self, env: MetaEnv) -> None:
         """Build further modules of a method; the policy exists already."""
@@ -162,7 +162,7 @@ class GradientAdaptation(Algorithm):
     ) -> tuple[Decision, AdaptedState]:
         per_task = tree_map(lambda part: part.unflatten(0, (-1, self.lanes_per_task)), timestep)
         output = self.output(state.parameters, per_task, state.context)
-        parameters, distribution = output.parameters.flatten(0, 1), self.policy.distribution
+        parameters, distribution = output.distribution_params.flatten(0, 1), self.policy.distribution
         action = distribution.mode(parameters) if greedy else distribution.sample(parameters, generator)
         return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
 
@@ -197,7 +197,7 @@ class GradientAdaptation(Algorithm):
     def _inner_loss(self, parameters: Parameters, samples: Samples) -> Tensor:
         """Inner loss of every task, ``[N]``."""
         output = self.output(parameters, samples.timestep, samples.context)
-        log_prob = self.policy.distribution.log_prob(output.parameters, samples.action)
+        log_prob = self.policy.distribution.log_prob(output.distribution_params, samples.action)
         match self.inner_loss:
             case "log_likelihood":
                 loss = -samples.mean(log_prob * samples.advantage)
@@ -241,7 +241,7 @@ class GradientAdaptation(Algorithm):
             chosen = [stage.select(tasks) for stage in stages]
             parameters = expand_per_task(self.inner_parameters(), len(chosen[0].mask))
             for place, stage in enumerate(chosen):
-                acted[place].append(self.output(parameters, stage.timestep, stage.context).parameters)
+                acted[place].append(self.output(parameters, stage.timestep, stage.context).distribution_params)
                 if place < len(gradients):
                     gradients[place].append(self.inner_gradients(parameters, stage, second_order=False))
                     parameters = self.sgd_step(parameters, gradients[place][-1])
@@ -279,13 +279,13 @@ class GradientAdaptation(Algorithm):
         query, distribution = stages[-1], self.policy.distribution
         query = query._replace(context=self.encode_context(path[-1], query.context))
         output = self.output(path[-1], query.timestep, query.context)
-        log_ratio = distribution.log_prob(output.parameters, query.action) - query.log_prob
+        log_ratio = distribution.log_prob(output.distribution_params, query.action) - query.log_prob
         surrogate = log_ratio.exp() * query.advantage
         if clip is not None:
             surrogate = torch.minimum(surrogate, log_ratio.exp().clamp(1 - clip, 1 + clip) * query.advantage)
         losses = {"policy_loss": -query.mean(surrogate)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_coefficient > 0):
-            losses["entropy"] = query.mean(distribution.entropy(output.parameters))
+            losses["entropy"] = query.mean(distribution.entropy(output.distribution_params))
         total = losses["policy_loss"] - self.entropy_coefficient * losses["entropy"] + self.critic_loss(output, query)
         for name, (weight, loss) in self.auxiliary_losses(path, [*stages[:-1], query]).items():
             losses[name] = loss
@@ -295,7 +295,7 @@ class GradientAdaptation(Algorithm):
             assert query.behavior_params is not None
             return query.mean(distribution.kl(query.behavior_params, parameters))
 
-        return OuterTerms(total, losses, output.parameters, divergence)
+        return OuterTerms(total, losses, output.distribution_params, divergence)
 
     def training_state(self) -> dict:
         return {"meta_optimizer": self.meta_optimizer.state_dict()}

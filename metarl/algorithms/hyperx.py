@@ -8,12 +8,12 @@ train g to predict the random network f on these states                 (learn_n
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.algorithms.elbo import as_belief
 from metarl.algorithms.varibad import VariBAD
-from metarl.models.decoders import rectified_layers
-from metarl.models.normalization import RunningScale
+from metarl.models.mlp import mlp
+from metarl.models.normalization import RunningMeanStd
 from metarl.types import Rollout
 
 SIZE = 128  # outputs of the random network and of the one that predicts it
@@ -53,11 +53,11 @@ class HyperX(VariBAD):
 
     def build_auxiliary_modules(self, env):
         super().build_auxiliary_modules(env)
-        width = self.policy.features.present_dim + self.policy.known_dim
-        self.random_network, self.predictor = (rectified_layers([width, 256, 256], SIZE) for _ in range(2))
+        width = self.policy.features.current_dim + self.policy.memory_dim
+        self.random_network, self.predictor = (mlp([width, 256, 256], nn.ReLU, SIZE) for _ in range(2))
         for parameter in self.random_network.parameters():
             parameter.requires_grad_(False).mul_(10)  # scaled up so that the initial prediction error is large
-        self.bonus_scales = RunningScale(2, center=False)
+        self.bonus_scales = RunningMeanStd(2, center=False)
         parameters = self.predictor.parameters()
         self.novelty_optimizer = torch.optim.Adam(parameters, lr=self.novelty_learning_rate, fused=True)
 
@@ -100,8 +100,8 @@ class HyperX(VariBAD):
         belief = extras.get("belief")
         if belief is None:
             carry = self.policy.initial_carry(rollout.mask.shape[1])
-            belief = self.policy.remember(rollout.timestep, carry)[0].actor
-        return torch.cat([self.policy.features.present(rollout.timestep), belief], dim=-1), belief
+            belief = self.policy.encode(rollout.timestep, carry)[0].actor
+        return torch.cat([self.policy.features.current(rollout.timestep), belief], dim=-1), belief
 
     def learn_novelty(self, states: Tensor, masks: Tensor) -> dict[str, float]:
         """Predict the random network at these states ``[T, B, width]``: they are less novel afterwards."""

@@ -17,18 +17,18 @@ def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
     Raises:
         ValueError: an input encoder cannot be combined with latent conditioning.
     """
-    told_dim = OneHot(env.observation_space).output_dim + 1 + latent_dim
-    policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
+    context_dim = OneHot(env.observation_space).output_dim + 1 + latent_dim
+    policy = model(env.spec, context_dim)
     if policy.features.encoder is not None:
         raise ValueError(
-            "model.encoder_size: an input encoder cannot be combined with latent conditioning; use null, or more layers"
+            "model.input_embedding_size: an input encoder cannot be combined with latent conditioning; use null, or more layers"
         )
     return policy
 
 
 def concat_latent(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
     """Observations of N tasks ``[N, M, ...]`` with their latents ``[N, latent_dim]`` or ``[N, M, latent_dim]``."""
-    present = policy.features.present(timestep)
+    present = policy.features.current(timestep)
     if latent.ndim == 2:
         latent = latent.unsqueeze(1)
     return torch.cat([present, latent.expand(*present.shape[:-1], -1)], dim=-1)

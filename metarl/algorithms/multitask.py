@@ -9,7 +9,7 @@ from torch import Tensor
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient
 from metarl.envs.base import MetaEnv
 from metarl.envs.capabilities import exact_belief
-from metarl.models.heads import ConditionedHeads, DirectHeads, HeadOutput
+from metarl.models.heads import ConditionedHeads, HeadOutput, PlainHeads
 from metarl.models.mlp import MLP
 from metarl.types import Rollout, Tasks
 
@@ -17,7 +17,7 @@ Oracle = Literal["task_description", "task_id", "belief", "none"]
 
 
 class OracleState(NamedTuple):
-    """Memory, the task description ``[B, task_dim]``, and the oracle's input ``[B, told_dim]``."""
+    """Memory, the task description ``[B, task_dim]``, and the oracle's input ``[B, context_dim]``."""
 
     carry: tuple
     task: Tensor
@@ -44,19 +44,19 @@ class Multitask(PolicyGradient):
         super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
-        told_dim = self._told_dim(env)
+        context_dim = self._context_dim(env)
         if self.oracle in ("task_id", "belief"):
             self.env = env  # which alone knows
-        policy = model(env.observation_space, env.action_space, env.task_dim, env.trial_length, told_dim)
+        policy = model(env.spec, context_dim)
         if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
             raise ValueError("algorithm=multitask is told what it needs; use model=mlp, which remembers nothing")
         if isinstance(policy.heads, ConditionedHeads) and policy.heads.networks.one_hot and self.oracle != "task_id":
             raise ValueError(f"algorithm.oracle={self.oracle}: conditioning=per_task needs task_id")
-        if isinstance(policy.heads, DirectHeads) and policy.heads.readout.layer is None:
+        if isinstance(policy.heads, PlainHeads) and policy.heads.readout.layer is None:
             raise ValueError("heads that read what they are told see no observation; use conditioning=concatenate")
         return policy
 
-    def _told_dim(self, env: MetaEnv) -> int:
+    def _context_dim(self, env: MetaEnv) -> int:
         unknown = f"algorithm.oracle={self.oracle}: {type(env).__name__} %s; use task_description or none"
         match self.oracle:
             case "task_description":

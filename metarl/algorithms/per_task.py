@@ -5,7 +5,7 @@ from torch import Tensor
 
 from metarl.algorithms.samples import Samples
 from metarl.models.features import Pictures
-from metarl.models.heads import DirectHeads
+from metarl.models.heads import PlainHeads
 from metarl.models.mlp import MLP
 from metarl.models.policy import Policy
 
@@ -48,7 +48,7 @@ def check_policy(policy: Policy, method: str) -> None:
     """
     if not isinstance(policy.memory, MLP) or policy.critic_memory is not None:
         raise ValueError(f"{method} adapts a policy without memory; use model=mlp model.critic=shared")
-    if not isinstance(policy.heads, DirectHeads) or policy.belief is not None or policy.heads.task_encoder is not None:
+    if not isinstance(policy.heads, PlainHeads) or policy.belief is not None or policy.heads.task_encoder is not None:
         raise ValueError(
             f"{method} adapts plain networks; use conditioning=none model.latent_dim=null model.critic=shared"
         )
@@ -56,8 +56,8 @@ def check_policy(policy: Policy, method: str) -> None:
         raise ValueError(
             f"model.inputs={policy.features.inputs}: {method} adapts a policy without memory; use observation"
         )
-    if isinstance(policy.features.observation, Pictures):
+    if isinstance(policy.features.observation, ImageEncoder):
         raise ValueError(
-            f"model.image_size: {method} adapts layers over vectors, not over pictures; use another environment, or "
+            f"model.image_embedding_size: {method} adapts layers over vectors, not over pictures; use another environment, or "
             "a method with a memory, such as algorithm=rl2"
         )

@@ -108,7 +108,7 @@ class PolicyGradient(Algorithm):
 
     def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
         """The policy for an environment."""
-        return model(env.observation_space, env.action_space, env.task_dim, env.trial_length)
+        return model(env.spec)
 
     def build_auxiliary_modules(self, env: MetaEnv) -> None:
         """Build further modules of a method; the policy exists already."""
@@ -145,9 +145,9 @@ class PolicyGradient(Algorithm):
 
     def decision(self, output: HeadOutput, generator: Generator, greedy: bool) -> Decision:
         """An action of the distribution."""
-        distribution = self.policy.distribution
-        action = distribution.mode(output.parameters) if greedy else distribution.sample(output.parameters, generator)
-        return Decision(action, distribution.log_prob(output.parameters, action), output.value)
+        distribution, params = self.policy.distribution, output.distribution_params
+        action = distribution.mode(params) if greedy else distribution.sample(params, generator)
+        return Decision(action, distribution.log_prob(params, action), output.value)
 
     # ------------------------------------------------------------ learning
 
@@ -190,7 +190,7 @@ class PolicyGradient(Algorithm):
     def losses(self, batch: "Batch", output: HeadOutput) -> dict[str, Tensor]:
         """Policy loss, value loss, entropy and diagnostics, see ``Batch.mean``."""
         distribution, head = self.policy.distribution, self.policy.value_head
-        log_ratio = distribution.log_prob(output.parameters, batch.action) - batch.log_prob
+        log_ratio = distribution.log_prob(output.distribution_params, batch.action) - batch.log_prob
         ratio = log_ratio.exp()
         surrogate = ratio * batch.advantage
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * batch.advantage
@@ -200,7 +200,7 @@ class PolicyGradient(Algorithm):
         return {
             "policy_loss": -mean(torch.minimum(surrogate, clipped)),
             "value_loss": mean(value_error),
-            "entropy": mean(distribution.entropy(output.parameters)),
+            "entropy": mean(distribution.entropy(output.distribution_params)),
             "approx_kl": mean(ratio.detach() - 1 - log_ratio.detach()),
             "clip_fraction": mean((surrogate > clipped).float()),
         }

@@ -45,7 +45,7 @@ class ProMP(GradientAdaptation):
         losses = {}
         for stage, (parameters, samples) in enumerate(zip(path[:-1], stages[:-1], strict=True)):
             output = self.output(parameters, samples.timestep, samples.context)
-            divergence = samples.mean(self.policy.distribution.kl(samples.behavior_params, output.parameters))
+            divergence = samples.mean(self.policy.distribution.kl(samples.behavior_params, output.distribution_params))
             losses[f"inner_kl_{stage}"] = (self.coefficients[stage].item() / len(self.coefficients), divergence)
         return losses
 

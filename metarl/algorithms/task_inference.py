@@ -13,13 +13,13 @@ from typing import Literal, cast
 
 import torch
 from pydantic import NonNegativeInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.algorithms.policy_gradient import Batch, MemoryState
 from metarl.algorithms.varibad import VariBAD
-from metarl.models.conditioning import Hypernetwork, tanh_layers
-from metarl.models.decoders import rectified_layers
-from metarl.models.heads import ConditionedHeads, HeadOutput, Known
+from metarl.models.conditioning import Hypernetwork
+from metarl.models.heads import ConditionedHeads, HeadOutput, MemoryOutput
+from metarl.models.mlp import mlp
 from metarl.types import Agent
 
 Target = Literal["task", "embedding", "weights"]
@@ -77,13 +77,13 @@ class TaskInference(VariBAD):
         self.iterations: Tensor
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
         if isinstance(heads, ConditionedHeads) and self.warm_up_iterations:
-            self.task_encoder = tanh_layers(env.task_dim, [heads.networks.condition_dim])
+            self.task_encoder = mlp([env.task_dim, heads.networks.condition_dim], nn.Tanh)
         super().build_auxiliary_modules(env)
         self._fresh = copy.deepcopy(heads.state_dict()) if self.hard_reset else None
 
     def task_decoder(self, env, latent_dim):
         size = self.task_target_of(torch.zeros(1, env.task_dim)).shape[1]
-        return rectified_layers([latent_dim, *self.decoder_layers], size)
+        return mlp([latent_dim, *self.decoder_layers], nn.ReLU, size)
 
     def task_target(self, trials):
         return self.task_target_of(trials.task)
@@ -123,8 +123,8 @@ class TaskInference(VariBAD):
         """Output of the policy conditioned on the task ``[B, task_dim]``, at one step or along a sequence."""
         features = self.policy.features(timestep)
         condition = self.task_encoder(task).expand(*features.shape[:-1], -1)
-        nothing = features.new_zeros(*features.shape[:-1], self.policy.known_dim)
-        return self.policy.decide(timestep, Known(features, nothing, nothing), task, condition=condition)
+        nothing = features.new_zeros(*features.shape[:-1], self.policy.memory_dim)
+        return self.policy.act_and_value(timestep, MemoryOutput(features, nothing, nothing), task, condition=condition)
 
     def update(self, trial, progress, generator):
         logs = super().update(trial, progress, generator)

@@ -165,7 +165,7 @@ class TESP(MetaSGD):
     def _update_episode_memory(self, state: TESPState, rollout: Rollout) -> Episodes:
         """The episodes to embed from now on."""
         timestep = tree_map(lambda part: by_task(part, self.lanes_per_task), rollout.timestep)
-        acted = self.output(state.adapted.parameters, timestep, state.adapted.context).parameters
+        acted = self.output(state.adapted.parameters, timestep, state.adapted.context).distribution_params
         new = episodes_of(rollout, self._features(rollout, acted), self.rollouts[0], self.horizon, self.lanes_per_task)
         if self.episode_memory == "best":
             return best_episodes(state.episodes, new, self.num_best_episodes or 0)

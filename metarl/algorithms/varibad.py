@@ -38,8 +38,9 @@ from metarl.algorithms.policy_gradient import Batch, PolicyGradient, log_entries
 from metarl.algorithms.trial_buffer import TrialBuffer, Trials, trials_of
 from metarl.envs.base import MetaEnv
 from metarl.envs.capabilities import grid_world
-from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder, rectified_layers
-from metarl.models.heads import HeadOutput, Known
+from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder
+from metarl.models.heads import HeadOutput, MemoryOutput
+from metarl.models.mlp import mlp
 from metarl.types import Rollout
 
 CHUNK = 16  # beliefs decoded at once over whole trials
@@ -166,7 +167,7 @@ class VariBAD(PolicyGradient):
 
     def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
         """From a latent to ``task_target``."""
-        return rectified_layers([latent_dim, *self.decoder_layers], env.task_dim)
+        return mlp([latent_dim, *self.decoder_layers], nn.ReLU, env.task_dim)
 
     def task_target(self, trials: Trials) -> Tensor:
         """Target of the task decoder, ``[B, size]``."""
@@ -195,14 +196,15 @@ class VariBAD(PolicyGradient):
         if self.rl_loss_through_encoder:
             return {}
         with torch.no_grad():
-            known, _ = self.policy.remember(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
+            known, _ = self.policy.encode(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
         return {"features": known.features, "belief": known.actor}
 
     def evaluate(self, batch: Batch) -> HeadOutput:
         if self.rl_loss_through_encoder:
             return super().evaluate(batch)
         belief = batch.extras["belief"]
-        return self.policy.decide(batch.timestep, Known(batch.extras["features"], belief, belief), batch.task)
+        memory = MemoryOutput(batch.extras["features"], belief, belief)
+        return self.policy.act_and_value(batch.timestep, memory, batch.task)
 
     def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
         if not self.shared or not self.trains_vae:
@@ -245,7 +247,7 @@ class VariBAD(PolicyGradient):
         terms = sample_terms(trials.mask, self.num_elbo_terms, self.num_reconstruction_terms, generator)
         noise = torch.randn(*terms.beliefs.shape, self.policy.latent_dim or 0, generator=generator)
         trials, terms, noise = local_part(trials, terms, noise.to(trials.mask.device))
-        known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
+        known, _ = self.policy.encode(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
         latent = Belief(*(gather_time(part, terms.beliefs) for part in belief)).sample(noise)
         losses = {"latent_kl": mean_over_beliefs(kl_to_prior(belief, self.prior), terms)}
@@ -259,7 +261,7 @@ class VariBAD(PolicyGradient):
     def elbo_over_time(self, rollout: Rollout, generator: Generator) -> dict[str, Tensor]:
         """Terms of the ELBO of every belief of a trial, ``[T, B]`` each: KL divergence, errors of the whole trial."""
         trials = trials_of(rollout)
-        known, _ = self.policy.remember(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
+        known, _ = self.policy.encode(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
         belief = as_belief(known.actor)
         found = {"latent_kl": kl_to_prior(belief, self.prior)}
         latent = belief.sample(torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device))

@@ -51,7 +51,7 @@ class Beliefs(NamedTuple):
 def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> Beliefs:
     """Beliefs at every step of a rollout from the start of its trials."""
     policy = agent.policy
-    known, _ = policy.remember(trial.timestep, policy.initial_carry(trial.mask.shape[1]))
+    known, _ = policy.encode(trial.timestep, policy.initial_carry(trial.mask.shape[1]))
     belief = as_belief(known.actor.detach())
     costs = {"latent_kl": kl_to_prior(belief, "previous")}
     believed = None
@@ -74,9 +74,10 @@ def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> B
 
 
 def _gradient(agent: PolicyGradient, trial: Rollout, belief: Belief) -> torch.Tensor:
-    known, _ = agent.policy.remember(trial.timestep, agent.policy.initial_carry(trial.mask.shape[1]))
+    known, _ = agent.policy.encode(trial.timestep, agent.policy.initial_carry(trial.mask.shape[1]))
     told = torch.cat(belief, dim=-1).requires_grad_()
-    output = agent.policy.decide(trial.timestep, known._replace(actor=told, critic=told), trial.tasks.description)
+    memory = known._replace(actor=told, critic=told)
+    output = agent.policy.act_and_value(trial.timestep, memory, trial.tasks.description)
     (gradient,) = torch.autograd.grad(output.value.sum(), told)
     return gradient.norm(dim=-1)
 

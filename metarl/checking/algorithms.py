@@ -93,9 +93,10 @@ def recomputed_equals_stored(algorithm: PolicyGradient, rollout: Rollout) -> Non
     batch = copy.deepcopy(algorithm)._batch(rollout)  # which moves the statistics of returns
     with torch.no_grad():
         output = algorithm.evaluate(batch)
-    log_prob = algorithm.policy.distribution.log_prob(output.parameters, rollout.decision.action)
+    log_prob = algorithm.policy.distribution.log_prob(output.distribution_params, rollout.decision.action)
     mask, stored = rollout.mask, rollout.decision
-    size = max(1.0, output.parameters[mask].abs().max().item())  # means far from zero are rounded so much more coarsely
+    # Means far from zero are rounded so much more coarsely.
+    size = max(1.0, output.distribution_params[mask].abs().max().item())
     demand_close(log_prob[mask], stored.log_prob[mask], "log-probabilities recomputed and stored", 1e-5 * size, 1e-5)
     scale = max(1.0, stored.value.abs().max().item())
     demand_close(output.value[mask], stored.value[mask], "values recomputed and stored", 1e-5 * scale, 1e-5)
@@ -201,7 +202,7 @@ def repeats_under_a_seed(learner: Learner) -> None:
 def acts_without_the_task(learner: Learner) -> None:
     """Actions do not change if only the description of the task does."""
     algorithm, env = learner.moved()
-    if getattr(getattr(algorithm, "policy", None), "told_dim", None) is not None:
+    if getattr(getattr(algorithm, "policy", None), "context_dim", None) is not None:
         raise NotApplicable("the policy receives the task description")
     generators = [make_generator(0, env.device), make_generator(0, env.device)]
     tasks = env.sample_tasks()

@@ -16,7 +16,7 @@ from metarl.checking.outcomes import Check
 from metarl.models.base import SequenceModel
 from metarl.models.policy import Policy
 from metarl.tree import tree_map
-from metarl.types import Timestep
+from metarl.types import EnvSpec, Timestep
 
 STEPS, LANES = 37, 5  # 37: no power of two, prime
 LONGEST = STEPS + 4  # steps that a memory is fed
@@ -30,13 +30,11 @@ class Memory:
 
     Args:
         make_policy: builds the policy it is part of, for trials of at least ``LONGEST`` steps.
-        observation_space, action_space, task_dim: of the policy.
+        spec: spaces and sizes that the policy was built for.
     """
 
     make_policy: Callable[[], Policy]
-    observation_space: spaces.Space
-    action_space: spaces.Space
-    task_dim: int
+    spec: EnvSpec
 
     def bare(self) -> SequenceModel:
         """The memory alone, its parameters moved."""
@@ -222,8 +220,8 @@ def is_the_same_in_a_policy(subject: Memory) -> None:
     """Step by step the policy around it has the distributions and values of the whole sequence."""
     policy = subject.make_policy()
     perturb(policy)
-    task = torch.randn(LANES, subject.task_dim, generator=torch.Generator().manual_seed(3))
-    timestep = random_timesteps(subject.observation_space, subject.action_space)
+    task = torch.randn(LANES, subject.spec.task_dim, generator=torch.Generator().manual_seed(3))
+    timestep = random_timesteps(subject.spec.observation_space, subject.spec.action_space)
     policy_steps_equal_the_whole(policy, timestep, task)
 
 
@@ -235,7 +233,7 @@ def policy_steps_equal_the_whole(policy: Policy, timestep: Timestep, task: Tenso
     for t in range(STEPS):
         row, carry = policy.step(tree_map(itemgetter(t), timestep), carry, task)
         rows.append(row)
-    for name in ("parameters", "value"):
+    for name in ("distribution_params", "value"):
         found = torch.stack([getattr(row, name) for row in rows])
         demand_close(found, getattr(output, name), f"{name} of the policy step by step", 1e-5, 1e-5)
 

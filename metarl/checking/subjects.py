@@ -72,6 +72,5 @@ def world_of(config: dict, has_workers: bool = False) -> World:
 def memory_of(config: dict) -> Memory:
     """The memory of a configuration, for its environment."""
     env = build_env_factory(config, trust=TYPED)(num_tasks=1, seed=0)
-    length = max(env.trial_length, LONGEST)
-    given = (env.observation_space, env.action_space, env.task_dim)
-    return Memory(partial(build_policy_factory(config, TYPED), *given, length), *given)
+    spec = env.spec._replace(trial_length=max(env.trial_length, LONGEST))
+    return Memory(partial(build_policy_factory(config, TYPED), spec), spec)

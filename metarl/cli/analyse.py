@@ -45,7 +45,7 @@ def analyse(options: argparse.Namespace) -> None:
 
     subjects = list(_subjects(options))
     for subject in subjects:
-        if subject.agent.policy.told_dim is not None:
+        if subject.agent.policy.context_dim is not None:
             raise ConfigError(f"{subject.name}: an oracle agent has no memory to analyse")
     if options.study == "memory":
         found = studies.memory_study(subjects, options.output, options.seed, options.repeats)

@@ -39,7 +39,7 @@ from metarl.trust import Trust, check_names, trusted
 
 # Arguments that the program supplies, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
-SPACES = frozenset({"observation_space", "action_space", "task_dim", "trial_length", "input_dim", "told_dim"})
+POLICY = frozenset({"spec", "context_dim", "input_dim", "trunk"})
 WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
@@ -96,7 +96,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
         if config.get(name, UNCHOSEN) == UNCHOSEN:
             raise ConfigError(f"{name} is missing")
     settings = _settings(config, schema)
-    model = schema.target(config["model"], "model", Kind(Policy), SPACES).build()
+    model = schema.target(config["model"], "model", Kind(Policy), POLICY).build()
     algorithm = _algorithm(config, schema).build()
 
     def make_algorithm(on):
@@ -200,8 +200,8 @@ def build_env_factory(config: Mapping, device: str | None = None, trust: Trust |
 
 
 def build_policy_factory(config: Mapping, trust: Trust | None = None) -> Callable[..., Policy]:
-    """Makes the policy of a configuration, given spaces, task size and trial length. For ``trust`` see ``parts``."""
-    made: Callable[..., Policy] = _schema(config, trust).target(config["model"], "model", Kind(Policy), SPACES).build()
+    """A function that makes the policy of a configuration for an ``EnvSpec``. For ``trust`` see ``parts``."""
+    made: Callable[..., Policy] = _schema(config, trust).target(config["model"], "model", Kind(Policy), POLICY).build()
     return made
 
 

@@ -92,8 +92,18 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     parent, _, name = key.rpartition(".")
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
+    if choices := _options_with(parent, name):
+        hint = f"; it comes with {' or '.join(choices)}"
     where = parent or "the top level"
     return f"{key}={value}: no such key; {where} has {', '.join(sorted(allowed))}{hint}"
+
+
+def _options_with(parent: str, name: str) -> list[str]:
+    """Choices of groups that put a key of this name under another group's node, such as ``conditioning=none``."""
+    files = [file for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != parent]
+    texts = {f"{file.parent.name}={file.stem}": file.read_text() for file in files}
+    head, key = f"# @package {parent}\n", re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    return [choice for choice, text in texts.items() if text.startswith(head) and key.search(text)]
 
 
 def _shortlist(choice: str, allowed: Sequence[str]) -> str:

@@ -43,6 +43,12 @@ RENAMED: dict[str, str] = {
     "algorithm.meta_optimizer.conjugate_steps": "algorithm.meta_optimizer.num_cg_steps",
     "algorithm.meta_optimizer.line_steps": "algorithm.meta_optimizer.max_backtracks",
     "algorithm.meta_optimizer.shrink": "algorithm.meta_optimizer.backtrack_ratio",
+    "model.encoder_size": "model.input_embedding_size",
+    "model.image_size": "model.image_embedding_size",
+    "model.action_std": "model.state_dependent_std",
+    "model.conditioning.observation_size": "model.conditioning.observation_embedding_size",
+    "model.conditioning.generated": "model.conditioning.generated_layers",
+    "model.conditioning.base": "model.conditioning.weight_init",
 }
 # As above, for a former name that other options of the group still use: by (present) group and option.
 RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {
@@ -54,6 +60,8 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     "algorithm.oracle": {"task": "task_description", "number": "task_id", "nothing": "none"},
     "algorithm.target": {"networks": "weights"},
     "env.position_encoding": {"wave": "sincos"},
+    "model.critic": {"present": "memoryless"},
+    "model.inputs": {"step": "action_reward", "conjunction": "outer_product"},
 }
 # Former module, or former class with its module: present one.
 MOVED: dict[str, str] = {
@@ -87,7 +95,25 @@ def present(config: Mapping[str, Any]) -> dict[str, Any]:
     for group, option in chosen:
         table |= RENAMED_IN.get((group, option), {}) if isinstance(option, str) else {}
     found: dict[str, Any] = _present(config, "", table)
+    if isinstance(found.get("model"), Mapping):
+        found["model"] = _model(found["model"])
     return found
+
+
+def _model(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model node, with heads where an earlier version derived them from the conditioning."""
+    memory = node.get("memory")
+    if "heads" in node or not isinstance(memory, Mapping) or "path" not in memory:
+        return node
+    conditioned, removed = node.get("conditioning") is not None, {"conditioning"}
+    if conditioned:
+        removed = {"head_size", "state_dependent_std"}
+    heads = f"metarl.models.heads.{'ConditionedHeads' if conditioned else 'PlainHeads'}"
+    changed: dict[str, Any] = {"memory": {"_target_": memory["path"], "_partial_": True}}
+    if not conditioned and "state_dependent_std" in node:
+        changed["state_dependent_std"] = node["state_dependent_std"] == "state"
+    kept = {name: value for name, value in (dict(node) | changed).items() if name not in removed}
+    return kept | {"heads": {"_target_": heads, "_partial_": True}}
 
 
 def _renamed(key: str, table: Mapping[str, str]) -> str | None:

@@ -18,9 +18,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from metarl.configuration.compose import unknown_key
 from metarl.configuration.renamed import present_value
 from metarl.errors import ConfigError
-from metarl.trust import CLASS_BY_PATH, NamesCode, Trust, check_gym_name, locate
+from metarl.trust import NamesCode, Trust, check_gym_name, locate
 
-BUILT = frozenset({"parameters", "observation_dim", "known_dim", "num_outputs", "actor_gain"})  # by the program alone
+BUILT = frozenset({"parameters", "observation_dim", "memory_dim", "num_outputs", "actor_gain"})  # by the program alone
 MOST_INTEGER = 2**63 - 1  # of torch
 MOST_FLOAT = 3.4028234663852886e38  # of float32
 
@@ -101,35 +101,39 @@ class Schema:
             raise ConfigError(f"{path}={node}: must hold the keys {', '.join(allowed)}")
         parameters = self._parameters(target, node, path)
         allowed = [name for name in parameters if name not in supplied]
+        outside = _with_options_outside(target)
         values = {}
         for name, value in node.items():
             key = f"{path}.{name}" if path else str(name)
             if name not in allowed:
                 raise ConfigError(unknown_key(key, value, allowed))
-            values[str(name)] = self._value(parameters[name].annotation, value, key)
+            annotation = parameters[name].annotation
+            bare = name in outside and isinstance(value, Mapping) and "_target_" in value
+            values[str(name)] = self._bare(annotation, value, key) if bare else self._value(annotation, value, key)
         for name in allowed:
             if parameters[name].default is inspect.Parameter.empty and name not in values:
                 raise ConfigError(f"{path + '.' if path else ''}{name} is missing")
         return values
 
     def target(self, node: Any, path: str, kind: Kind | None, supplied: frozenset[str] = frozenset()) -> Any:
-        """A node with a ``_target_``, checked against that: a ``Node`` to build, or the class it is the path of.
+        """A node with a ``_target_``, checked against that.
 
         Raises:
             ConfigError: the target is not trusted, cannot be imported or is not of the kind, or a key is wrong.
         """
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise ConfigError(f"{path}={node}: must name a class as its _target_, as the files in conf/ do")
-        rest = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-        if node["_target_"] == CLASS_BY_PATH:
-            self.check(rest, _class_by_path, path)
-            return self._locate(rest["path"], f"{path}.path", kind)
+        found, later = self._named(node, path, kind)
+        return Node(found, self.check(_arguments(node), found, path, supplied), later)
+
+    def _named(self, node: Mapping, path: str, kind: Kind | None) -> tuple[Callable, bool]:
+        """What a node names as its ``_target_``, and whether it is called later."""
         found = self._locate(node["_target_"], f"{path}._target_", kind)
         later = node.get("_partial_", False)
         if not isinstance(later, bool) or (kind is not None and later is not kind.partial):
             wanted = "true or false" if kind is None else str(kind.partial).lower()
             raise ConfigError(f"{path}._partial_={later}: must be {wanted} here")
-        return Node(found, self.check(rest, found, path, supplied), later)
+        return found, later
 
     def _locate(self, name: Any, key: str, kind: Kind | None) -> Any:
         if kind is None and not self.trust.everything and str(name).startswith("metarl."):
@@ -145,11 +149,7 @@ class Schema:
         ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of
         the constructor that ``super().__init__`` is, ``**lanes`` for what the program supplies to environments.
         """
-        constructors: list[Callable] = [target]
-        if inspect.isclass(target):
-            own = [vars(owner)["__init__"] for owner in target.__mro__[:-1] if "__init__" in vars(owner)]
-            constructors = own or [target]
-        return self._parameters_of(constructors, node, path)
+        return self._parameters_of(_constructors(target), node, path)
 
     def _parameters_of(self, constructors: list[Callable], node: Mapping, path: str) -> dict[str, inspect.Parameter]:
         """Parameters of the first constructor, and of the others as far as each passes on what is inherited."""
@@ -161,21 +161,23 @@ class Schema:
             if parameter.kind is not parameter.VAR_KEYWORD:
                 found[name] = parameter.replace(annotation=hints.get(name, Any))
             elif name.endswith("_options"):
-                inner = name.removesuffix("_options")
-                named = self._named(node.get(inner), f"{path}.{inner}", found[inner].annotation)
-                found = self._parameters(named, node, path) | found
+                for inner in _named_in(name):
+                    value, kind = node.get(inner), _kind(found[inner].annotation)
+                    if isinstance(value, Mapping) and "_target_" in value:  # else it is refused where it is checked
+                        named, _ = self._named(value, f"{path}.{inner}", kind)
+                        found = self._parameters(named, node, path) | found
             elif name == "inherited":
                 found = self._parameters_of(constructors[1:], node, path) | found
             elif name != "lanes":
                 raise ConfigError(_hidden_keys(constructors[0], name, path))
         return found
 
-    def _named(self, node: Any, path: str, annotation: Any) -> Callable:
-        """The class that a node names."""
-        if not isinstance(node, Mapping):
-            return lambda: None  # its type is refused where it is checked
-        named = self.target(node, path, _kind(annotation))
-        return named.target if isinstance(named, Node) else named
+    def _bare(self, annotation: Any, node: Mapping, key: str) -> Node:
+        """A node that names a class, whose options stand beside the node."""
+        for name in _arguments(node):
+            raise ConfigError(f"{key}.{name}: must stand beside {key}; use {key.rpartition('.')[0]}.{name}")
+        found, later = self._named(node, key, _kind(annotation))
+        return Node(found, {}, later)
 
     def _value(self, annotation: Any, value: Any, key: str) -> Any:
         kind = _kind(annotation)
@@ -220,8 +222,32 @@ def _hidden_keys(constructor: Callable, name: str, path: str) -> str:
     )
 
 
-def _class_by_path(path: str) -> None:
-    """The keys of a node that names a class by its path."""
+def _arguments(node: Mapping) -> dict[str, Any]:
+    """Keys and values of a node without those of Hydra."""
+    return {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+
+
+def _named_in(options: str) -> list[str]:
+    """Arguments that ``x_options`` or ``x_and_y_options`` names."""
+    return options.removesuffix("_options").split("_and_")
+
+
+def _with_options_outside(target: Callable) -> set[str]:
+    """Arguments of a constructor that name something whose options are arguments of this constructor, too."""
+    return {
+        inner
+        for constructor in _constructors(target)
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if parameter.kind is parameter.VAR_KEYWORD and name.endswith("_options")
+        for inner in _named_in(name)
+    }
+
+
+def _constructors(target: Callable) -> list[Callable]:
+    """The constructor of a class and those of its bases, or a function itself."""
+    if not inspect.isclass(target):
+        return [target]
+    return [vars(owner)["__init__"] for owner in target.__mro__[:-1] if "__init__" in vars(owner)] or [target]
 
 
 def _hints(constructor: Callable) -> dict[str, Any]:

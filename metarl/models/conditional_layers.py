@@ -16,7 +16,7 @@ Initialize = Callable[[Tensor], object]  # fills a weight [output_dim, input_dim
 
 
 def initializer(name: Initialization, gain: float) -> Initialize:
-    """``normc`` draws rows of norm ``gain`` in random directions; the others are torch's own."""
+    """Initialisation of a weight matrix: ``normc`` draws rows of norm ``gain``; the others are torch's."""
     match name:
         case "normc":
             return lambda weight: weight.data.normal_().mul_(gain / weight.data.norm(dim=1, keepdim=True))
@@ -27,19 +27,19 @@ def initializer(name: Initialization, gain: float) -> Initialize:
 
 
 class ConditionalLayer(nn.Module, ABC):
-    """A linear map of x ``[..., input_dim]`` that a condition ``[..., condition_dim]`` may change."""
+    """A linear map of x ``[..., input_dim]`` that may depend on a condition ``[..., condition_dim]``."""
 
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """``[..., output_dim]``."""
+        """``[..., input_dim]`` and ``[..., condition_dim]`` to ``[..., output_dim]``."""
 
     @abstractmethod
     def rescale_(self, factor: Tensor, shift: Tensor) -> None:
         """Change the parameters so that the outputs y become ``factor * y + shift``."""
 
 
-class FreeLayer(ConditionalLayer):
-    """An ordinary layer, whatever the condition; without bias at first."""
+class UnconditionedLinear(ConditionalLayer):
+    """An ordinary linear layer with zero initial biases, independent of the condition."""
 
     def __init__(self, input_dim: int, output_dim: int, initialize: Initialize):
         super().__init__()
@@ -56,22 +56,22 @@ class FreeLayer(ConditionalLayer):
         self.linear.bias.mul_(factor).add_(shift)
 
 
-class GeneratedLayer(ConditionalLayer):
+class HyperLinear(ConditionalLayer):
     """Weights and biases are affine in the condition (Ha et al. 2017; initialisers of Beck et al. 2022).
 
-    The layer is computed in the bilinear form: no sample ever has weights of its own, which saves their memory and
-    most of the time.
+    The layer is computed in bilinear form: no weight matrix is formed for any sample, which saves memory and most of
+    the time.
 
     Args:
-        input_dim, output_dim: of the layer.
-        condition_dim: of the condition.
-        initialization: what the layer is at first. ``bias``: the same ordinary layer for all conditions
-            (Bias-HyperInit). ``weight``: an ordinary layer for each one-hot condition (Weight-HyperInit). ``both``:
-            half of each. ``naive`` and ``kaiming``: the generating map is filled as an ordinary layer. ``hfi``:
-            uniform, so that variances are kept (hyperfan-in, Chang et al. 2020).
-        initialize: what fills an ordinary layer.
-        gain: of ``hfi``; ``kaiming`` takes that of tanh everywhere.
-        shared: have a part that is the same for all conditions; without, the maps are linear.
+        input_dim, output_dim: sizes of the layer.
+        condition_dim: size of the condition.
+        initialization: ``bias`` starts as one ordinary layer for all conditions (Bias-HyperInit); ``weight`` as a
+            separate ordinary layer for each one-hot condition (Weight-HyperInit); ``both`` as half of each. ``naive``
+            and ``kaiming`` initialise the generating map like an ordinary layer. ``hfi`` is uniform and preserves
+            variances (hyperfan-in, Chang et al. 2020).
+        initialize: initialisation of an ordinary layer.
+        gain: gain of ``hfi``; ``kaiming`` takes that of tanh in every layer.
+        shared: whether there is a part that is the same for all conditions; the maps are linear without it.
     """
 
     def __init__(
@@ -118,18 +118,18 @@ class GeneratedLayer(ConditionalLayer):
         condition = self._terms(condition).reshape(-1, terms)
         x = x.reshape(-1, input_dim)
         if input_dim <= output_dim:  # the smaller of the two intermediate results
-            pairs = (condition.unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+            pairs = (condition.unsqueeze(2) * x.unsqueeze(1)).flatten(1)  # [N, terms * input_dim]
             y = pairs @ self.weight.transpose(1, 2).reshape(-1, output_dim)
         else:
             of_terms = (x @ self.weight.reshape(-1, input_dim).T).unflatten(1, (terms, output_dim))
-            y = torch.bmm(condition.unsqueeze(1), of_terms).squeeze(1)
+            y = torch.bmm(condition.unsqueeze(1), of_terms).squeeze(1)  # [N, output_dim]
         return (y + condition @ self.bias).unflatten(0, leading)
 
     def _terms(self, condition: Tensor) -> Tensor:
         return torch.cat([condition, torch.ones_like(condition[..., :1])], dim=-1) if self.shared else condition
 
     def generate(self, condition: Tensor) -> Tensor:
-        """Weights and biases for conditions ``[B, condition_dim]``, flat: ``[B, output_dim * (input_dim + 1)]``."""
+        """Weights and biases under conditions ``[B, condition_dim]``, flat: ``[B, output_dim * (input_dim + 1)]``."""
         return self._terms(condition) @ torch.cat([self.weight.flatten(1), self.bias], dim=1)
 
     @torch.no_grad()
@@ -144,10 +144,11 @@ class FilmLayer(ConditionalLayer):
     """The outputs of an ordinary layer, scaled and shifted by affine maps of the condition (Perez et al. 2018).
 
     Args:
-        input_dim, output_dim, condition_dim: as above.
-        initialization: of the maps. ``bias``: scales of 1 and shifts of 0 for all conditions. ``weight``: scales are
-            the sum of the condition. ``naive``: filled as ordinary layers.
-        initialize: what fills an ordinary layer.
+        input_dim, output_dim: sizes of the layer.
+        condition_dim: size of the condition.
+        initialization: ``bias`` starts with scales of 1 and shifts of 0 for all conditions; ``weight`` with scales
+            that are the sum of the condition; ``naive`` initialises the maps like ordinary layers.
+        initialize: initialisation of an ordinary layer.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How actor and critic are told what is known of the task: beside the observation, or through their own weights."""
+"""Actor and critic networks conditioned on a task representation: as an input, or through their weights."""
 
 import math
 from abc import abstractmethod
@@ -13,88 +13,94 @@ from metarl.models.conditional_layers import (
     ConditionalLayer,
     FilmInitialization,
     FilmLayer,
-    FreeLayer,
-    GeneratedLayer,
     HyperInitialization,
+    HyperLinear,
     Initialization,
+    UnconditionedLinear,
     initializer,
 )
+from metarl.models.mlp import mlp
 
 
-class Conditioned(NamedTuple):
-    """What the actor answers ``[..., num_outputs]``; what both read last ``[..., output_dim]``."""
+class ActorCriticOutput(NamedTuple):
+    """Output of the actor, and features before the last layers of actor and critic."""
 
-    output: Tensor
-    actor: Tensor
-    critic: Tensor
+    output: Tensor  # [..., num_outputs]
+    actor: Tensor  # [..., output_dim]
+    critic: Tensor  # [..., output_dim]
 
 
 class Conditioning(nn.Module):
-    """Actor and critic as two networks of tanh layers on the present observation, which a condition changes.
+    """Actor and critic as two tanh networks on the current observation, changed by a condition.
 
-    The condition is what tanh layers make of what is known of the task. Both networks share these, and the layer over
-    the observation (Beck et al. 2022, 2023).
+    The condition is the output of tanh layers over the output of the memory. Actor and critic share these layers, and
+    the layer over the observation (Beck et al. 2022, 2023).
 
     Args:
-        observation_dim: of the present observation.
-        known_dim: of what is known of the task.
-        num_outputs: of the actor.
-        actor_gain: of the actor's last layer at first.
+        observation_dim: size of the current observation.
+        memory_dim: size of the memory output.
+        num_outputs: outputs of the actor.
+        actor_gain: initial gain of the last layer of the actor.
         layers: units of the layers of actor and critic.
-        observation_size: units of the shared tanh layer over the observation; None passes it on.
-        condition_layers: units of the layers over what is known, the condition's size last; none pass it on.
-        base: how ordinary layers are filled.
+        observation_embedding_size: units of the shared tanh layer over the observation; None: no layer.
+        condition_layers: units of the layers over the memory output; the last is the size of the condition. An empty
+            list makes the memory output the condition.
+        weight_init: initialisation of ordinary layers.
     """
 
     conditions_inputs = False  # the condition is also an input of the networks
-    one_hot = False  # what is known must be one-hot
+    one_hot = False  # whether the memory output must be one-hot
 
     def __init__(
         self,
         observation_dim: int,
-        known_dim: int,
+        memory_dim: int,
         num_outputs: int,
         actor_gain: float,
         *,
         layers: list[PositiveInt],
-        observation_size: PositiveInt | None,
+        observation_embedding_size: PositiveInt | None,
         condition_layers: list[PositiveInt],
-        base: Initialization,
+        weight_init: Initialization,
     ):
         super().__init__()
-        width = observation_size or observation_dim
-        self.observation_layer = nn.Linear(observation_dim, observation_size) if observation_size else None
-        self.condition_layers = tanh_layers(known_dim, condition_layers)
-        self.condition_dim = ([known_dim, *condition_layers])[-1]
+        width = observation_embedding_size or observation_dim
+        self.observation_layer = (
+            nn.Linear(observation_dim, observation_embedding_size) if observation_embedding_size else None
+        )
+        self.condition_layers = mlp([memory_dim, *condition_layers], nn.Tanh)
+        self.condition_dim = ([memory_dim, *condition_layers])[-1]
         if self.conditions_inputs:
             width += self.condition_dim
         sizes = [width, *layers]
         self.output_dim = sizes[-1]
         self.actor_layers, self.critic_layers = (
             nn.ModuleList(
-                self.layer(index, *shape, base, TANH_GAIN)
+                self.layer(index, *shape, weight_init, TANH_GAIN)
                 for index, shape in enumerate(zip(sizes, layers, strict=False))
             )
             for _ in range(2)
         )
-        self.actor_output = self.layer(len(layers), self.output_dim, num_outputs, base, actor_gain)
+        self.actor_output = self.layer(len(layers), self.output_dim, num_outputs, weight_init, actor_gain)
         self.critic_output = self.layer(len(layers), self.output_dim, 1, "kaiming", math.sqrt(2))
 
     @abstractmethod
-    def layer(self, index: int, input_dim: int, output_dim: int, base: Initialization, gain: float) -> ConditionalLayer:
-        """The layer after ``index`` others, of actor or critic."""
+    def layer(
+        self, index: int, input_dim: int, output_dim: int, weight_init: Initialization, gain: float
+    ) -> ConditionalLayer:
+        """Layer ``index`` of actor or critic, counted from the input."""
 
-    def condition(self, known: Tensor) -> Tensor:
-        """What is known ``[..., known_dim]`` to a condition ``[..., condition_dim]``."""
-        return self.condition_layers(known)
+    def condition(self, memory: Tensor) -> Tensor:
+        """Memory output ``[..., memory_dim]`` to a condition ``[..., condition_dim]``."""
+        return self.condition_layers(memory)
 
-    def forward(self, observation: Tensor, condition: Tensor, critic_condition: Tensor) -> Conditioned:
-        """Of the present observation ``[..., observation_dim]`` and two conditions ``[..., condition_dim]``."""
+    def forward(self, observation: Tensor, condition: Tensor, critic_condition: Tensor) -> ActorCriticOutput:
+        """Current observation ``[..., observation_dim]`` and conditions of both networks, ``[..., condition_dim]``."""
         if self.observation_layer is not None:
             observation = torch.tanh(self.observation_layer(observation))
         actor = self._run(self.actor_layers, observation, condition)
         critic = self._run(self.critic_layers, observation, critic_condition)
-        return Conditioned(self.actor_output(actor, condition), actor, critic)
+        return ActorCriticOutput(self.actor_output(actor, condition), actor, critic)
 
     def _run(self, layers: nn.ModuleList, x: Tensor, condition: Tensor) -> Tensor:
         if self.conditions_inputs:
@@ -105,66 +111,66 @@ class Conditioning(nn.Module):
 
 
 class Concatenate(Conditioning):
-    """The condition is one more input; see ``Conditioning``."""
+    """Networks with the condition as an additional input; see ``Conditioning``."""
 
     conditions_inputs = True
 
-    def layer(self, index, input_dim, output_dim, base, gain):
-        return FreeLayer(input_dim, output_dim, initializer(base, gain))
+    def layer(self, index, input_dim, output_dim, weight_init, gain):
+        return UnconditionedLinear(input_dim, output_dim, initializer(weight_init, gain))
 
 
 class Hypernetwork(Conditioning):
-    """The condition generates weights and biases of actor and critic (Beck et al. 2022).
+    """Networks whose weights and biases are generated from the condition (Beck et al. 2022).
 
     Args:
-        dims: ``observation_dim``, ``known_dim``, ``num_outputs`` and ``actor_gain``.
-        initialization: see ``GeneratedLayer``.
-        generated: for each layer and the last one, whether it is generated or ordinary; None generates all.
-        layers: of actor and critic.
+        dims: ``observation_dim``, ``memory_dim``, ``num_outputs`` and ``actor_gain``.
+        initialization: see ``HyperLinear``.
+        generated_layers: whether each layer and the output layer is generated, not ordinary; None generates all.
+        layers: units of the layers of actor and critic.
         inherited: see ``Conditioning``.
 
     Raises:
-        ValueError: ``generated`` has another length than there are layers, or generates none.
+        ValueError: ``generated_layers`` does not have one value per layer, or generates none.
     """
 
     def __init__(
         self,
         *dims: Any,
         initialization: HyperInitialization,
-        generated: list[bool] | None,
+        generated_layers: list[bool] | None,
         layers: list[PositiveInt],
         **inherited,
     ):
         count = len(layers) + 1
-        if generated is not None and (len(generated) != count or not any(generated)):
+        if generated_layers is not None and (len(generated_layers) != count or not any(generated_layers)):
             raise ValueError(
-                f"model.conditioning.generated={generated}: say true or false for each of the {len(layers)} layers and "
-                "for the last one, and true at least once"
+                f"model.conditioning.generated_layers={generated_layers}: must be {count} times true or false, for "
+                f"each of the {len(layers)} layers and the output layer, and true at least once"
             )
-        self.initialization, self.generated = initialization, generated or [True] * count
+        self.initialization, self.is_generated = initialization, generated_layers or [True] * count
         super().__init__(*dims, layers=layers, **inherited)
 
-    def layer(self, index, input_dim, output_dim, base, gain):
-        initialize = initializer(base, gain)
-        if not self.generated[index]:
-            return FreeLayer(input_dim, output_dim, initialize)
-        return GeneratedLayer(input_dim, output_dim, self.condition_dim, self.initialization, initialize, gain)
+    def layer(self, index, input_dim, output_dim, weight_init, gain):
+        initialize = initializer(weight_init, gain)
+        if not self.is_generated[index]:
+            return UnconditionedLinear(input_dim, output_dim, initialize)
+        return HyperLinear(input_dim, output_dim, self.condition_dim, self.initialization, initialize, gain)
 
-    def generated_layers(self) -> list[GeneratedLayer]:
-        """Of actor and critic."""
+    def hyper_layers(self) -> list[HyperLinear]:
+        """Generated layers of actor and critic."""
         layers = [*self.actor_layers, self.actor_output, *self.critic_layers, self.critic_output]
-        return [layer for layer in layers if isinstance(layer, GeneratedLayer)]
+        return [layer for layer in layers if isinstance(layer, HyperLinear)]
 
     def generate(self, condition: Tensor) -> Tensor:
-        """All weights and biases that conditions ``[B, condition_dim]`` make, side by side, ``[B, total]``."""
-        return torch.cat([layer.generate(condition) for layer in self.generated_layers()], dim=1)
+        """Generated weights and biases, concatenated, for conditions ``[B, condition_dim]``: ``[B, total]``."""
+        return torch.cat([layer.generate(condition) for layer in self.hyper_layers()], dim=1)
 
 
 class Film(Conditioning):
-    """The condition scales and shifts the outputs of ordinary layers (Perez et al. 2018).
+    """Networks whose layers are scaled and shifted by the condition (FiLM, Perez et al. 2018).
 
     Args:
-        dims: ``observation_dim``, ``known_dim``, ``num_outputs`` and ``actor_gain``.
+        dims: ``observation_dim``, ``memory_dim``, ``num_outputs`` and ``actor_gain``.
         initialization: see ``FilmLayer``.
         inherited: see ``Conditioning``.
     """
@@ -173,33 +179,35 @@ class Film(Conditioning):
         self.initialization = initialization
         super().__init__(*dims, **inherited)
 
-    def layer(self, index, input_dim, output_dim, base, gain):
-        return FilmLayer(input_dim, output_dim, self.condition_dim, self.initialization, initializer(base, gain))
+    def layer(self, index, input_dim, output_dim, weight_init, gain):
+        return FilmLayer(input_dim, output_dim, self.condition_dim, self.initialization, initializer(weight_init, gain))
 
 
 class PerTask(Conditioning):
-    """Networks of its own for every task, chosen by a one-hot number; for agents that are told it.
+    """Separate networks for every task, selected by the one-hot number of the task, which the agent is given.
 
     Args:
-        dims: ``observation_dim``, ``known_dim``, ``num_outputs`` and ``actor_gain``.
-        layers, observation_size, base: see ``Conditioning``.
+        dims: ``observation_dim``, ``memory_dim``, ``num_outputs`` and ``actor_gain``.
+        layers, observation_embedding_size, weight_init: see ``Conditioning``.
     """
 
     one_hot = True
 
     def __init__(
-        self, *dims: Any, layers: list[PositiveInt], observation_size: PositiveInt | None, base: Initialization
+        self,
+        *dims: Any,
+        layers: list[PositiveInt],
+        observation_embedding_size: PositiveInt | None,
+        weight_init: Initialization,
     ):
-        super().__init__(*dims, layers=layers, observation_size=observation_size, condition_layers=[], base=base)
+        super().__init__(
+            *dims,
+            layers=layers,
+            observation_embedding_size=observation_embedding_size,
+            condition_layers=[],
+            weight_init=weight_init,
+        )
 
-    def layer(self, index, input_dim, output_dim, base, gain):
-        initialize = initializer(base, gain)
-        return GeneratedLayer(input_dim, output_dim, self.condition_dim, "weight", initialize, gain, shared=False)
-
-
-def tanh_layers(input_dim: int, sizes: list[int]) -> nn.Sequential:
-    """Linear layers of torch's own start, each followed by a tanh."""
-    layers: list[nn.Module] = []
-    for width, size in zip([input_dim, *sizes], sizes, strict=False):
-        layers += [nn.Linear(width, size), nn.Tanh()]
-    return nn.Sequential(*layers)
+    def layer(self, index, input_dim, output_dim, weight_init, gain):
+        initialize = initializer(weight_init, gain)
+        return HyperLinear(input_dim, output_dim, self.condition_dim, "weight", initialize, gain, shared=False)

@@ -1,6 +1,5 @@
 """What a latent says about a task: rewards, next observations, the task itself."""
 
-import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.models.features import OneHot
+from metarl.models.mlp import mlp
 
 RewardDecoder = Literal["squared", "per_cell"]
 
@@ -44,7 +44,7 @@ class TransitionDecoder(nn.Module):
         # One layer over latent and transition, in two parts: each latent meets each transition without a copy of both.
         self.of_latent = nn.Linear(latent_dim, layers[0])
         self.of_transition = nn.Linear(width, layers[0], bias=False)
-        self.layers = rectified_layers([*layers], output_dim)
+        self.layers = mlp(layers, nn.ReLU, output_dim)
 
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
@@ -82,7 +82,7 @@ class CellDecoder(nn.Module):
     ):
         super().__init__()
         self.cell, self.goal_reward = cell, goal_reward
-        self.layers = rectified_layers([latent_dim, *layers], num_cells)
+        self.layers = mlp([latent_dim, *layers], nn.ReLU, num_cells)
 
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
@@ -97,11 +97,3 @@ class CellDecoder(nn.Module):
     def probabilities(self, latent: Tensor) -> Tensor:
         """That each cell is rewarding, ``[..., num_cells]``."""
         return self.layers(latent).sigmoid()
-
-
-def rectified_layers(sizes: list[int], output_dim: int) -> nn.Sequential:
-    """From ``sizes[0]`` over rectified layers of the other sizes to a linear output."""
-    layers: list[nn.Module] = []
-    for width, size in itertools.pairwise(sizes):
-        layers += [nn.Linear(width, size), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], output_dim))

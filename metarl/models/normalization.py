@@ -1,18 +1,14 @@
 """Running statistics that keep inputs and targets of a learner in range."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from metarl.models.stackable import StackableLinear
-
-if TYPE_CHECKING:
-    from metarl.models.conditional_layers import ConditionalLayer
+from metarl.models.batched_linear import BatchedLinear
+from metarl.models.conditional_layers import ConditionalLayer
 
 
-class ValueLayer(StackableLinear):
-    """A linear map to one number, orthogonal and without bias at first, whose outputs can be rescaled."""
+class ValueLayer(BatchedLinear):
+    """A linear map to one number, with orthogonal initial weights, whose outputs can be rescaled."""
 
     def __init__(self, input_dim: int):
         super().__init__(input_dim, 1)
@@ -30,14 +26,14 @@ class ValueHead(nn.Module):
     """A value in units of reward, learned on standardised targets (PopArt, van Hasselt et al. 2016).
 
     ``update`` moves the running mean and standard deviation of the targets, and rescales the layer so that no output
-    changes. Without an ``update`` it is the layer alone.
+    changes. Without any ``update`` the value is the output of the layer.
 
     Args:
-        layer: gives a column ``[..., 1]``, and has ``rescale_``.
+        layer: maps its inputs to ``[..., 1]``.
         decay: weight of the old statistics against one new batch.
     """
 
-    def __init__(self, layer: "ValueLayer | ConditionalLayer", decay: float = 0.9):
+    def __init__(self, layer: ValueLayer | ConditionalLayer, decay: float = 0.9):
         super().__init__()
         self.layer = layer
         self.decay = decay
@@ -54,11 +50,11 @@ class ValueHead(nn.Module):
         return self.variance.clamp(min=1e-6).sqrt()
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Values in units of reward, standardised."""
+        """Standardised values ``[...]``, from values in units of reward."""
         return (values - self.mean) / self.std
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """What the layer is fed to values ``[...]`` in units of reward."""
+        """Inputs of the layer to values ``[...]`` in units of reward."""
         return self.layer(*inputs).squeeze(-1) * self.std + self.mean
 
     @torch.no_grad()
@@ -74,13 +70,13 @@ class ValueHead(nn.Module):
         self.layer.rescale_(old_std / self.std, (old_mean - self.mean) / self.std)
 
 
-class RunningScale(nn.Module):
-    """Standardises each channel by all that ``update`` was shown so far; without an ``update`` it changes nothing.
+class RunningMeanStd(nn.Module):
+    """Standardisation of each channel by the values given to ``update`` so far; the identity without any ``update``.
 
     Args:
         size: channels.
-        center: subtract the mean too; else values are divided alone, by their root mean square.
-        limit: of what leaves, either way.
+        center: subtract the mean; else values are only divided, by their root mean square.
+        limit: largest absolute value of the output.
     """
 
     def __init__(self, size: int, center: bool = True, limit: float = 10.0):
@@ -89,13 +85,13 @@ class RunningScale(nn.Module):
         self.count: Tensor
         self.mean: Tensor
         self.variance: Tensor
-        # Float64: a count of steps outgrows the whole numbers of float32.
+        # Float64: float32 cannot count beyond 2^24 steps.
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
 
     def forward(self, values: Tensor) -> Tensor:
-        """``[..., size]``."""
+        """``[..., size]`` to ``[..., size]``."""
         scaled = (values - self.mean.to(values.dtype)) * (self.variance + 1e-6).rsqrt().to(values.dtype)
         return scaled.clamp(-self.limit, self.limit)
 

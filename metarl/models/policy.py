@@ -1,204 +1,141 @@
-"""From what an agent sees to actions and values: features, a memory, perhaps a belief, two heads."""
+"""Policies: features of what an agent sees, a memory, perhaps a belief, and the heads of actor and critic."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
-from gymnasium import spaces
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.base import Carry, SequenceModel
-from metarl.models.conditioning import Conditioning
 from metarl.models.distributions import action_distribution
-from metarl.models.features import Features, Inputs, Pictures
-from metarl.models.heads import ActionStd, ConditionedHeads, DirectHeads, HeadOutput, Known
+from metarl.models.features import Features, Inputs
+from metarl.models.heads import Critic, HeadOutput, Heads, MemoryOutput, Trunk
 from metarl.models.mlp import MLP
 from metarl.models.normalization import ValueHead
-from metarl.types import Timestep
-
-Critic = Literal["shared", "separate", "privileged", "present"]
+from metarl.types import EnvSpec, Timestep
 
 
 class Policy(nn.Module):
-    """Actor and critic over one memory, or over one memory each.
+    """Actor and critic on one shared memory, or on one memory each.
 
     Args:
-        observation_space, action_space: of the environment.
-        task_dim: size of ``Tasks.description``.
-        trial_length: most steps of a trial.
-        told_dim: size of what the policy is told of its task, in place of what a trial shows; None for agents that
-            have to find out.
-        memory: class of the memory, built with the input size and ``memory_options``.
-        critic: ``shared`` reads the actor's memory; ``separate`` has a memory of its own; ``privileged``
-            reads the actor's memory and the task's description, which only training ever needs
-            (asymmetric actor-critic, Pinto et al. 2018); ``present`` sees the present step alone, as published with
-            TrMRL.
-        inputs, encoder_size, normalize_inputs, image_size: see ``Features``.
-        latent_dim: the memory is read as mean and log variance of a Gaussian belief of this size; None reads it as it
-            is.
-        conditioning: builds the networks of actor and critic, see ``metarl.models.conditioning``; None lets plain heads
-            read the memory.
-        head_size: units of a rectified layer over memory and features together, below plain heads: the memory need
-            not also pass on what it is fed. None lets the heads read the memory alone.
-        actor_gain: of the actor's last weights at first; small ones start close to uniform or zero-mean actions.
-        initial_std, action_std: of continuous actions, see ``GaussianHead``; None is 1 and ``free``.
-        memory_options: constructor arguments of the memory. A memory that has a ``context``, the longest sequence it
-            can meet, is given that of a trial where the option is None.
+        spec: spaces and sizes of the environment.
+        context_dim: size of a context (a task description, a belief, a latent) that the memory reads in place of the
+            features; None for agents without context.
+        memory: builds the memory from its input size and its options. An option ``context`` of a memory is the longest
+            sequence it can process; None is replaced by the length of a trial.
+        heads: builds actor and critic from a ``Trunk`` and their options, see ``metarl.models.heads``.
+        critic: ``shared`` reads the memory of the actor; ``separate`` has its own memory; ``privileged`` reads the
+            memory of the actor and the task description, which only training needs (asymmetric actor-critic, Pinto et
+            al. 2018); ``memoryless`` reads the current step alone, as published with TrMRL.
+        inputs, input_embedding_size, normalize_inputs, image_embedding_size: see ``Features``.
+        latent_dim: dimensions of a Gaussian belief, whose mean and log variance are read from the memory; None uses
+            the output of the memory directly.
+        memory_and_heads_options: options of the memory and of the heads.
 
     Raises:
-        ValueError: ``context`` is shorter than a trial, or options exclude each other.
+        ValueError: a memory's ``context`` is shorter than a trial, or options exclude each other.
     """
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        task_dim: int,
-        trial_length: int,
-        told_dim: int | None = None,
+        spec: EnvSpec,
+        context_dim: int | None = None,
         *,
-        memory: type[SequenceModel],
+        memory: Callable[..., SequenceModel],
+        heads: Callable[..., Heads],
         critic: Critic = "shared",
-        inputs: Inputs = "step",
-        encoder_size: PositiveInt | None = None,
+        inputs: Inputs = "action_reward",
+        input_embedding_size: PositiveInt | None = None,
         normalize_inputs: bool = False,
-        image_size: PositiveInt | None = None,
+        image_embedding_size: PositiveInt | None = None,
         latent_dim: PositiveInt | None = None,
-        conditioning: Callable[..., Conditioning] | None = None,
-        head_size: PositiveInt | None = None,
-        actor_gain: PositiveFloat = 0.01,
-        initial_std: PositiveFloat | None = None,
-        action_std: ActionStd | None = None,
-        **memory_options,
+        **memory_and_heads_options,
     ):
         super().__init__()
-        _check(critic, latent_dim, conditioning, head_size, action_std)
-        self.features = Features(observation_space, action_space, inputs, encoder_size, normalize_inputs, image_size)
-        self.distribution = action_distribution(action_space)
-        if "context" in memory_options:
-            memory_options["context"] = _context(memory_options["context"], trial_length)
-        features_dim = self.features.output_dim
-        inputs_dim = features_dim if told_dim is None else told_dim
-        self.memory = memory(inputs_dim, **memory_options)
+        memory_options, heads_options = _split(memory_and_heads_options, heads, spec.trial_length)
+        self.features = Features(spec, inputs, input_embedding_size, normalize_inputs, image_embedding_size)
+        self.distribution = action_distribution(spec.action_space)
+        self.context_dim, self.latent_dim = context_dim, latent_dim
+        input_dim = self.features.output_dim if context_dim is None else context_dim
+        self.memory = memory(input_dim, **memory_options)
         self.critic_memory: SequenceModel | None = None
         if critic == "separate":
-            self.critic_memory = memory(inputs_dim, **memory_options)
-        elif critic == "present":
-            self.critic_memory = MLP(inputs_dim)
-        self.told_dim, self.latent_dim = told_dim, latent_dim
-        self.belief = _belief(self.memory, latent_dim)
-        self.known_dim = 2 * latent_dim if latent_dim else self.memory.output_dim
-        privileged_dim = task_dim if critic == "privileged" else None
-        self.heads: DirectHeads | ConditionedHeads
-        if conditioning is None:
-            self.heads = DirectHeads(
-                action_space,
-                self.distribution.num_parameters,
-                features_dim,
-                self.known_dim,
-                None if self.critic_memory is None else self.critic_memory.output_dim,
-                head_size,
-                privileged_dim,
-                actor_gain,
-                initial_std,
-                action_std,
-            )
-        else:
-            networks = self._networks(conditioning, action_space, actor_gain, critic)
-            # Of its own, because what the memory sees may be trained by other losses.
-            pictures = Pictures(observation_space, image_size) if image_size else None
-            self.heads = ConditionedHeads(action_space, networks, privileged_dim, initial_std, pictures)
+            self.critic_memory = memory(input_dim, **memory_options)
+        elif critic == "memoryless":
+            self.critic_memory = MLP(input_dim)
+        self.belief = _belief(self.memory, latent_dim, critic)
+        self.memory_dim = 2 * latent_dim if latent_dim else self.memory.output_dim
+        critic_dim = None if self.critic_memory is None else self.critic_memory.output_dim
+        trunk = Trunk(spec, self.features, self.memory, self.memory_dim, critic, critic_dim, context_dim, latent_dim)
+        self.heads = heads(trunk, **heads_options)
         self.features_dim = self.heads.features_dim
-
-    def _networks(
-        self, conditioning: Callable[..., Conditioning], action_space: spaces.Space, actor_gain: float, critic: Critic
-    ) -> Conditioning:
-        if self.told_dim is not None and (self.features.encoder is not None or self.features.inputs != "observation"):
-            raise ValueError(
-                f"model.inputs={self.features.inputs}, model.encoder_size: networks that are told the task see the "
-                "present observation alone; use model.inputs=observation model.encoder_size=null"
-            )
-        of_actor = self.distribution.num_parameters // (2 if isinstance(action_space, spaces.Box) else 1)
-        networks = conditioning(self.features.present_dim, self.known_dim, of_actor, actor_gain)
-        passes_on = isinstance(self.memory, MLP) and not self.memory.layers
-        if networks.one_hot and (self.told_dim is None or not passes_on or self.latent_dim or critic != "shared"):
-            raise ValueError(
-                "conditioning=per_task needs the number of the task, just as it is told; use algorithm=multitask "
-                "algorithm.oracle=task_id model.num_layers=0 model.critic=shared, or another conditioning"
-            )
-        return networks
 
     @property
     def value_head(self) -> ValueHead:
-        """What turns the critic's last features into a value."""
+        """Last layer of the critic."""
         return self.heads.value_head
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
-        """The empty memories of ``batch_size`` lanes, one per trunk."""
-        trunks = [self.memory] if self.critic_memory is None else [self.memory, self.critic_memory]
-        return tuple(trunk.initial_carry(batch_size) for trunk in trunks)
+        """The empty memories of ``batch_size`` lanes: the actor's, then the critic's if it has one."""
+        memories = [self.memory] if self.critic_memory is None else [self.memory, self.critic_memory]
+        return tuple(memory.initial_carry(batch_size) for memory in memories)
 
-    def forward(self, timestep: Timestep, carry: tuple, task: Tensor, told: Tensor | None = None) -> tuple[Any, tuple]:
-        """A sequence: timestep ``[T, B, ...]``, task description ``[B, task_dim]``, told ``[T, B, told_dim]``."""
-        known, carry = self.remember(timestep, carry, told)
-        return self.decide(timestep, known, task), carry
+    def forward(
+        self, timestep: Timestep, carry: tuple, task: Tensor, context: Tensor | None = None
+    ) -> tuple[HeadOutput, tuple]:
+        """A sequence: timestep ``[T, B, ...]``, task description ``[B, task_dim]``, context ``[T, B, context_dim]``."""
+        memory, carry = self.encode(timestep, carry, context)
+        return self.act_and_value(timestep, memory, task), carry
 
-    def step(self, timestep: Timestep, carry: tuple, task: Tensor, told: Tensor | None = None) -> tuple[Any, tuple]:
-        """One step: timestep ``[B, ...]``, task description ``[B, task_dim]``, told ``[B, told_dim]``."""
-        known, carry = self.remember(timestep, carry, told, "step")
-        return self.decide(timestep, known, task), carry
+    def step(
+        self, timestep: Timestep, carry: tuple, task: Tensor, context: Tensor | None = None
+    ) -> tuple[HeadOutput, tuple]:
+        """One step: timestep ``[B, ...]``, task description ``[B, task_dim]``, context ``[B, context_dim]``."""
+        memory, carry = self.encode(timestep, carry, context, "step")
+        return self.act_and_value(timestep, memory, task), carry
 
-    def remember(
+    def encode(
         self,
         timestep: Timestep,
         carry: tuple,
-        told: Tensor | None = None,
+        context: Tensor | None = None,
         method: Literal["forward", "step"] = "forward",
-    ) -> tuple[Known, tuple]:
-        """What is known at every step, of a sequence or of one step, and the memories after it."""
-        x = self.features(timestep)
-        source = x if told is None else told
+    ) -> tuple[MemoryOutput, tuple]:
+        """Features and memory outputs of a sequence (``forward``) or of one step, and the carry after it."""
+        features = self.features(timestep)
+        source = features if context is None else context
         y, *carries = getattr(self.memory, method)(source, carry[0])
         critic = y = y if self.belief is None else self.belief(y)
         if self.critic_memory is not None:
             critic, critic_carry = getattr(self.critic_memory, method)(source, carry[1])
             carries.append(critic_carry)
-        return Known(x, y, critic), tuple(carries)
+        return MemoryOutput(features, y, critic), tuple(carries)
 
-    def decide(self, timestep: Timestep, known: Known, task: Tensor, **conditions: Tensor) -> HeadOutput:
-        """Action distribution and value of every step; ``conditions`` as ``ConditionedHeads`` has them."""
-        if not isinstance(self.heads, ConditionedHeads):
-            return self.heads(known, known.features, task)
-        if self.heads.pictures is None:
-            return self.heads(known, self.features.present(timestep), task, **conditions)
-        seen = [self.heads.pictures(timestep.observation), timestep.first.unsqueeze(-1).float()]
-        return self.heads(known, torch.cat(seen, dim=-1), task, **conditions)
+    def act_and_value(self, timestep: Timestep, memory: MemoryOutput, task: Tensor, **conditions: Tensor) -> HeadOutput:
+        """Action distribution and value of every step; for ``conditions`` see ``ConditionedHeads``."""
+        output: HeadOutput = self.heads(memory, self.heads.observed(timestep, self.features), task, **conditions)
+        return output
 
 
-def _check(
-    critic: Critic,
-    latent_dim: int | None,
-    conditioning: Any,
-    head_size: int | None,
-    action_std: ActionStd | None,
-) -> None:
-    """Options that exclude each other, or need one another."""
-    own = critic in ("separate", "present")
-    if latent_dim is not None and own:
-        raise ValueError(f"model.critic={critic}: a belief is the critic's too; use shared, or model.latent_dim=null")
-    if conditioning is not None:
-        if critic == "present":
-            raise ValueError("model.critic=present: has nothing to condition on; use shared, or conditioning=none")
-        for name, value in (("head_size", head_size), ("action_std", action_std)):
-            if value is not None:
-                raise ValueError(f"model.{name}={value} is of plain heads; leave it null, or use conditioning=none")
+def _split(options: dict[str, Any], heads: Callable[..., Heads], trial_length: int) -> tuple[dict, dict]:
+    """Options of the memory, its context filled in, and options of the heads."""
+    of_heads = inspect.signature(heads).parameters
+    memory_options = {name: value for name, value in options.items() if name not in of_heads}
+    if "context" in memory_options:
+        memory_options["context"] = _context(memory_options["context"], trial_length)
+    return memory_options, {name: value for name, value in options.items() if name in of_heads}
 
 
-def _belief(memory: SequenceModel, latent_dim: int | None) -> nn.Module | None:
-    """From a memory to means and log variances; nothing has to be done where it is these already."""
+def _belief(memory: SequenceModel, latent_dim: int | None, critic: Critic) -> nn.Module | None:
+    """Map from memory outputs to means and log variances; the identity if the memory gives these."""
     if latent_dim is None:
         return None
+    if critic in ("separate", "memoryless"):
+        raise ValueError(
+            f"model.critic={critic}: a belief is shared by actor and critic; use shared, or model.latent_dim=null"
+        )
     if not memory.is_belief:
         return nn.Linear(memory.output_dim, 2 * latent_dim)
     if memory.output_dim != 2 * latent_dim:

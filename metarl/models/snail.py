@@ -26,7 +26,7 @@ class SNAIL(SequenceModel):
     two taps. As the input of each is a prefix of the input of the next, one buffer serves all of them while acting.
 
     Args:
-        input_dim: size of the input. The paper's 32-unit input layer is ``model.encoder_size=32``.
+        input_dim: size of the input. The paper's 32-unit input layer is ``model.input_embedding_size=32``.
         hidden_size: channels each convolution adds, and size of attention's query, key and value.
         layer_norm: normalise the convolutions before their gates.
         context: the longest sequence.

@@ -23,6 +23,7 @@ from metarl.models.attention import (
     waves,
 )
 from metarl.models.base import Depth, SequenceModel
+from metarl.models.mlp import mlp
 
 Connections = Literal["residual", "dense"]
 Norm = Literal["pre", "post", "none"]
@@ -240,8 +241,7 @@ def head_projection(input_dim: int, size: int) -> nn.Linear:
 
 def feed_forward(input_dim: int, feedforward_size: int, output_dim: int) -> nn.Sequential:
     """Two layers with a ReLU between them: Xavier weights, zero biases."""
-    layers = [nn.Linear(input_dim, feedforward_size), nn.Linear(feedforward_size, output_dim)]
-    for linear in layers:
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
-    return nn.Sequential(layers[0], nn.ReLU(), layers[1])
+    layers = mlp([input_dim, feedforward_size], nn.ReLU, output_dim)
+    for name, parameter in layers.named_parameters():
+        (nn.init.xavier_uniform_ if name.endswith("weight") else nn.init.zeros_)(parameter)
+    return layers
