@@ -182,7 +182,7 @@ REFUSED = {
     ("conditioning=film", "model.head_size=8"): ["model.head_size=8: no such key", "conditioning=none"],
     ("conditioning=film", "+model.head_size=8"): ["model.head_size=8: no such key", "conditioning=none"],
     ("conditioning=film", "model.state_dependent_std=true", "env=point_goal"): ["no such key", "conditioning=none"],
-    ("conditioning=film", "model.critic=memoryless"): ["model.critic=memoryless", "use shared"],
+    ("conditioning=film", "model.critic=memoryless"): ["model.critic=memoryless", "use model.critic=shared"],
     ("conditioning=per_task",): ["per_task", "algorithm=multitask"],
     ("model=splagger", "model.aggregator=gaussian", "model.skip=none", "model.latent_dim=3"): ["model.latent_dim=4"],
     ("model.latent_dim=3", "model.critic=separate"): ["model.critic=separate", "model.latent_dim=null"],

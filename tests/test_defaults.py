@@ -8,7 +8,7 @@ from typing import Any
 from helpers import config_of
 
 from metarl.configuration.compose import options
-from metarl.trust import CLASS_BY_PATH, TYPED, locate
+from metarl.trust import TYPED, locate
 
 # Group: the part of a configuration that its options fill, and what some of them need.
 GROUPS = {
@@ -33,8 +33,9 @@ def nodes(node: Any) -> Iterator[dict]:
 def owners(node: dict) -> Iterator[tuple[type, inspect.Parameter]]:
     """The parameters with a default of the classes that share a node, with the class that states it."""
     found = [locate(node["_target_"], "", TYPED)]
-    inner = [part for part in node.values() if isinstance(part, dict) and part.get("_target_") == CLASS_BY_PATH]
-    found += [locate(part["path"], "", TYPED) for part in inner]
+    bare = {"_target_", "_partial_"}  # keys of a node whose options stand beside it
+    inner = [part for part in node.values() if isinstance(part, dict) and set(part) == bare]
+    found += [locate(part["_target_"], "", TYPED) for part in inner]
     for cls in found:
         for owner in reversed(cls.__mro__):
             constructor = vars(owner).get("__init__")
@@ -52,11 +53,10 @@ def stated() -> dict[tuple[str, str], tuple[Any, list]]:
         for option in options(group):
             needed = NEEDED.get(option, NEEDED.get(group, ()) if option != "none" else ())
             for node in nodes(config_of(*needed, f"{group}={option}")[part]):
-                if node["_target_"] != CLASS_BY_PATH:
-                    for owner, parameter in owners(node):
-                        if parameter.name in node:
-                            key = (owner.__qualname__, parameter.name)
-                            values[key] = (parameter.default, [*values[key][1], plain(node[parameter.name])])
+                for owner, parameter in owners(node):
+                    if parameter.name in node:
+                        key = (owner.__qualname__, parameter.name)
+                        values[key] = (parameter.default, [*values[key][1], plain(node[parameter.name])])
     return values
 
 

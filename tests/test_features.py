@@ -32,19 +32,19 @@ def features_of(inputs: str, states: int = 2):
 
 def test_features_show_the_whole_last_transition_where_asked():
     found = features_of("transition")
-    assert torch.equal(found[:, [*range(6), -1]], features_of("step"))
+    assert torch.equal(found[:, [*range(6), -1]], features_of("action_reward"))
     assert found[:, 6:-1].tolist() == [[0, 0], [1, 0]]
 
 
 def test_features_show_the_pair_of_observation_and_action_and_its_reward_where_asked():
-    found = features_of("conjunction")
+    found = features_of("outer_product")
     assert torch.equal(found[:, [*range(8), -1]], features_of("transition"))
     pair = [0, 0, 1, 0, 0, 0]  # observation 0 and action 2 of 2 x 3
     assert found[:, 8:-1].tolist() == [[0] * 12, pair + [0.5 * bit for bit in pair]]
 
 
 def test_an_observation_that_never_changes_leaves_the_action_as_its_pair():
-    found = features_of("conjunction", states=1)
+    found = features_of("outer_product", states=1)
     assert found[1].tolist() == [0, 0, 1, 0.5, *(0, 0, 1), *(0, 0, 0.5), 0]
 
 
@@ -62,7 +62,7 @@ def test_an_encoder_rectifies_a_layer_of_the_features():
     assert policy.memory.layers[0].in_features == policy.features.output_dim == 8
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "present"])
+@pytest.mark.parametrize("critic", ["shared", "separate", "privileged", "memoryless"])
 def test_a_head_layer_shows_the_heads_what_a_blind_memory_does_not(critic):
     def reaction(*head: str) -> float:
         policy = make_policy("model=gru", f"model.critic={critic}", *head)

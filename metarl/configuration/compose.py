@@ -95,6 +95,8 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     if choices := _options_with(parent, name):
         hint = f"; it comes with {' or '.join(choices)}"
     where = parent or "the top level"
+    if parent and not allowed:
+        return f"{key}={value}: no such key; {parent} names a class, whose keys stand beside {parent}{hint}"
     return f"{key}={value}: no such key; {where} has {', '.join(sorted(allowed))}{hint}"
 
 
@@ -145,7 +147,7 @@ def _unknown_override(key: str, given: dict[str, str], overrides: Sequence[str])
         if root in options(group) and root != group and root not in given.get(group, ""):
             return f"{key}={given.get(key, '')}: no such key; it comes with {group}={root}"
     siblings = _siblings(key, overrides)
-    if not siblings and (CONF / root).is_dir():
+    if not siblings and key.count(".") <= 1 and (CONF / root).is_dir():
         siblings = options(root)
     return unknown_key(key, given.get(key, ""), siblings)
 

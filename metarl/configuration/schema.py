@@ -108,8 +108,8 @@ class Schema:
             if name not in allowed:
                 raise ConfigError(unknown_key(key, value, allowed))
             annotation = parameters[name].annotation
-            bare = name in outside and isinstance(value, Mapping) and "_target_" in value
-            values[str(name)] = self._bare(annotation, value, key) if bare else self._value(annotation, value, key)
+            value = self._bare(annotation, value, key) if name in outside else self._value(annotation, value, key)
+            values[str(name)] = value
         for name in allowed:
             if parameters[name].default is inspect.Parameter.empty and name not in values:
                 raise ConfigError(f"{path + '.' if path else ''}{name} is missing")
@@ -121,13 +121,12 @@ class Schema:
         Raises:
             ConfigError: the target is not trusted, cannot be imported or is not of the kind, or a key is wrong.
         """
-        if not isinstance(node, Mapping) or "_target_" not in node:
-            raise ConfigError(f"{path}={node}: must name a class as its _target_, as the files in conf/ do")
+        _check_node(node, path)
         found, later = self._named(node, path, kind)
         return Node(found, self.check(_arguments(node), found, path, supplied), later)
 
     def _named(self, node: Mapping, path: str, kind: Kind | None) -> tuple[Callable, bool]:
-        """What a node names as its ``_target_``, and whether it is called later."""
+        """Class or function that a node names as its ``_target_``, and whether it is called later."""
         found = self._locate(node["_target_"], f"{path}._target_", kind)
         later = node.get("_partial_", False)
         if not isinstance(later, bool) or (kind is not None and later is not kind.partial):
@@ -172,8 +171,9 @@ class Schema:
                 raise ConfigError(_hidden_keys(constructors[0], name, path))
         return found
 
-    def _bare(self, annotation: Any, node: Mapping, key: str) -> Node:
+    def _bare(self, annotation: Any, node: Any, key: str) -> Node:
         """A node that names a class, whose options stand beside the node."""
+        _check_node(node, key)
         for name in _arguments(node):
             raise ConfigError(f"{key}.{name}: must stand beside {key}; use {key.rpartition('.')[0]}.{name}")
         found, later = self._named(node, key, _kind(annotation))
@@ -220,6 +220,12 @@ def _hidden_keys(constructor: Callable, name: str, path: str) -> str:
         "(the keys of super().__init__), **x_options (the keys of the class that argument x names) or **lanes (of an "
         "environment)"
     )
+
+
+def _check_node(node: Any, path: str) -> None:
+    """Refuse what is no node with a ``_target_``."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path}={node}: must name a class as its _target_, as the files in conf/ do")
 
 
 def _arguments(node: Mapping) -> dict[str, Any]:
