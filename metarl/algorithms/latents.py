@@ -21,7 +21,8 @@ def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
     policy = model(env.spec, context_dim)
     if policy.features.encoder is not None:
         raise ValueError(
-            "model.input_embedding_size: an input encoder cannot be combined with latent conditioning; use null, or more layers"
+            "model.input_embedding_size: an input embedding cannot be combined with latent conditioning; use null, or "
+            "more layers"
         )
     return policy
 

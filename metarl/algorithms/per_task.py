@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from metarl.algorithms.samples import Samples
-from metarl.models.features import Pictures
 from metarl.models.heads import PlainHeads
 from metarl.models.mlp import MLP
 from metarl.models.policy import Policy
@@ -58,6 +57,6 @@ def check_policy(policy: Policy, method: str) -> None:
         )
     if isinstance(policy.features.observation, ImageEncoder):
         raise ValueError(
-            f"model.image_embedding_size: {method} adapts layers over vectors, not over pictures; use another environment, or "
-            "a method with a memory, such as algorithm=rl2"
+            f"model.image_embedding_size: {method} adapts layers over vectors, not over images; use another "
+            "environment, or a method with a memory, such as algorithm=rl2"
         )
