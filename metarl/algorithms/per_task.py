@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from metarl.algorithms.samples import Samples
+from metarl.models.features import ImageEncoder
 from metarl.models.heads import PlainHeads
 from metarl.models.mlp import MLP
 from metarl.models.policy import Policy
