@@ -69,7 +69,7 @@ REFUSED = {
     ("algorithm=task_inference", "algorithm.task_coefficient=0"): ["nothing infers the task"],
     ("algorithm=hyperx", "algorithm.reward_coefficient=0"): ["not decoded"],
     (TOLD, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs task_id"],
-    (TOLD, "model.input_embedding_size=4"): ["the present observation alone"],
+    (TOLD, "model.input_embedding_size=4"): ["current observation alone"],
     ("conditioning=film", "model.initial_std=0.5"): ["are discrete"],
 }
 
@@ -156,7 +156,7 @@ def test_the_target_is_the_task_its_embedding_or_the_networks_it_makes():
     tasks = env.sample_tasks().description
     networks = agent.policy.heads.networks
     target, embedding = agent.task_target_of(tasks), agent.task_encoder(tasks)
-    parts = [layer.generate(embedding) for layer in networks.generated_layers()]
+    parts = [layer.generate(embedding) for layer in networks.hyper_layers()]
     assert len(parts) == 6  # two layers and the last one, of actor and critic
     torch.testing.assert_close(target, torch.cat(parts, 1))
     agent, _ = inferring(target="embedding")

@@ -38,7 +38,7 @@ SAVED = [
     "metarl.experiment.run",
     "metarl.launching.slurm.Run",
     "metarl.envs.gymnasium_lanes.make_environment",
-    "metarl.models.gru.GRU",  # of another kind than every place below
+    "metarl.algorithms.policy_gradient.MemoryState",  # of another kind than every place below
     "metarlx.evil",
     "metarl..os",
     "",
@@ -175,7 +175,7 @@ def test_packages_of_a_configuration_are_those_a_sweep_passes_on():
     assert packages_of(config) == set()
     config["env"] = ODD | {"make": "my_envs.reach:Reach"}
     config["logger"] = {"own": {"_target_": "my_loggers.Own"}}
-    config["model"]["memory"]["path"] = "my_models.Memory"
+    config["model"]["memory"]["_target_"] = "my_models.Memory"
     assert packages_of(config) == {"my_envs", "my_loggers", "my_models"}
 
 
