@@ -1,6 +1,8 @@
 """The memory law over every model: a sequence whole, in pieces or by steps gives the same. And their formulas."""
 
+import copy
 import typing
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -24,14 +26,18 @@ from metarl.checking.models import (
     whole,
 )
 from metarl.configuration.compose import CONF, options
+from metarl.models import banded, linear_attention
 from metarl.types import EnvSpec
 
 INPUT = 9  # a box of 4, 3 actions, reward and flag
 SPEC = EnvSpec(spaces.Box(-1, 1, (4,)), spaces.Discrete(3), task_dim=3, trial_length=50)  # of ``make_policy``
 
 
+@lru_cache(maxsize=2)
 def subject_of(model_option: str, *changes: str) -> Memory:
-    return Memory(lambda: make_policy(f"model={model_option}", *changes), SPEC)
+    """A memory that is configured once, for all checks of it; each check has copies of its own."""
+    policy = make_policy(f"model={model_option}", *changes)
+    return Memory(lambda: copy.deepcopy(policy), SPEC)
 
 
 def variants() -> list:
@@ -64,19 +70,32 @@ def test_every_memory_keeps_the_law(memory, check):
     check.law(subject_of(*memory))
 
 
-@pytest.mark.parametrize("length", [1, 7, 100, 257])
-def test_the_law_holds_in_double_precision_for_any_length_and_cuts(model_option, length):
+def with_gradients(memory, run, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs, and gradients of a random linear functional of them."""
+    found = []
+
+    def noting(*given):
+        found[:] = run(*given)
+        return found
+
+    rest = gradients(memory, noting, x)
+    return [found[0].detach(), *rest]
+
+
+@pytest.mark.parametrize("length", [1, 7, 33, 70])
+def test_the_law_holds_in_double_precision_for_any_length_and_cuts(model_option, length, monkeypatch):
+    """In blocks of time of usual sizes; and, for 33 steps, of 8, which are four blocks and a step."""
+    if length == 33:
+        monkeypatch.setattr(banded, "SMALLEST_BLOCK", 8)
+        in_chunks = partial(linear_attention.gated_linear_attention, chunk=8)
+        monkeypatch.setattr(linear_attention, "gated_linear_attention", in_chunks)
     policy = make_policy(f"model={model_option}", trial_length=length + 3)
     memory = policy.memory.double()
     perturb(memory)
     x = torch.randn(length, 2, INPUT, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
-
-    def learnt(run):
-        return [run(memory, x)[0], *gradients(memory, run, x)]
-
-    expected = learnt(whole)
-    all_close(learnt(cut(random_cuts(length))), expected, "in pieces")
-    all_close(learnt(in_steps), expected, "in steps")
+    expected = with_gradients(memory, whole, x)
+    all_close(with_gradients(memory, cut(random_cuts(length)), x), expected, "in pieces")
+    all_close(with_gradients(memory, in_steps, x), expected, "in steps")
     with torch.no_grad():
         close(in_steps(memory, x)[0], expected[0], "in steps without gradients")
 

@@ -5,7 +5,7 @@ import copy
 import io
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,7 @@ from metarl.algorithms.policy_gradient import PolicyGradient
 from metarl.checking.comparing import demand, demand_close, global_seed, perturb, same
 from metarl.checking.outcomes import Check, NotApplicable
 from metarl.checking.runs import FOREVER, run_until, timeless_states
-from metarl.configuration.build import build_algorithm
+from metarl.configuration.build import build_algorithm, build_env_factory
 from metarl.envs.base import MetaEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
@@ -188,15 +188,18 @@ def leaves_trials_and_randomness_alone(learner: Learner) -> None:
 def repeats_under_a_seed(learner: Learner) -> None:
     """Equal seeds train equal weights, whatever the state of the global generators."""
 
-    def trained(seed: int, disturbed: int) -> dict:
-        algorithm, env = learner.build(seed=seed)
+    def trained(seed: int, disturbed: int) -> tuple[dict, dict]:
         with global_seed(disturbed):
+            algorithm, env = learner.build(seed=seed)
+            initial = copy.deepcopy(algorithm.state_dict())
+        with global_seed(disturbed):  # which building has set
             algorithm.update(collected(algorithm, env), 0.0, make_generator(0))
-            return algorithm.state_dict()
+            return initial, algorithm.state_dict()
 
-    initial_weights_follow_the_seed(learner)
-    demand(same(trained(0, 1), trained(0, 2)), "the same seeds trained other weights")
-    demand(not same(trained(0, 1), trained(1, 1)), "seeds 0 and 1 trained the same weights")
+    (initial, first), (other_initial, again), (_, second) = trained(0, 1), trained(0, 2), trained(1, 1)
+    demand(same(initial, other_initial), DEPENDENT)
+    demand(same(first, again), "the same seeds trained other weights")
+    demand(not same(first, second), "seeds 0 and 1 trained the same weights")
 
 
 def acts_without_the_task(learner: Learner) -> None:
@@ -219,6 +222,7 @@ def acts_without_the_task(learner: Learner) -> None:
         demand(torch.equal(*actions), f"the action of step {t} depends on the description of the task")
 
 
+DEPENDENT = "initial weights depend on global generators"
 DECIDED = ("action", "log_prob", "value")
 
 
@@ -236,6 +240,7 @@ def keeps_lanes_apart(learner: Learner) -> None:
             demand_close(found, expected, f"{name} of other lanes, after another task in lane 0", 1e-6, 1e-6)
 
 
+@lru_cache(maxsize=1)
 def trials_with_another_task(learner: Learner) -> tuple[MetaEnv, list[Rollout], list[Rollout]]:
     """Two trials of the same tasks and noise, but for the task of lane 0; and their environment."""
     algorithm, env = learner.moved()
@@ -245,22 +250,13 @@ def trials_with_another_task(learner: Learner) -> tuple[MetaEnv, list[Rollout], 
         raise NotApplicable(f"{len(tasks)} tasks that were drawn are the same; raise meta_batch_size")
 
     def lived(first_task: int) -> list[Rollout]:
-        fresh = learner.build()[1]
+        fresh = build_env_factory(learner.config, trust=TYPED)(num_tasks=learner.config["meta_batch_size"], seed=1)
         order = torch.arange(len(tasks), device=env.device)
         order[0] = first_task
         fresh.set_tasks(tasks.select(order))
         return collect_trial(fresh, algorithm, make_generator(0, env.device))
 
     return env, lived(0), lived(int(differing[0]))
-
-
-def initial_weights_follow_the_seed(learner: Learner) -> None:
-    """Weights at first do not depend on global generators."""
-    weights = []
-    for disturbed in range(2):
-        with global_seed(disturbed):
-            weights.append(learner.build()[0].state_dict())
-    demand(all(same(left, right) for left, right in pairwise(weights)), "initial weights depend on global generators")
 
 
 # ---------------------------------------------------------------- resume

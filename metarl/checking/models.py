@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -42,7 +43,7 @@ class Memory:
         perturb(memory)
         return memory
 
-    @property
+    @cached_property
     def input_dim(self) -> int:
         """Size of what the memory is fed."""
         return self.make_policy().features.output_dim
