@@ -42,7 +42,8 @@ def subject_of(model_option: str, *changes: str) -> Memory:
 
 def variants() -> list:
     """Every model as shipped and, where its memory has switches or choices, with each one turned."""
-    shared = yaml.safe_load((CONF / "model" / "_policy.yaml").read_text())
+    files = (CONF / "model" / "_policy.yaml", CONF / "conditioning" / "none.yaml")
+    shared = {key for file in files for key in yaml.safe_load(file.read_text())}
     found = []
     for name in options("model"):
         found.append(pytest.param((name,), id=name))
