@@ -106,10 +106,10 @@ WRONG = {
     "env.num_episodes=1e400": ["env.num_episodes=inf", INTEGER],
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
-    "env=wheeled meta_batch_size=101": ["meta_batch_size=101", "Wheeled has 100 train tasks", "lower it"],
+    "env=wheeled meta_batch_size=101": ["meta_batch_size=101", "Wheeled has only 100 train tasks", "lower meta_batch_size"],
     "env=wheeled eval.num_tasks=500 eval.batch_size=500": [
         "eval.batch_size=500",
-        "Wheeled has 100 held_out tasks",
+        "Wheeled has only 100 held_out tasks",
     ],
     "env=cheetah_vel env.min_velocity=4.0": ["env.min_velocity=4.0 is above env.max_velocity=3.0"],
     "env=banditt": ["env=banditt", "such as", "bandit", "metarl list"],
