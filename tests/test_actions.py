@@ -129,7 +129,8 @@ def test_combinations_have_a_number_each():
 
 
 def test_the_best_action_between_wide_bounds_is_learned():
-    config = small_config("algorithm=rl2", "model=mlp", "algorithm.learning_rate=1e-2", lanes=20)
+    settings = ("algorithm.learning_rate=1e-2", "algorithm.num_epochs=4")
+    config = small_config("algorithm=rl2", "model=mlp", *settings, lanes=20)
     target = {"_target_": "metarl.envs.gymnasium_lanes.GymnasiumEnv", "_partial_": True, "make": "test_actions:Aim"}
     config["env"] = target | {"options": {}, "horizon": 5, "num_episodes": 1, "ends_early": False, "num_workers": 0}
     agent, built = build_algorithm(config)

@@ -82,4 +82,4 @@ def test_a_memory_that_is_no_belief_is_told_so(tmp_path, capsys):
 def test_an_agent_that_is_told_has_no_memory_to_study(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["analyse", "model=mlp", "algorithm=multitask", *SMALL, "--output", str(tmp_path / "new")])
-    assert "no memory to study" in capsys.readouterr().err
+    assert "no memory to analyse" in capsys.readouterr().err

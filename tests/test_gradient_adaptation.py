@@ -104,7 +104,7 @@ def test_first_order_gradients_have_their_closed_form():
     agent, env = learner("meta_sgd", "algorithm.first_order=true", "algorithm.num_inner_steps=2", free, tasks=1)
     stages = double_stages(agent, env)
     start = agent.inner_parameters()
-    path = agent.path(stages, second_order=False)
+    path = agent.adapted_parameters(stages, second_order=False)
     end = {name: value.detach().requires_grad_() for name, value in path[-1].items()}
     output = agent.output(end, stages[-1].timestep, {})
     log_prob = agent.policy.distribution.log_prob(output.distribution_params, stages[-1].action)
@@ -174,14 +174,14 @@ def test_clipped_step_sizes_beyond_their_bound_count_as_on_it_and_learn_nothing(
     with torch.no_grad():
         for sizes in agent.step_sizes:
             sizes.fill_(0.7)
-    beyond = agent.path(stages, False)[-1]
+    beyond = agent.adapted_parameters(stages, False)[-1]
     assert all(
         g is None or g.abs().max() == 0 for g in torch.autograd.grad(mean_loss(agent, stages), list(agent.step_sizes))
     )
     with torch.no_grad():
         for sizes in agent.step_sizes:
             sizes.fill_(0.2)
-    on_it = agent.path(stages, False)[-1]
+    on_it = agent.adapted_parameters(stages, False)[-1]
     for name in beyond:
         torch.testing.assert_close(beyond[name], on_it[name])
 
@@ -315,12 +315,12 @@ def test_curvature_is_the_hessian_of_the_divergence(method):
 def test_constant_inner_gradients_stay_those_of_the_policies_that_acted(method):
     agent, env = learner(method, "algorithm.first_order=true", "algorithm.num_inner_steps=2", env="point_navigation")
     stages = agent.stages(collected(agent, env))
-    start = agent.path(stages, False)
-    anew = agent.path([stage._replace(gradients=None) for stage in stages], False)
+    start = agent.adapted_parameters(stages, False)
+    anew = agent.adapted_parameters([stage._replace(gradients=None) for stage in stages], False)
     for found, expected in zip(start, anew, strict=True):
         torch.testing.assert_close(found, expected)
     perturb(agent, 0.01)
-    moved = agent.path(stages, False)
+    moved = agent.adapted_parameters(stages, False)
     gradients = stages[0].gradients
     assert all(
         torch.equal(moved[1][name], moved[0][name] - agent.step_size(name) * gradients[name]) for name in gradients
@@ -427,7 +427,8 @@ def test_what_does_not_fit_is_refused_with_the_remedy(overrides):
 def gained(method: str, updates: int) -> float:
     """By how much adaptation raises the return of held-out tasks after some outer steps."""
     sizes = ("env.horizon=20", "env.num_episodes=1", "lanes_per_task=10", "model.hidden_size=32", "env.arrival=0")
-    agent, env = make_algorithm(f"algorithm={method}", "env=point_navigation", *sizes, lanes=20)
+    advantages = ("algorithm.gae_lambda=0.95", "algorithm.entropy_coefficient=0.005")
+    agent, env = make_algorithm(f"algorithm={method}", "env=point_navigation", *advantages, *sizes, lanes=20)
     generator = make_generator(0)
     for _ in range(updates):
         env.sample_tasks()

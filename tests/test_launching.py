@@ -184,7 +184,7 @@ REFUSED = {
     "a search, no -m": (("experiment=search/trmrl",), "experiment=search/trmrl: is a sweep: run python run.py -m"),
     "no slots": (
         ("-m", "cluster=local_pool", "hydra.launcher.slots=0"),
-        "hydra.launcher.slots=0: a whole number above 0",
+        "hydra.launcher.slots=0: must be a whole number above 0",
     ),
     "no such gpus": (("-m", "cluster=gpus", "hydra.launcher.gpus=some"), "hydra.launcher.gpus=some: all, or a list"),
     "no cards": (("-m", "cluster=gpus"), "nvidia-smi not found"),

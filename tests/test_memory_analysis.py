@@ -92,4 +92,4 @@ def test_the_command_compares_untrained_memories(tmp_path, capsys):
 def test_the_command_asks_which_memories(capsys):
     with pytest.raises(SystemExit):
         main(["analyse", "env=bandit"])
-    assert "Add model=gru" in capsys.readouterr().err
+    assert "name at least one model, such as model=gru" in capsys.readouterr().err

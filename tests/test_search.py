@@ -157,8 +157,8 @@ def test_a_run_that_vanishes_is_tried_once_more_and_one_that_failed_is_not(tmp_p
         ({"seed": []}, "give a list, or low and high"),
         ({"seed": 3}, "give a list, or low and high"),
         ({"seed": {"low": 1}}, "give a list, or low and high"),
-        ({"seed": {"low": None, "high": "b"}}, "low and high are numbers"),
-        ({"seed": {"low": 2, "high": 1}}, "low has to be below high"),
+        ({"seed": {"low": None, "high": "b"}}, "low and high must be numbers"),
+        ({"seed": {"low": 2, "high": 1}}, "low must be below high"),
         ({"seed": {"low": 0, "high": 1, "log": True}}, "above 0 on a logarithmic scale"),
     ],
 )
@@ -170,8 +170,8 @@ def test_a_space_that_is_none_is_refused(space, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0: a whole number above 0"),
-        (["hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid: tpe or random"),
+        (["hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0: must be a whole number above 0"),
+        (["hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid: must be tpe or random"),
         (["+hydra.sweeper.space={model.nothing: [1, 2]}"], "model.nothing"),
         (["cluster=gpus", "hydra.launcher.gpus=[]", "~hydra.launcher.slots"], "no GPU found"),
         (["hydra.sweeper.space={algorithm.clip: 3}"], "hydra.sweeper.space.algorithm.clip=3: give a list"),

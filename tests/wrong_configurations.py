@@ -106,7 +106,11 @@ WRONG = {
     "env.num_episodes=1e400": ["env.num_episodes=inf", INTEGER],
     "seed=nan": ["seed=nan", INTEGER],
     # options that do not exist
-    "env=wheeled meta_batch_size=101": ["meta_batch_size=101", "Wheeled has only 100 train tasks", "lower meta_batch_size"],
+    "env=wheeled meta_batch_size=101": [
+        "meta_batch_size=101",
+        "Wheeled has only 100 train tasks",
+        "lower meta_batch_size",
+    ],
     "env=wheeled eval.num_tasks=500 eval.batch_size=500": [
         "eval.batch_size=500",
         "Wheeled has only 100 held_out tasks",

@@ -236,7 +236,7 @@ class PoolLauncher(SweepLauncher):
         counts = {"slots": self.slots, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
         for name, value in counts.items():
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"hydra.launcher.{name}={value}: a whole number above 0")
+                raise ConfigError(f"hydra.launcher.{name}={value}: must be a whole number above 0")
         if isinstance(self.gpus, bool | int | float) or (isinstance(self.gpus, str) and self.gpus != "all"):
             raise ConfigError(f"hydra.launcher.gpus={self.gpus}: all, or a list of numbers or UUIDs as [0,1]")
         if self.gpus is None:
