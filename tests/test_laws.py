@@ -22,7 +22,7 @@ from metarl.configuration.compose import options
 from metarl.seeding import make_generator
 from metarl.types import Rollout
 
-CRITICS = ("shared", "separate", "privileged", "present")
+CRITICS = ("shared", "separate", "privileged", "memoryless")
 
 
 def recomputed(algorithm, rollout: Rollout):
