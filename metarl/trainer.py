@@ -162,10 +162,15 @@ class Trainer:
 
     @staticmethod
     def _stop_requested(stop: StopRequest) -> bool:
-        """Whether any process of the run was asked to stop: then all were."""
-        if found := parallel.all_reduce_max(stop.signal or 0):
+        """Whether any process of the run was asked to stop: then all were.
+
+        A signal that comes after they have agreed counts the next time: one that stopped at once would leave the others
+        waiting for it.
+        """
+        found = parallel.all_reduce_max(stop.signal or 0)
+        if found:
             stop.signal = found
-        return bool(stop)
+        return bool(found)
 
     def _record(self, row: dict) -> None:
         enough = False

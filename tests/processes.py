@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
@@ -23,11 +23,8 @@ class Forked:
     def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], report: bool):
         self.args, self.returncode = arguments, None
         order = {"arguments": arguments, "directory": str(cwd), "environment": dict(env), "report": report}
-        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
-        self.pid = _ask(order, [out_end, err_end])
-        for end in (out_end, err_end):
-            os.close(end)
-        self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
+        self.streams = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 -- as long as this
+        self.pid = _ask(order, [stream.fileno() for stream in self.streams])
 
     def poll(self) -> int | None:
         """The exit code, once it has ended."""
@@ -55,23 +52,51 @@ class Forked:
 
     def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         """Everything it writes until it ends."""
-        texts = ["", ""]
+        self.wait(timeout)
+        return self.written()
 
-        def read(index: int) -> None:
-            texts[index] = (self.stdout, self.stderr)[index].read()
-
-        readers = [threading.Thread(target=read, args=(index,), daemon=True) for index in range(2)]
-        for reader in readers:
-            reader.start()
-        deadline = time.monotonic() + timeout
-        for reader in readers:
-            reader.join(max(0, deadline - time.monotonic()))
-            if reader.is_alive():
-                raise subprocess.TimeoutExpired(self.args, timeout)
-        self.wait(max(1, deadline - time.monotonic()))
-        self.stdout.close()
-        self.stderr.close()
+    def written(self) -> tuple[str, str]:
+        """Everything it has written until now."""
+        texts = []
+        for stream in self.streams:
+            stream.seek(0)
+            texts.append(stream.read())
         return texts[0], texts[1]
+
+
+class Together:
+    """Processes of one run, as ``torchrun`` has them: where one fails, those that have come to wait are ended."""
+
+    def __init__(self, processes: list[Forked]):
+        self.processes = processes
+        self.waiting = 0.0  # since when, where one has failed and all others wait
+
+    @property
+    def returncode(self) -> int | None:
+        """Zero, or the exit code of the first that failed; None where one is at work."""
+        codes = [process.returncode for process in self.processes]
+        return next((code for code in codes if code != 0), 0)
+
+    def poll(self) -> int | None:
+        """See ``returncode``."""
+        codes = [process.poll() for process in self.processes]
+        left = [process for process, code in zip(self.processes, codes, strict=True) if code is None]
+        if not any(codes) or not all(_sleeps(process.pid) for process in left):
+            self.waiting = time.monotonic()
+        if time.monotonic() - self.waiting > 0.5:
+            self.terminate()
+        return None if left else self.returncode
+
+    def terminate(self) -> None:
+        """Ask all to end."""
+        for process in self.processes:
+            process.terminate()
+
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """Everything they write until they end."""
+        wait_until(lambda: self.poll() is not None, timeout=timeout)
+        out, err = zip(*(process.written() for process in self.processes), strict=True)
+        return "".join(out), "".join(err)
 
 
 @cache
@@ -122,6 +147,24 @@ def run_py(*overrides: str, directory: Path, **options) -> Forked:
     return python(str(REPOSITORY / "run.py"), *overrides, directory=directory, **options)
 
 
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "R"
+
+
+def run_together(*overrides: str, directory: Path, processes: int = 2, env: dict[str, str] | None = None) -> Together:
+    """Several processes of one run, with the environment that ``torchrun`` gives them."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} | (env or {})
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return Together([run_py(*overrides, directory=directory, env=shared | rank) for rank in ranks])
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def fresh_run_py(*overrides: str, directory: Path, processes: int = 1, env: dict[str, str] | None = None):
     """``run_py`` that imports everything itself, as users' do; or several by ``torchrun``."""
     many = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -131,7 +174,7 @@ def fresh_run_py(*overrides: str, directory: Path, processes: int = 1, env: dict
     return subprocess.Popen(line, cwd=directory, env=environment, **streams)
 
 
-def outcome(process: Forked | subprocess.Popen) -> tuple[int, str, str]:
+def outcome(process: Forked | Together | subprocess.Popen) -> tuple[int, str, str]:
     """Exit code, output and errors, once it has ended."""
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err

@@ -3,21 +3,24 @@
 import json
 import os
 import pickle
-import socket
+import signal
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import read_rows, small_config, timeless
-from processes import fresh_run_py, outcome, run_py
-from torch import multiprocessing
+from processes import Together, free_port, fresh_run_py, outcome, python, run_py, run_together, wait_until
 
 from metarl import parallel
 from metarl.configuration.build import build_algorithm
 from metarl.configuration.compose import options
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.system import StopRequest
+from metarl.trainer import Trainer
 from metarl.tree import tree_map
 
 ADAPTING = ("env=point_navigation", "model=mlp")
@@ -51,7 +54,6 @@ METHODS = {
 
 def process(rank: int, port: str, folder: Path) -> None:
     """One of two: the trials of both, and what it learned from them."""
-    torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port
     }  # fmt: skip
@@ -80,22 +82,16 @@ def learned(name: str, algorithm, trial) -> dict:
     return {"logs": logs, "gradients": gradients, "weights": algorithm.state_dict()}
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     for attempt in range(3):  # another program may take the port before the first process does
-        try:
-            multiprocessing.spawn(process, (free_port(), folder), nprocs=2)
+        given = (free_port(), str(folder))
+        both = Together([python(__file__, str(rank), *given, directory=folder) for rank in range(2)])
+        code, _, err = outcome(both)
+        if code == 0:
             break
-        except multiprocessing.ProcessRaisedException as error:
-            if "EADDRINUSE" not in str(error) or attempt == 2:
-                raise
+        assert "EADDRINUSE" in err and attempt < 2, err
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(2)]
 
 
@@ -143,26 +139,37 @@ def summary(directory: Path) -> dict:
 
 
 def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_path):
-    code, out, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=whole", directory=tmp_path, processes=2))
+    code, out, err = outcome(run_together(*SMALL, "hydra.run.dir=whole", directory=tmp_path))
     assert code == 0 and out.count("20 held-out tasks, drawn afresh") == 1, err
     whole = tmp_path / "whole"
     assert [row["env_steps"] for row in rows(whole)] == list(range(800, 16_001, 800))
-    process = fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2)
-    while len(rows(tmp_path / "stopped")) < 3:  # of 20, so that there is time to stop it
-        time.sleep(0.05)
-        assert process.poll() is None
+    process = run_together(*SMALL, "hydra.run.dir=stopped", directory=tmp_path)
+    wait_until(lambda: len(rows(tmp_path / "stopped")) >= 3, process)  # of 20, so that there is time to stop it
     process.terminate()
     outcome(process)
     assert not (tmp_path / "stopped" / "summary.json").exists()
     code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
     assert code == 1 and "was saved by 2 processes, and there are 1; start as many as before" in err
-    code, _, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    code, _, err = outcome(run_together(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
     assert code == 0, err
     assert rows(tmp_path / "stopped") == rows(whole)
-    code, out, err = outcome(fresh_run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path, processes=2))
+    code, out, err = outcome(run_together(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
     assert code == 0 and "20 held-out tasks, drawn afresh" in out, err  # a finished run shows its results again
     for name in ("evaluation", "parameters", "num_tasks"):
         assert summary(tmp_path / "stopped")[name] == summary(whole)[name]
+
+
+def test_a_signal_that_comes_after_processes_have_agreed_counts_the_next_time(monkeypatch):
+    """One that stopped alone would leave the others waiting for it."""
+    stop = StopRequest()
+
+    def agree(value: int) -> int:
+        stop.signal = signal.SIGTERM
+        return value
+
+    monkeypatch.setattr(parallel, "all_reduce_max", agree)
+    assert not Trainer._stop_requested(stop)
+    assert Trainer._stop_requested(stop)
 
 
 def test_processes_find_one_directory_where_its_name_is_a_time(tmp_path):
@@ -188,7 +195,8 @@ def test_what_processes_cannot_share_is_said_once_and_leaves_nothing(tmp_path, o
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
-    code, _, err = outcome(fresh_run_py(*order, directory=work, processes=2, env={"TMPDIR": str(temporary)}))
+    start = partial(fresh_run_py, processes=2) if overrides == ["meta_batch_size=7"] else run_together
+    code, _, err = outcome(start(*order, directory=work, env={"TMPDIR": str(temporary)}))
     assert code != 0 and err.count(message) == 1, err
     assert list(work.rglob("*")) == [] and list(temporary.glob("metarl-*")) == []
 
@@ -209,3 +217,7 @@ def test_a_process_beside_the_main_one_neither_makes_nor_removes_the_directory_o
     process.kill()
     outcome(process)
     assert folder.is_dir()
+
+
+if __name__ == "__main__":
+    process(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
