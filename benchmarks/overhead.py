@@ -10,8 +10,8 @@ from typing import Any
 
 from timing import Row, configuration
 
+from metarl.checking.runs import StopAt
 from metarl.configuration.build import build
-from metarl.system import StopRequest
 
 SETTINGS = {
     "default configuration": (),
@@ -79,16 +79,4 @@ def useful_calls(trainer: Any) -> list[tuple[Any, str]]:
 
 def iterate(trainer: Any, iterations: int) -> None:
     """Train for some iterations, as ``run.py`` does."""
-    last: Callable[[], bool] = StopAfter(trainer, trainer.progress.iteration + iterations)
-    trainer.train(last)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop once an iteration is reached."""
-
-    def __init__(self, trainer: Any, iteration: int):
-        super().__init__()
-        self.trainer, self.iteration = trainer, iteration
-
-    def __bool__(self) -> bool:
-        return self.trainer.progress.iteration >= self.iteration
+    trainer.train(StopAt(trainer, trainer.progress.iteration + iterations))

@@ -26,7 +26,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self._signal: int | None = None
         self._previous: dict[int, object] = {}
         self._interrupts = False
 
@@ -40,6 +40,15 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal received; None before."""
+        return self._signal
+
+    def record(self, number: int) -> None:
+        """Note a signal received, by this process or another of the same run."""
+        self._signal = number
+
     def __bool__(self) -> bool:
         return self.signal is not None
 
@@ -48,7 +57,7 @@ class StopRequest:
             return
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.record(number)
         if self._interrupts:
             self._interrupts = False
             raise Interrupted

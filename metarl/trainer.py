@@ -169,7 +169,7 @@ class Trainer:
         """
         found = parallel.all_reduce_max(stop.signal or 0)
         if found:
-            stop.signal = found
+            stop.record(found)
         return bool(found)
 
     def _record(self, row: dict) -> None:

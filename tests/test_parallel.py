@@ -164,7 +164,7 @@ def test_a_signal_that_comes_after_processes_have_agreed_counts_the_next_time(mo
     stop = StopRequest()
 
     def agree(value: int) -> int:
-        stop.signal = signal.SIGTERM
+        stop.record(signal.SIGTERM)
         return value
 
     monkeypatch.setattr(parallel, "all_reduce_max", agree)

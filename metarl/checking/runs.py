@@ -1,9 +1,11 @@
 """Runs without a program around them: trained for some iterations, left alone or interrupted."""
 
+import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metarl.configuration.build import build
+from metarl.system import StopRequest
 from metarl.trust import TYPED, Trust
 
 if TYPE_CHECKING:
@@ -12,16 +14,17 @@ if TYPE_CHECKING:
 FOREVER = 100_000_000  # steps
 
 
-class StopAt:
+class StopAt(StopRequest):
     """Stands for a stop request that comes during an iteration of a trainer."""
 
-    signal = None
-
     def __init__(self, trainer: "Trainer", iteration: int):
+        super().__init__()
         self.trainer, self.iteration = trainer, iteration
 
-    def __bool__(self) -> bool:
-        return self.trainer.progress.iteration >= self.iteration
+    @property
+    def signal(self) -> int | None:
+        """SIGTERM from that iteration on."""
+        return signal.SIGTERM if self.trainer.progress.iteration >= self.iteration else None
 
 
 def trainer_of(config: dict, run_dir: Path, trust: Trust | None = None) -> "Trainer":
@@ -41,8 +44,7 @@ def run_until(config: dict, run_dir: Path, iteration: int) -> "Trainer":
     """Train from what is in the directory until an iteration is done."""
     trainer = trainer_of(config, run_dir, TYPED)
     try:
-        stop: Any = StopAt(trainer, iteration)
-        trainer.train(stop)
+        trainer.train(StopAt(trainer, iteration))
     finally:
         trainer.run_dir.close()
     return trainer
