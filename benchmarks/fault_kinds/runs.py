@@ -1,6 +1,7 @@
 """Tiny runs of many configurations, and the comparison of two finished runs."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,13 +85,17 @@ def train(configuration: tuple[str, ...], run_dir: Path) -> list[str]:
 
 
 def in_an_interpreter(arguments: list[str], folder: Path) -> Outcome:
-    """Run the command in a new interpreter, as users start it."""
+    """Run the command in a new interpreter, as users start it; one that does not end in time is killed."""
     import os
 
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, str(REPOSITORY / arguments[0]), *arguments[1:]]
-    ended = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS)
+    settings: dict[str, Any] = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    try:
+        ended = subprocess.run(line, timeout=MOST_SECONDS, **settings)
+    except subprocess.TimeoutExpired:
+        return Outcome(-signal.SIGKILL, "", f"not ended after {MOST_SECONDS:g} seconds", timed_out=True)
     return Outcome(ended.returncode, ended.stdout, ended.stderr)
 
 
