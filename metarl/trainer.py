@@ -162,11 +162,7 @@ class Trainer:
 
     @staticmethod
     def _stop_requested(stop: StopRequest) -> bool:
-        """Whether any process of the run was asked to stop: then all were.
-
-        A signal that comes after they have agreed counts the next time: one that stopped at once would leave the others
-        waiting for it.
-        """
+        """Whether any process of the run was asked to stop; a signal after this agreement counts the next time."""
         found = parallel.all_reduce_max(stop.signal or 0)
         if found:
             stop.record(found)
