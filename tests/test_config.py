@@ -1,7 +1,9 @@
 """Wrong configurations end in one line that names the key, the value and what is allowed; right ones build."""
 
 import re
+import resource
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_o
 from wrong_configurations import WRONG
 
 from metarl.configuration.build import build, build_algorithm
+from metarl.configuration.capacity import free_memory
 from metarl.configuration.compose import CONF, compose, options, resolved, unknown_key
 from metarl.configuration.renamed import present
 from metarl.configuration.reporting import report
@@ -60,6 +63,14 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch, tmp_pa
     with pytest.raises(ConfigError, match=r"model.hidden_size=1000: needs .* and 0.0 GiB are free; lower it"):
         build(configuration((*PLAIN[2:], "meta_batch_size=4", "model.hidden_size=1000")), tmp_path / "run")
     build(configuration(PLAIN), tmp_path / "run")
+
+
+def test_memory_is_limited_by_the_address_space_of_the_process(monkeypatch):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + 2**30, -1))
+    assert 2**29 < free_memory() < 2**31
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, -1))
+    assert free_memory() > 2**29
 
 
 def test_what_a_message_quotes_does_not_steer_the_terminal(capsys):

@@ -115,6 +115,12 @@ WRONG = {
         "eval.batch_size=500",
         "Wheeled has only 100 held_out tasks",
     ],
+    "env=point_goal env.num_goals=1": [
+        "PointGoal has only 1 train tasks",
+        "lower meta_batch_size or raise env.num_goals",
+    ],
+    "env=cheetah_vel model.initial_std=1e9": ["model.initial_std=1000000000", "less than or equal to 1000"],
+    "env=cheetah_vel model.initial_std=1e-30": ["model.initial_std=1e-30", "greater than or equal to 0.000001"],
     "env=cheetah_vel env.min_velocity=4.0": ["env.min_velocity=4.0 is above env.max_velocity=3.0"],
     "env=banditt": ["env=banditt", "such as", "bandit", "metarl list"],
     "model=grru": ["model=grru", ", ".join(options("model"))],

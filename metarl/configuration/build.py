@@ -275,7 +275,7 @@ def _check_tasks(env: MetaEnv, built: Parts) -> None:
         most = env.max_num_tasks(task_set)
         if most is not None and count > most:
             name = type(env).__name__
-            raise ConfigError(f"{key}={count}: {name} has only {most} {task_set} tasks; lower {key}")
+            raise ConfigError(f"{key}={count}: {name} has only {most} {task_set} tasks; lower {key}{env.more_tasks}")
 
 
 def _check_device(device: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,9 +108,25 @@ def check_bytes(needed: float, free: int) -> None:
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes that can still be allocated."""
+    """Bytes that can still be allocated: of the device, or of the machine, its control group and the process."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
+    return min(_free_on_machine(), _free_addresses())
+
+
+def _free_addresses() -> int:
+    """Bytes left below the limit of the address space (``ulimit -v``)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return 2**62
+    try:
+        return limit - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return limit
+
+
+def _free_on_machine() -> int:
+    """Bytes left on the machine and in the control group of the process."""
     try:
         rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = sum(int(rows[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))

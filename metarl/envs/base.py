@@ -34,6 +34,7 @@ class MetaEnv(ABC):
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
     task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
+    more_tasks = ""  # end of the message that asks for fewer tasks, where a setting gives more
     classes: tuple[str, ...] = ()  # names of kinds of tasks, where a task's parameter ``class`` tells which
 
     def __init__(

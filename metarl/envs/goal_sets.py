@@ -61,6 +61,7 @@ class GoalTasks(MetaEnv):
     """
 
     task_dim, task_sets = 2, TASK_SETS
+    more_tasks = " or raise env.num_goals"
 
     def __init__(
         self,

@@ -3,11 +3,11 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.base import SequenceModel
@@ -19,6 +19,8 @@ from metarl.models.mlp import MLP
 from metarl.models.normalization import ValueHead, ValueLayer
 from metarl.types import EnvSpec, Timestep
 
+# Of actions between -1 and 1; the squares of much larger ones, or of their inverses, overflow.
+StandardDeviation = Annotated[float, Field(ge=1e-6, le=1e3)]
 Critic = Literal["shared", "separate", "privileged", "memoryless"]
 
 
@@ -90,7 +92,7 @@ class PlainHeads(Heads):
         *,
         head_size: PositiveInt | None = None,
         actor_gain: PositiveFloat = 0.01,
-        initial_std: PositiveFloat | None = None,
+        initial_std: StandardDeviation | None = None,
         state_dependent_std: bool = False,
     ):
         super().__init__()
@@ -136,7 +138,7 @@ class ConditionedHeads(Heads):
         *,
         conditioning: Callable[..., Conditioning],
         actor_gain: PositiveFloat = 0.01,
-        initial_std: PositiveFloat | None = None,
+        initial_std: StandardDeviation | None = None,
     ):
         super().__init__()
         _check_readable(trunk)
