@@ -119,6 +119,12 @@ WRONG = {
         "PointGoal has only 1 train tasks",
         "lower meta_batch_size or raise env.num_goals",
     ],
+    "model.actor_gain=1e9": ["model.actor_gain=", "less than or equal to 1000"],
+    "env=cheetah_vel env.reset_noise=1e9": ["env.reset_noise=", "less than or equal to 10"],
+    "model=transformer model.memory._target_=metarl.models.gru.GRU": [
+        "model.num_layers=2: no such key",
+        "model.memory._target_=metarl.models.gru.GRU",
+    ],
     "env=cheetah_vel model.initial_std=1e9": ["model.initial_std=1000000000", "less than or equal to 1000"],
     "env=cheetah_vel model.initial_std=1e-30": ["model.initial_std=1e-30", "greater than or equal to 0.000001"],
     "env=cheetah_vel env.min_velocity=4.0": ["env.min_velocity=4.0 is above env.max_velocity=3.0"],

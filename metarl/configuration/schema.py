@@ -73,6 +73,14 @@ def _built(value: Any) -> Any:
     return [_built(part) for part in value] if isinstance(value, list) else value
 
 
+def _classes(node: Mapping, path: str) -> str:
+    """Classes named below a node, whose arguments are keys of the node too."""
+    named = [
+        (name, part["_target_"]) for name, part in node.items() if isinstance(part, Mapping) and "_target_" in part
+    ]
+    return f" (with {', '.join(f'{path}.{name}._target_={target}' for name, target in named)})" if named else ""
+
+
 @dataclass(frozen=True)
 class Schema:
     """Checks nodes of a configuration, which may name code of ``trust`` alone.
@@ -106,7 +114,7 @@ class Schema:
         for name, value in node.items():
             key = f"{path}.{name}" if path else str(name)
             if name not in allowed:
-                raise ConfigError(unknown_key(key, value, allowed))
+                raise ConfigError(unknown_key(key, value, allowed) + _classes(node, path))
             annotation = parameters[name].annotation
             value = self._bare(annotation, value, key) if name in outside else self._value(annotation, value, key)
             values[str(name)] = value

@@ -6,13 +6,13 @@ from abc import abstractmethod
 from copy import copy
 from functools import cached_property, partial
 from importlib.resources import files
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from metarl.envs.actions import BoxActions
@@ -64,7 +64,7 @@ class MujocoEnv(MetaEnv, Renderable):
         self,
         horizon: PositiveInt,
         num_episodes: PositiveInt,
-        reset_noise: NonNegativeFloat,
+        reset_noise: Annotated[float, Field(ge=0, le=10)],
         num_threads: PositiveInt | None,
         **lanes,
     ):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from metarl.models.base import SequenceModel
@@ -19,6 +19,7 @@ from metarl.models.mlp import MLP
 from metarl.models.normalization import ValueHead, ValueLayer
 from metarl.types import EnvSpec, Timestep
 
+Gain = Annotated[float, Field(gt=0, le=1e3)]
 # Of actions between -1 and 1; the squares of much larger ones, or of their inverses, overflow.
 StandardDeviation = Annotated[float, Field(ge=1e-6, le=1e3)]
 Critic = Literal["shared", "separate", "privileged", "memoryless"]
@@ -91,7 +92,7 @@ class PlainHeads(Heads):
         trunk: Trunk,
         *,
         head_size: PositiveInt | None = None,
-        actor_gain: PositiveFloat = 0.01,
+        actor_gain: Gain = 0.01,
         initial_std: StandardDeviation | None = None,
         state_dependent_std: bool = False,
     ):
@@ -137,7 +138,7 @@ class ConditionedHeads(Heads):
         trunk: Trunk,
         *,
         conditioning: Callable[..., Conditioning],
-        actor_gain: PositiveFloat = 0.01,
+        actor_gain: Gain = 0.01,
         initial_std: StandardDeviation | None = None,
     ):
         super().__init__()
