@@ -32,3 +32,10 @@ def tests(session: nox.Session) -> None:
     """All tests, one process per core."""
     install(session, "-e", ".[dev]")
     session.run("pytest", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """The first case of each test, and no test of whole programs: for daily work."""
+    install(session, "-e", ".[dev]")
+    session.run("pytest", "-n", "2", "--fast", *session.posargs, env={"OMP_NUM_THREADS": "1"})

@@ -20,19 +20,38 @@ COMBINATIONS_OF_FIXTURE = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--fast``, for daily work."""
+    parser.addoption("--fast", action="store_true", help="the first case of each test, and no test of whole programs")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``env_option`` and the like run over ``conf/``, ``combination`` over all options that fit, or some of them."""
+    most = 1 if metafunc.config.getoption("fast") else None
     for fixture, group in GROUP_OF_FIXTURE.items():
         if fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, options(group))
+            metafunc.parametrize(fixture, options(group)[:most])
     for fixture, found in COMBINATIONS_OF_FIXTURE.items():
         if fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, found(), ids="-".join)
+            metafunc.parametrize(fixture, found()[:most], ids="-".join)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cluster first: its tests wait for it, while other processes have theirs to do."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select for ``--fast``; the cluster first: its tests wait for it, while other processes have theirs to do."""
+    if config.getoption("fast"):
+        firsts = {(item.parent, getattr(item, "originalname", item.name)): item for item in reversed(items)}
+        items[:] = [
+            item
+            for item in items
+            if item is firsts[item.parent, getattr(item, "originalname", item.name)] and not _starts_programs(item)
+        ]
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
+def _starts_programs(item: pytest.Item) -> bool:
+    """Whether the file of a test starts programs."""
+    names = vars(item.module)  # type: ignore[attr-defined]
+    return any(getattr(value, "__module__", None) == "processes" for value in names.values())
 
 
 MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}

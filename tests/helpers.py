@@ -63,6 +63,11 @@ def small_config(*overrides: str, lanes: int = 6) -> dict:
     return config
 
 
+def env_class(env_option: str) -> type:
+    """The class that the YAML of an environment names."""
+    return locate(config_of(f"env={env_option}")["env"]["_target_"], "env._target_", TYPED)
+
+
 def make_env(*overrides: str, num_tasks: int = 4, lanes_per_task: int = 1, seed: int = 0) -> MetaEnv:
     """An environment as its YAML describes it; add overrides to change it."""
     config = config_of(*overrides) | {"lanes_per_task": lanes_per_task}
@@ -85,6 +90,17 @@ def make_algorithm(*overrides: str, lanes: int = 6):
     config = small_config(*overrides, lanes=lanes)
     algorithm, built = build_algorithm(config)
     return algorithm, built.make_env(num_tasks=config["meta_batch_size"], seed=1)
+
+
+LONG = ("rooms", "tmaze_copying")  # walks to their junctions
+
+
+def brief(env_option: str) -> tuple[str, ...]:
+    """Overrides for short episodes where a step takes long; bodies that can fall do so within them."""
+    if env_option in ("ml1", "ml10", "ml45"):
+        return ("env.horizon=4", "env.num_workers=0")
+    long = config_of(f"env={env_option}")["env"].get("horizon", 0) >= 100 and env_option not in LONG
+    return ("env.horizon=25",) if long else ()
 
 
 # What makes tasks that hide at first show in a few random steps.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import make_algorithm, make_env, small_config
+from helpers import brief, make_algorithm, make_env, small_config
 
 from metarl.algorithms.samples import AdvantageConfig, make_samples
 from metarl.baselines.base import Random
@@ -243,8 +243,7 @@ def test_returns_go_on_where_the_time_limit_alone_cut_an_episode():
 
 
 def test_no_step_of_any_environment_is_terminated_and_truncated(env_option):
-    costly = ("env.horizon=4", "env.num_workers=0") if env_option.startswith("ml") else ()
-    env = make_env(f"env={env_option}", *costly, num_tasks=4)
+    env = make_env(f"env={env_option}", *brief(env_option), num_tasks=4)
     env.sample_tasks()
     env.reset()
     agent, generator = Random(env.action_space, 1), make_generator(0)

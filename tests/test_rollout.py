@@ -1,5 +1,8 @@
 """Collecting trials: what an agent is shown, what is recorded, and where episodes of unequal length end."""
 
+from functools import cache
+from typing import NamedTuple
+
 import pytest
 import torch
 from helpers import (
@@ -15,6 +18,7 @@ from helpers import (
 )
 
 from metarl.baselines.base import Random
+from metarl.envs.base import MetaEnv
 from metarl.rollout import collect, collect_trial, episode_returns
 from metarl.seeding import make_generator
 from metarl.types import Rollout
@@ -42,9 +46,25 @@ def naive_returns(rollout: Rollout, episodes: int) -> list[list[float]]:
     return returns
 
 
-def test_a_trial_is_one_rollout_of_all_episodes_time_major(env_option):
+class Collected(NamedTuple):
+    """A trial, and whether global generators were left alone."""
+
+    env: MetaEnv
+    rollout: Rollout
+    undisturbed: bool
+
+
+@cache
+def trial_in(env_option: str) -> Collected:
+    """A trial for several tests to look at."""
     algorithm, env = make_algorithm(f"env={env_option}")
+    before = global_randomness()
     (rollout,) = collected(algorithm, env)
+    return Collected(env, rollout, same(global_randomness(), before))
+
+
+def test_a_trial_is_one_rollout_of_all_episodes_time_major(env_option):
+    env, rollout, _ = trial_in(env_option)
     shape = (env.num_episodes * env.horizon, env.num_lanes)
     for part in (rollout.reward, rollout.terminated, rollout.truncated, rollout.mask, *rollout.decision[1:3]):
         assert part.shape == shape
@@ -57,8 +77,7 @@ def test_a_trial_is_one_rollout_of_all_episodes_time_major(env_option):
 
 
 def test_every_step_of_fixed_length_episodes_counts(env_option):
-    algorithm, env = make_algorithm(f"env={env_option}")
-    (rollout,) = collected(algorithm, env)
+    env, rollout, _ = trial_in(env_option)
     if env.fixed_length:
         assert rollout.mask.all()
         episodes = env.num_episodes
@@ -80,8 +99,7 @@ def assert_shifted(rollout: Rollout, start_action) -> None:
 
 
 def test_a_timestep_shows_the_previous_action_and_reward_and_where_episodes_start(env_option):
-    algorithm, env = make_algorithm(f"env={env_option}")
-    (rollout,) = collected(algorithm, env)
+    env, rollout, _ = trial_in(env_option)
     assert_shifted(rollout, -1 if hasattr(env.action_space, "n") else 0)
 
 
@@ -93,8 +111,7 @@ def test_a_discrete_observation_before_the_first_is_told_apart_from_all_others()
 
 
 def test_episode_returns_are_those_of_a_naive_loop(env_option):
-    algorithm, env = make_algorithm(f"env={env_option}")
-    (rollout,) = collected(algorithm, env)
+    env, rollout, _ = trial_in(env_option)
     expected = torch.tensor(naive_returns(rollout, env.num_episodes))
     torch.testing.assert_close(episode_returns(rollout, env.num_episodes), expected)
 
@@ -195,10 +212,8 @@ def test_greedy_actions_are_the_most_likely_and_need_no_randomness():
 
 
 def test_collecting_builds_no_graph_and_uses_only_the_given_generator(env_option):
-    algorithm, env = make_algorithm(f"env={env_option}")
-    before = global_randomness()
-    (rollout,) = collected(algorithm, env)
-    assert same(global_randomness(), before)
+    _, rollout, undisturbed = trial_in(env_option)
+    assert undisturbed
     parts = (rollout.reward, *rollout.decision, *rollout.timestep)
     assert not any(part.requires_grad for part in parts if part is not None)
 

@@ -69,14 +69,14 @@ def can_be_given_again(world: World) -> None:
     demand(same(first, again), "the same tasks given to two environments of equal seed are played differently")
 
 
-def what_tasks_decide(world: World, steps: int = 12) -> set[str]:
+def what_tasks_decide(world: World, steps: int = 12, tasks: int = 200) -> set[str]:
     """Quantities that differ between tasks under equal actions and noise: ``reward``, ``observation``, ``end``."""
-    count = world.many(200)
+    count = world.many(tasks)
     given = [world.draw(count, seed=seed) for seed in (1, 2)]
     found: dict[str, list[list[Tensor]]] = {name: [] for name in ("reward", "observation", "end")}
-    for tasks in given:
+    for drawn in given:
         env, generator = world.env(num_tasks=count), make_generator(0)
-        env.set_tasks(tasks)
+        env.set_tasks(drawn)
         said: dict[str, list[Tensor]] = {name: [] for name in found}
         said["observation"].append(env.reset())
         for _ in range(steps):
@@ -92,7 +92,7 @@ def what_tasks_decide(world: World, steps: int = 12) -> set[str]:
 def decide_what_happens(world: World) -> None:
     """Tasks differ in what is seen or earned; where random actions show nothing, in what the environment reads."""
     horizon = world.sample.horizon
-    if what_tasks_decide(world) or what_tasks_decide(world, 2 * horizon):
+    if what_tasks_decide(world, tasks=20) or what_tasks_decide(world) or what_tasks_decide(world, 2 * horizon):
         return
     if not _reads_tasks(world):
         raise Fault("no reward, observation or end depends on the task, which is never read")
