@@ -39,13 +39,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select for ``--fast``; the cluster first: its tests wait for it, while other processes have theirs to do."""
     if config.getoption("fast"):
-        firsts = {(item.parent, getattr(item, "originalname", item.name)): item for item in reversed(items)}
-        items[:] = [
-            item
-            for item in items
-            if item is firsts[item.parent, getattr(item, "originalname", item.name)] and not _starts_programs(item)
-        ]
+        firsts = {_test(item): item for item in reversed(items)}
+        items[:] = [item for item in items if item is firsts[_test(item)] and not _starts_programs(item)]
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
+def _test(item: pytest.Item) -> tuple[object, str]:
+    """The test that an item is a case of."""
+    return item.parent, getattr(item, "originalname", item.name)
 
 
 def _starts_programs(item: pytest.Item) -> bool:
