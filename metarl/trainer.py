@@ -47,11 +47,11 @@ class TrainingPlan:
         total_steps: environment steps, support included; the last iteration may pass it.
         eval_every: iterations between evaluations; 0 evaluates only at the end.
         checkpoint_every: iterations between checkpoints.
-        keep_checkpoints: how many of the latest stay.
-        on_nonfinite: where a reward, an observation, a loss, a gradient or a parameter is NaN or infinite: ``stop``
+        keep_checkpoints: number of latest checkpoints to keep.
+        on_nonfinite: reaction to a reward, observation, loss, gradient or parameter that is NaN or infinite: ``stop``
             ends the run with an error and the last good checkpoint; ``skip`` drops the update, counts it in
-            ``train/skipped_updates``, and goes on with other tasks. It keeps a copy of all that an update changes.
-        max_skipped: so many updates in a row are dropped before the run ends all the same.
+            ``train/skipped_updates`` and continues with new tasks, at the cost of a copy of the training state.
+        max_skipped: maximum number of consecutive dropped updates; one more ends the run.
     """
 
     total_steps: PositiveInt
@@ -67,12 +67,12 @@ class EvaluationPlan:
     """Options of evaluations.
 
     Args:
-        num_tasks: held-out tasks of an evaluation while training.
-        final_num_tasks: held-out tasks of the evaluation at the end: others, where they are drawn afresh.
+        num_tasks: held-out tasks of an evaluation during training.
+        final_num_tasks: held-out tasks of the final evaluation, other tasks unless the task set is finite.
         batch_size: tasks evaluated in parallel; affects memory and speed.
-        baselines: play the environment's classical baselines at the end too.
-        task_set: of the evaluations while training, which select ``best.pt``. Where held-out tasks are a fixed set,
-            ``train`` keeps them out of that choice; the evaluation at the end is always held out.
+        baselines: evaluate the environment's classical baselines at the end, too.
+        task_set: task set of the evaluations during training, which select ``best.pt``. If held-out tasks are a fixed
+            set, ``train`` keeps them out of that selection; the final evaluation is always held out.
     """
 
     num_tasks: PositiveInt
@@ -99,13 +99,13 @@ class Progress:
 class Trainer:
     """Trains an algorithm on an environment.
 
-    Of several processes (see ``metarl.parallel``) each has a trainer; the main one evaluates, logs and saves.
+    Each of several processes (see ``metarl.parallel``) has a trainer; the main one evaluates, logs and saves.
 
     Args:
-        env: the lanes of this process.
+        env: environment with the lanes of this process.
         generators: random streams by name: ``acting`` on the environment's device, ``update`` on the CPU.
-        evaluation_seed: of the held-out tasks met while training.
-        final_seed: of those met at the end.
+        evaluation_seed: seed of the held-out tasks of evaluations during training.
+        final_seed: seed of the held-out tasks of the final evaluation.
     """
 
     algorithm: Algorithm
@@ -121,7 +121,7 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
 
     def train(self, stop: StopRequest) -> bool:
-        """Train until ``total_steps`` or a stop request; whether it is finished."""
+        """Train until ``total_steps`` or a stop request; returns whether training is finished."""
         parallel.broadcast_parameters(self.algorithm)
         with self._bar() as bar:
             stopping = self._stop_requested(stop)
@@ -139,14 +139,14 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All steps are done, or the search pruned the run."""
+        """Whether all steps are done, or a search pruned the run."""
         return self.progress.pruned or self.progress.env_steps >= self.plan.total_steps
 
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run directory, if it has one.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, does not fit or was saved by more or fewer processes.
+            CheckpointError: the checkpoint is damaged, does not fit, or has another number of processes.
         """
         checkpoints = self.run_dir.checkpoints
         if checkpoints.numbered():
@@ -162,7 +162,7 @@ class Trainer:
 
     @staticmethod
     def _stop_requested(stop: StopRequest) -> bool:
-        """Whether any process of the run was asked to stop; a signal after this agreement counts the next time."""
+        """Whether any process of the run received a stop signal; later signals count at the next call."""
         found = parallel.all_reduce_max(stop.signal or 0)
         if found:
             stop.record(found)
@@ -211,11 +211,11 @@ class Trainer:
         return row
 
     def _collect(self) -> list[Rollout]:
-        """Trials on new tasks, of all processes.
+        """Trials of all processes on new tasks.
 
         Raises:
-            NonFiniteError: in every process, where one has found a number that is not finite.
-            ContractError: in every process, where the environment of one breaks its contract.
+            NonFiniteError: a number in the trials of any process is not finite.
+            ContractError: the environment of any process breaks its contract.
         """
         trial, error = None, None
         try:
@@ -229,10 +229,10 @@ class Trainer:
         return parallel.gather_rollouts(trial)
 
     def _update(self, trial: list[Rollout]) -> dict[str, float]:
-        """Learn from the trials; returns diagnostics.
+        """Update the meta-parameters from the trials; returns diagnostics.
 
         Raises:
-            NonFiniteError: one of them, or a parameter, is not finite now.
+            NonFiniteError: a diagnostic or a parameter is not finite afterwards.
         """
         share = self.progress.env_steps / self.plan.total_steps
         diagnostics = self.algorithm.update(trial, share, self.generators["update"])
@@ -242,14 +242,14 @@ class Trainer:
         return diagnostics
 
     def _snapshot(self) -> tuple[dict, dict]:
-        """A copy of all that an update changes."""
+        """Copy of the state that an update changes."""
         return copy.deepcopy((self.algorithm.state_dict(), self.algorithm.training_state()))
 
     def _skip(self, error: NonFiniteError, before: tuple[dict, dict] | None, started: float) -> dict:
-        """Go back to before the update, if that is wanted; the metrics of an iteration without one.
+        """Undo the update if ``on_nonfinite`` is ``skip``; returns the metrics of an iteration without update.
 
         Raises:
-            NonFiniteError: the run has to end; the message says where it stands.
+            NonFiniteError: the run ends: ``on_nonfinite`` is ``stop``, or too many updates were dropped.
         """
         where = f"iteration {self.progress.iteration + 1}: {error}"
         if before is None:
@@ -277,7 +277,7 @@ class Trainer:
         return row | ({"train/skipped_updates": progress.skipped_updates} if skips else {})
 
     def _evaluate(self) -> dict:
-        """Held-out metrics; keeps the weights if they are the best so far."""
+        """Metrics on held-out tasks; saves the weights as ``best`` if they are the best so far."""
         started = time.perf_counter()
         with located(f"evaluation after iteration {self.progress.iteration}"):
             row = parallel.broadcast(self._evaluate_held_out() if parallel.is_main() else None)
@@ -316,7 +316,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict:
-        """Everything that decides what happens next, of all processes."""
+        """State of training in all processes."""
         own = {
             "env": self.env.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
@@ -332,14 +332,14 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue exactly where ``state_dict`` was taken."""
+        """Restore ``state_dict``, so that training continues exactly from there."""
         self.algorithm.load_state_dict(state["algorithm"])
         self.algorithm.load_training_state(state["training"])
         processes = [state, *state.get("other_processes", [])]
         if len(processes) != parallel.world_size():
             raise CheckpointError(
                 f"{self.run_dir.path}: its checkpoint was saved by {len(processes)} processes, and there are "
-                f"{parallel.world_size()}; start as many as before"
+                f"{parallel.world_size()}; start {len(processes)}"
             )
         own = processes[parallel.rank()]
         self.env.load_state_dict(own["env"])

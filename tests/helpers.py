@@ -11,6 +11,7 @@ from gymnasium import spaces
 from hydra.utils import instantiate
 from torch import Tensor
 
+from metarl.algorithms.policy_gradient import Batch, PolicyGradient
 from metarl.checking.algorithms import Learner, collected  # noqa: F401 -- one implementation for tests and command
 from metarl.checking.comparing import global_randomness, perturb, random_actions, same  # noqa: F401
 from metarl.checking.runs import StopAt, timeless, timeless_states, trainer_of  # noqa: F401
@@ -18,7 +19,7 @@ from metarl.configuration.build import build_algorithm, build_env_factory
 from metarl.configuration.compose import options
 from metarl.envs.base import MetaEnv
 from metarl.trust import TYPED, locate
-from metarl.types import Decision, EnvSpec, Step, Tasks
+from metarl.types import Decision, EnvSpec, Rollout, Step, Tasks
 
 # Sizes that keep the laws quick, whatever is the default; each is set wherever a configuration has the key.
 SMALL = {
@@ -101,6 +102,11 @@ def brief(env_option: str) -> tuple[str, ...]:
         return ("env.horizon=4", "env.num_workers=0")
     long = config_of(f"env={env_option}")["env"].get("horizon", 0) >= 100 and env_option not in LONG
     return ("env.horizon=25",) if long else ()
+
+
+def batch_of(agent: PolicyGradient, rollout: Rollout) -> Batch:
+    """The trials of a rollout as the agent learns from them; moves its statistics of returns."""
+    return agent._batch(rollout, agent.extra_inputs(rollout))
 
 
 # What makes tasks that hide at first show in a few random steps.

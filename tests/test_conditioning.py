@@ -5,7 +5,7 @@ import typing
 
 import pytest
 import torch
-from helpers import collected, config_of, make_algorithm, make_policy, perturb, same
+from helpers import batch_of, collected, config_of, make_algorithm, make_policy, perturb, same
 from hydra.utils import instantiate
 
 from metarl.configuration.compose import options
@@ -219,7 +219,7 @@ def test_values_of_generated_critics_stay_when_returns_are_normalised(critic):
     perturb(agent, 0.2)
     (rollout,) = collected(agent, env)
     twin = copy.deepcopy(agent)
-    batch = twin._batch(rollout)
+    batch = batch_of(twin, rollout)
     assert twin.policy.value_head.mean != agent.policy.value_head.mean
     torch.testing.assert_close(twin.evaluate(batch).value, agent.evaluate(batch).value, atol=1e-4, rtol=1e-4)
 

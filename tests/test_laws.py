@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import REPRESENTATIVE, SHOWN, collected, combinations, make_algorithm, perturb, small_config
+from helpers import REPRESENTATIVE, SHOWN, batch_of, collected, combinations, make_algorithm, perturb, small_config
 
 from metarl.checking.algorithms import (
     Learner,
@@ -155,7 +155,7 @@ def double_batch(*overrides: str, spread: float = 0.4):
     agent, env = make_algorithm("env=tabular_mdp", *tiny, *rest, *overrides, lanes=4)
     perturb(agent, 0.3)
     (rollout,) = collected(agent, env, updates=1)
-    batch = agent._batch(rollout)
+    batch = batch_of(agent, rollout)
     agent.double()
     agent.optimizer.state.clear()
     timestep = type(batch.timestep)(*(p.double() if p.is_floating_point() else p for p in batch.timestep))
@@ -197,7 +197,7 @@ def test_rl2_gradients_agree_with_finite_differences(value_loss, critic):
     assert (ratios > 1 + agent.clip).any() and (ratios < 1 - agent.clip).any()  # both sides of the clip are met
 
     before = copy.deepcopy(agent.state_dict())
-    agent._minibatch_step(batch, 0.0)
+    agent._minibatch_step(batch, 0.0, make_generator(0))
     parameters = [parameter for parameter in agent.parameters() if parameter.grad is not None]
     found = torch.cat([parameter.grad.flatten() for parameter in parameters])
     agent.load_state_dict(before)

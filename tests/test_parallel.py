@@ -149,7 +149,7 @@ def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_
     outcome(process)
     assert not (tmp_path / "stopped" / "summary.json").exists()
     code, _, err = outcome(run_py(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
-    assert code == 1 and "was saved by 2 processes, and there are 1; start as many as before" in err
+    assert code == 1 and "was saved by 2 processes, and there are 1; start 2" in err
     code, _, err = outcome(run_together(*SMALL, "hydra.run.dir=stopped", directory=tmp_path))
     assert code == 0, err
     assert rows(tmp_path / "stopped") == rows(whole)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import Corridor, collected, env_class, make_algorithm, make_env
+from helpers import Corridor, batch_of, collected, env_class, make_algorithm, make_env
 
 from metarl.algorithms.rl2 import RL2
 from metarl.baselines.base import Random
@@ -93,28 +93,33 @@ def test_lanes_that_share_a_task_share_its_regrets(solved):
 # ---------------------------------------------------------------- learning from them
 
 
-def batch_of(*overrides: str):
+def regret_loss(agent, batch) -> float:
+    losses = agent.auxiliary_losses(batch, agent.evaluate(batch), 0.0, make_generator(0))
+    return losses["regret_loss"][1].item()
+
+
+def learner_and_batch(*overrides: str):
     agent, env = make_algorithm("env=tabular_mdp", *overrides, lanes=16)
     (rollout,) = collected(agent, env)
-    return agent, env, rollout, agent._batch(rollout)
+    return agent, env, rollout, batch_of(agent, rollout)
 
 
 def test_the_objective_regret_ignores_the_luck_of_rewards():
     fixed = ("algorithm.objective=regret", "algorithm.standardize_advantages=false")
-    agent, env, rollout, batch = batch_of(*fixed)
+    agent, env, rollout, batch = learner_and_batch(*fixed)
     lucky = rollout._replace(reward=rollout.reward + 100)
-    torch.testing.assert_close(agent._batch(lucky).advantage, batch.advantage)
+    torch.testing.assert_close(batch_of(agent, lucky).advantage, batch.advantage)
     discount = agent.discount ** torch.arange(len(rollout.reward)).unsqueeze(1)
     agent.gae_lambda = 1.0
-    returns = agent._batch(rollout).returns[0]
+    returns = batch_of(agent, rollout).returns[0]
     torch.testing.assert_close(returns, -(discount * taken(env.regrets(rollout), rollout)).sum(0), atol=1e-3, rtol=1e-4)
 
 
 def test_the_regret_loss_is_the_share_left_unexplained():
-    agent, _, _, batch = batch_of("algorithm.regret_coefficient=1")
+    agent, _, _, batch = learner_and_batch("algorithm.regret_coefficient=1")
     torch.nn.init.zeros_(agent.regret_head.weight)
     torch.nn.init.zeros_(agent.regret_head.bias)
-    assert agent.auxiliary_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1].item() == pytest.approx(1)
+    assert regret_loss(agent, batch) == pytest.approx(1)
 
 
 def test_predicting_regrets_teaches_the_memory():
@@ -126,10 +131,10 @@ def test_predicting_regrets_teaches_the_memory():
         parameter.requires_grad_(False)
     collected(agent, env, updates=60)
     (rollout,) = collected(agent, env)
-    batch = agent._batch(rollout)
+    batch = batch_of(agent, rollout)
     regrets = batch.extras["regrets"]
     constant = regrets.var((0, 1), correction=0).sum() / regrets.square().sum(-1).mean()
-    assert agent.auxiliary_losses(batch, agent.evaluate(batch), 0.0)["regret_loss"][1] < 0.9 * constant
+    assert regret_loss(agent, batch) < 0.9 * constant
 
 
 def test_the_weight_of_predicting_regrets_is_linear_in_progress():
@@ -139,8 +144,8 @@ def test_the_weight_of_predicting_regrets_is_linear_in_progress():
         options = (
             f"algorithm.{name}regret_coefficient={c}" for name, c in zip(("", "final_"), coefficients, strict=True)
         )
-        agent, _, _, batch = batch_of(*options, "algorithm.max_gradient_norm=null")
-        agent._minibatch_step(batch, progress)
+        agent, _, _, batch = learner_and_batch(*options, "algorithm.max_gradient_norm=null")
+        agent._minibatch_step(batch, progress, make_generator(0))
         return agent.regret_head.weight.grad
 
     whole = gradient(0.0, 1, 0)
@@ -153,5 +158,6 @@ def test_the_weight_of_predicting_regrets_is_linear_in_progress():
 def test_an_environment_that_does_not_know_them_is_refused(option):
     name, value = option.split("=")
     env = Corridor(num_tasks=4)
-    with pytest.raises(ValueError, match=rf"{name}={value}.*Corridor does not know"):
-        RL2(env, lambda *spaces: None, num_minibatches=1, **{name: value if name == "objective" else float(value)})
+    agent = RL2(num_minibatches=1, **{name: value if name == "objective" else float(value)})
+    with pytest.raises(ValueError, match=rf"{name}={value}.*Corridor does not provide"):
+        agent.setup(env, lambda spec: None)

@@ -6,7 +6,7 @@ import typing
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import Corridor, collected, config_of, make_algorithm, make_policy, perturb, same, small_config
+from helpers import Corridor, batch_of, collected, config_of, make_algorithm, make_policy, perturb, same, small_config
 from hydra.utils import instantiate
 
 from metarl.configuration.build import build_env_factory, parts
@@ -149,7 +149,7 @@ def test_the_learning_rate_is_linear_in_progress(progress, expected):
 
 def gradient(agent, batch, progress: float) -> torch.Tensor:
     twin = copy.deepcopy(agent)
-    twin._minibatch_step(batch, progress)
+    twin._minibatch_step(batch, progress, make_generator(0))
     return torch.cat([parameter.grad.flatten() for parameter in twin.parameters() if parameter.grad is not None])
 
 
@@ -157,7 +157,7 @@ def test_the_entropy_bonus_is_linear_in_progress():
     limits = ("algorithm.entropy_coefficient=1.0", "algorithm.final_entropy_coefficient=3.0")
     agent, env = make_algorithm(*limits, "algorithm.max_gradient_norm=null")
     perturb(agent, 0.3)
-    batch = agent._batch(collected(agent, env)[0])
+    batch = batch_of(agent, collected(agent, env)[0])
     start, middle, end = (gradient(agent, batch, progress) for progress in (0.0, 0.25, 1.0))
     assert (end - start).norm() > 1e-3
     torch.testing.assert_close(middle, 0.75 * start + 0.25 * end, atol=1e-6, rtol=1e-4)
@@ -178,7 +178,7 @@ def test_the_gradient_is_scaled_down_to_its_limit_and_reported_before():
     (rollout,) = collected(loose, env)
     norms, reported = [], []
     for agent in (loose, tight):
-        reported.append(agent._minibatch_step(agent._batch(rollout), 0.0)["gradient_norm"].item())
+        reported.append(agent._minibatch_step(batch_of(agent, rollout), 0.0, make_generator(0))["gradient_norm"].item())
         norms.append(torch.cat([p.grad.flatten() for p in agent.parameters() if p.grad is not None]).norm().item())
     assert norms[0] == pytest.approx(reported[0], rel=1e-5) and norms[0] > 0.01
     assert norms[1] == pytest.approx(0.01, rel=1e-3) and reported[1] == pytest.approx(reported[0], rel=1e-5)
@@ -203,12 +203,12 @@ def test_a_wide_clip_lets_the_policy_move_farther():
 def test_the_value_coefficient_weighs_the_critic_alone():
     agent, env = make_algorithm("model.critic=separate", "algorithm.max_gradient_norm=null")
     perturb(agent, 0.2)
-    batch = agent._batch(collected(agent, env)[0])
+    batch = batch_of(agent, collected(agent, env)[0])
 
     def gradients_at(coefficient):
         twin = copy.deepcopy(agent)
         twin.value_coefficient = coefficient
-        twin._minibatch_step(batch, 0.0)
+        twin._minibatch_step(batch, 0.0, make_generator(0))
         policy = twin.policy
         modules = {
             "actor": [policy.memory, policy.heads.actor_head],
@@ -231,7 +231,7 @@ def test_the_value_coefficient_weighs_the_critic_alone():
 @pytest.mark.parametrize("flag", ["true", "false"])
 def test_advantages_are_standardised_where_asked(flag):
     agent, env = make_algorithm("env=tabular_mdp", f"algorithm.standardize_advantages={flag}", lanes=16)
-    batch = agent._batch(collected(agent, env)[0])
+    batch = batch_of(agent, collected(agent, env)[0])
     is_standard = batch.advantage.mean().abs() < 1e-5 and abs(batch.advantage.std(correction=0).item() - 1) < 1e-3
     assert is_standard == (flag == "true")
 
@@ -240,7 +240,7 @@ def test_standardising_shifts_and_scales_advantages_and_leaves_value_targets():
     batches = []
     for flag in ("true", "false"):
         agent, env = make_algorithm("env=tabular_mdp", f"algorithm.standardize_advantages={flag}")
-        batches.append(agent._batch(collected(agent, env)[0]))
+        batches.append(batch_of(agent, collected(agent, env)[0]))
     assert torch.equal(batches[0].returns, batches[1].returns)
     raw = batches[1].advantage
     torch.testing.assert_close(batches[0].advantage, (raw - raw.mean()) / raw.std(correction=0), atol=1e-5, rtol=1e-4)
@@ -249,7 +249,7 @@ def test_standardising_shifts_and_scales_advantages_and_leaves_value_targets():
 @pytest.mark.parametrize("flag", ["true", "false"])
 def test_returns_are_normalised_where_asked(flag):
     agent, env = make_algorithm("env=tabular_mdp", f"algorithm.normalize_returns={flag}")
-    batch = agent._batch(collected(agent, env)[0])
+    batch = batch_of(agent, collected(agent, env)[0])
     head = agent.policy.value_head
     if flag == "true":
         torch.testing.assert_close(head.mean, batch.returns.mean())
@@ -267,13 +267,13 @@ def test_value_targets_are_discounted_returns_of_the_whole_trial():
     for t in range(len(expected)):
         for k in range(t, len(expected)):
             expected[t] += 0.9 ** (k - t) * rollout.reward[k]
-    torch.testing.assert_close(agent._batch(rollout).returns, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(batch_of(agent, rollout).returns, expected, atol=1e-4, rtol=1e-4)
 
 
 def watched_update(agent, trial) -> list:
     """The batches of all minibatch steps of one update."""
     seen, original = [], agent._minibatch_step
-    agent._minibatch_step = lambda batch, progress: seen.append(batch) or original(batch, progress)
+    agent._minibatch_step = lambda batch, *rest: seen.append(batch) or original(batch, *rest)
     agent.update(trial, 0.0, make_generator(0))
     return seen
 

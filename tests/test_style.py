@@ -17,16 +17,6 @@ FRAGMENT = re.compile(r"(Of|What|Those|The same|How)\b")
 MOST_LINES = 350
 UNREVISED = frozenset(  # whose docstrings still begin so
     {
-        "metarl/algorithms/elbo.py",
-        "metarl/algorithms/gradient_adaptation.py",
-        "metarl/algorithms/maesn.py",
-        "metarl/algorithms/policy_gradient.py",
-        "metarl/algorithms/rl2.py",
-        "metarl/algorithms/samples.py",
-        "metarl/algorithms/task_inference.py",
-        "metarl/algorithms/tesp.py",
-        "metarl/algorithms/trial_buffer.py",
-        "metarl/algorithms/varibad.py",
         "metarl/models/aggregators.py",
         "metarl/models/attention.py",
         "metarl/models/banded.py",
@@ -36,7 +26,6 @@ UNREVISED = frozenset(  # whose docstrings still begin so
         "metarl/models/transformer.py",
         "metarl/models/trmrl.py",
         "metarl/models/watching.py",
-        "metarl/trainer.py",
     }
 )
 LONG_TESTS = frozenset(

@@ -280,8 +280,8 @@ def test_every_option_changes_what_is_learnt(option):
 REFUSED = {
     ("model.latent_dim=null",): ["model.latent_dim=null", "5 is a usual size"],
     ("algorithm.reward_decoder=per_cell",): ["reward_decoder=per_cell", "use squared"],
-    ("algorithm.decoder_layers=[]",): ["decoder_layers=[]", "a layer at least"],
-    ("algorithm.reward_coefficient=0",): ["nothing teaches the memory", "rl_loss_through_encoder=true"],
+    ("algorithm.decoder_layers=[]",): ["decoder_layers=[]", "at least one layer"],
+    ("algorithm.reward_coefficient=0",): ["the encoder has no loss", "rl_loss_through_encoder=true"],
     ("algorithm.optimizer=shared",): ["num_vae_updates=2", "set it to null"],
     ("algorithm.vae_learning_rate=null",): ["optimizer=separate needs it"],
 }

@@ -95,7 +95,8 @@ def test_memories_after_a_trial_are_those_of_a_lane_alone(model_option, critic):
     """Greedy actions change nothing in a corridor, so the same lane alone sees the same trial."""
     torch.manual_seed(0)
     model = instantiate(small_config(f"model={model_option}", f"model.critic={critic}")["model"], _convert_="all")
-    agent = RL2(Corridor(num_tasks=4, num_episodes=2), model, num_minibatches=1)
+    agent = RL2(num_minibatches=1)
+    agent.setup(Corridor(num_tasks=4, num_episodes=2), model)
     perturb(agent)
     sampled = agent.act
     agent.act = lambda timestep, state, generator, greedy: sampled(timestep, state, generator, True)

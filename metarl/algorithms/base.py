@@ -1,18 +1,36 @@
-"""The contract of a learner."""
+"""Contract of a learning algorithm."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Generator, nn
 
+from metarl.envs.base import MetaEnv
 from metarl.models.features import Features
+from metarl.models.policy import Policy
 from metarl.types import Agent, Decision, Rollout, State, Tasks, Timestep
 
 
 class Algorithm(nn.Module, ABC):
-    """An agent (see ``metarl.rollout.Agent``) that owns its networks and optimisers."""
+    """An agent (see ``metarl.types.Agent``) that owns its networks and optimisers.
+
+    A constructor takes options alone; ``setup`` then builds networks and optimisers for an environment.
+    """
 
     rollouts: tuple[int, ...]
     uses_memory = True  # whether its policy may have a memory; otherwise it needs model=mlp
+
+    @abstractmethod
+    def setup(self, env: MetaEnv, model: Callable[..., Policy]) -> None:
+        """Build the networks, then the optimisers; called once, after the constructor.
+
+        Args:
+            env: environment to learn in: its spaces, lanes and episodes.
+            model: builds the policy from an ``EnvSpec`` and, where a method has further inputs, their size.
+
+        Raises:
+            ValueError: an option does not suit the environment or the policy.
+        """
 
     @abstractmethod
     def initial_state(self, tasks: Tasks) -> State:
@@ -30,7 +48,7 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             trial: the rollouts of ``collect_trial``.
-            progress: share of the training steps done before this update, 0 to 1; schedules depend on it alone.
+            progress: share of the training steps done before this update, 0 to 1; schedules depend on nothing else.
             generator: source of all randomness of the update, on the CPU.
 
         Returns:
@@ -43,11 +61,11 @@ class Algorithm(nn.Module, ABC):
         return self
 
     def adapt(self, state: State, rollout: Rollout) -> State:
-        """Agents that learn by memory alone carry their state on unchanged."""
+        """Agents that adapt only by memory keep their state unchanged."""
         return state
 
     def update_normalization(self, trial: list[Rollout]) -> None:
-        """Update the statistics of networks that standardise inputs; after the update, which uses those of acting."""
+        """Update the statistics of standardised inputs, after ``update``, which uses the statistics of acting."""
         for features in self.modules():
             if isinstance(features, Features):
                 for rollout in trial:
@@ -55,7 +73,7 @@ class Algorithm(nn.Module, ABC):
 
     @abstractmethod
     def training_state(self) -> dict:
-        """All that a resumed run needs beside the weights: optimisers and the like, tensors and numbers only."""
+        """State that a resumed run needs besides the weights, such as optimisers'; tensors and numbers only."""
 
     @abstractmethod
     def load_training_state(self, state: dict) -> None:

@@ -20,15 +20,15 @@ class EMAML(GradientAdaptation):
         inherited: see ``GradientAdaptation``.
     """
 
-    def __init__(self, *world, exploration_coefficient: NonNegativeFloat = 1.0, **inherited):
+    def __init__(self, *, exploration_coefficient: NonNegativeFloat = 1.0, **inherited):
+        super().__init__(**inherited)
         self.exploration_coefficient = exploration_coefficient
-        super().__init__(*world, **inherited)
 
     def stages(self, trial):
         query = trial[-1]
-        earned = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)
-        of_all = torch.cat(parallel.all_gather(earned.cpu())).to(earned)
-        credit = (earned - of_all.mean()) / (of_all.std(correction=0) + 1e-8)
+        returns = (query.reward * query.mask).sum(0).unflatten(0, (-1, self.lanes_per_task)).mean(1)  # [N]
+        of_all = torch.cat(parallel.all_gather(returns.cpu())).to(returns)
+        credit = (returns - of_all.mean()) / (of_all.std(correction=0) + 1e-8)
         return [stage._replace(context=stage.context | {"credit": credit}) for stage in super().stages(trial)]
 
     def auxiliary_losses(self, path, stages):

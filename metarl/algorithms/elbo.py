@@ -8,12 +8,13 @@ from torch import Generator, Tensor
 
 from metarl import parallel
 from metarl.algorithms.trial_buffer import Trials
+from metarl.tree import tree_map
 
 Prior = Literal["previous", "standard"]
 
 
 class Decoder(Protocol):
-    """Errors of what it predicts, see ``metarl.models.decoders``."""
+    """Decoder of transitions from latents, see ``metarl.models.decoders``."""
 
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
@@ -37,26 +38,31 @@ class Belief(NamedTuple):
         return 0.5 * (ratio + apart - 1 - self.log_variance + other.log_variance).sum(-1)
 
 
-def as_belief(known: Tensor) -> Belief:
-    """The two halves of ``[..., 2 latent_dim]``."""
-    return Belief(*known.chunk(2, dim=-1))
+def as_belief(memory: Tensor) -> Belief:
+    """Belief whose mean and log-variance are the halves of a memory output ``[..., 2 latent_dim]``."""
+    mean, log_variance = memory.chunk(2, dim=-1)  # [..., latent_dim]
+    return Belief(mean, log_variance)
 
 
 def kl_to_prior(belief: Belief, prior: Prior) -> Tensor:
-    """``[T, B]``: of every belief to the one before it, the first to a standard normal; or of all to that."""
-    nothing = Belief(torch.zeros_like(belief.mean[:1]), torch.zeros_like(belief.mean[:1]))
+    """KL divergence ``[T, B]`` from every belief to its prior.
+
+    The prior is the ``previous`` belief (a standard normal for the first), or a ``standard`` normal for all.
+    """
+    zeros = torch.zeros_like(belief.mean[:1])  # mean and log-variance of a standard normal
     if prior == "standard":
-        return belief.kl(nothing)
-    return belief.kl(Belief(*(torch.cat([first, later[:-1]]) for first, later in zip(nothing, belief, strict=True))))
+        return belief.kl(Belief(zeros, zeros))
+    mean, log_variance = (torch.cat([zeros, part[:-1]]) for part in belief)
+    return belief.kl(Belief(mean, log_variance))
 
 
 class ElboTerms(NamedTuple):
-    """Which beliefs are decoded, and which transitions under them, of every trial.
+    """Beliefs of every trial to decode from, and transitions to decode from each.
 
     Attributes:
-        beliefs: steps ``[E, B]``.
+        beliefs: their steps, ``[E, B]``.
         belief_weight: ``[E, B]``, sums to 1 over each trial: the mean over all its steps, or an estimate of it.
-        transitions: steps ``[D, B]``.
+        transitions: their steps, ``[D, B]``.
         transition_weight: ``[D, B]``, sums to the length of each trial: the sum over its steps, or an estimate.
     """
 
@@ -67,7 +73,7 @@ class ElboTerms(NamedTuple):
 
 
 def sample_terms(mask: Tensor, beliefs: int | None, transitions: int | None, generator: Generator) -> ElboTerms:
-    """All steps of ``mask [T, B]``, or so many drawn with replacement from each trial."""
+    """Terms at all steps of ``mask [T, B]``, or at a given number of steps drawn with replacement from each trial."""
     length = mask.sum(0).float()
     rows, weights = _choose(mask, beliefs, generator)
     steps, shares = _choose(mask, transitions, generator)
@@ -85,32 +91,33 @@ def _choose(mask: Tensor, count: int | None, generator: Generator) -> tuple[Tens
 
 
 def local_part(trials: Trials, terms: ElboTerms, noise: Tensor) -> tuple[Trials, ElboTerms, Tensor]:
-    """Trials, terms and ``noise [E, B, latent_dim]`` of this process; sums over processes are means."""
+    """Shard of this process of trials, terms and ``noise [E, B, latent_dim]``; losses then add up over processes."""
     if parallel.world_size() == 1:
         return trials, terms, noise
     lanes = parallel.local_shard(trials.mask)
-    mine = ElboTerms(*(part[:, lanes] for part in terms))
+    local = tree_map(lambda part: part[:, lanes], terms)
     share = len(lanes) / trials.mask.shape[1]
-    return trials.select(lanes), mine._replace(belief_weight=share * mine.belief_weight), noise[:, lanes]
+    return trials.select(lanes), local._replace(belief_weight=share * local.belief_weight), noise[:, lanes]
 
 
 def gather_time(values: Tensor, steps: Tensor) -> Tensor:
     """``values [T, B, ...]`` at ``steps [N, B]``."""
-    index = steps.reshape(*steps.shape, *[1] * (values.ndim - 2)).expand(*steps.shape, *values.shape[2:])
+    index = steps.reshape(*steps.shape, *[1] * (values.ndim - 2))  # [N, B, 1, ...]
+    index = index.expand(*steps.shape, *values.shape[2:])  # [N, B, ...]
     return values.gather(0, index)
 
 
 def reconstruction(
     latent: Tensor, trials: Trials, terms: ElboTerms, decoder: Decoder, decode_only_past: bool = False
 ) -> Tensor:
-    """Error of the whole trial, past and future, expected over the beliefs: summed over transitions, mean over trials.
+    """Reconstruction error: summed over the transitions of a trial, past and future, mean over beliefs and trials.
 
     Args:
-        latent: of the beliefs ``terms.beliefs``, ``[E, B, latent_dim]``.
-        trials: what is decoded.
-        terms: which of it.
+        latent: latents sampled from the beliefs ``terms.beliefs``, ``[E, B, latent_dim]``.
+        trials: trials to decode.
+        terms: beliefs and transitions of the trials.
         decoder: gives errors ``[E, D, B]``.
-        decode_only_past: decode only what a belief has seen.
+        decode_only_past: decode only transitions that precede the belief.
     """
     observation, action, next_observation, reward = (
         gather_time(part, terms.transitions)
@@ -119,7 +126,7 @@ def reconstruction(
     errors = decoder.errors(latent, observation, action, next_observation, reward)
     if decode_only_past:
         errors = errors * (terms.transitions.unsqueeze(0) < terms.beliefs.unsqueeze(1))
-    per_belief = (errors * terms.transition_weight).sum(1)
+    per_belief = (errors * terms.transition_weight).sum(1)  # [E, B]
     return (per_belief * terms.belief_weight).sum(0).mean()
 
 
@@ -129,6 +136,6 @@ def mean_over_beliefs(values: Tensor, terms: ElboTerms) -> Tensor:
 
 
 def task_error(latent: Tensor, target: Tensor, terms: ElboTerms, decode: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean squared error of a task ``[B, size]`` as decoded from the latents of the chosen beliefs."""
+    """Mean squared error of ``target [B, size]`` as decoded from ``latent [E, B, latent_dim]``."""
     errors = (decode(latent) - target).square().mean(-1)
     return (errors * terms.belief_weight).sum(0).mean()

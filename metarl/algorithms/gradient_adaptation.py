@@ -52,35 +52,31 @@ class GradientAdaptation(Algorithm):
     ``env.num_episodes`` episodes. ``lanes_per_task`` lanes gather the samples of a task together.
 
     Args:
-        env: gives spaces, lanes and episodes.
-        model: builds the policy.
         meta_optimizer: builds the optimizer of the outer steps, see ``metarl.algorithms.meta_optimizers``.
-        num_inner_steps: gradient steps, each on a rollout of its own.
-        inner_learning_rate: their size (where it is learned: at first).
-        inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the policy that acted times
-            advantage, with the same gradient and a second derivative that includes the sampling (Rothfuss et al. 2019);
-            or ``dice``, unbiased in all derivatives but noisier (Foerster et al. 2018), which uses discounted rewards
+        num_inner_steps: number of gradient steps, each on a rollout of its own.
+        inner_learning_rate: step size (its initial value, where it is learned).
+        inner_loss: ``log_likelihood`` times advantage; the ``likelihood_ratio`` to the behavior policy times advantage,
+            with the same gradient and a second derivative that includes the sampling (Rothfuss et al. 2019); or
+            ``dice``, unbiased in all derivatives but noisier (Foerster et al. 2018), which uses discounted rewards
             minus a time baseline instead of advantages in the inner loss.
         max_inner_gradient_norm: the gradient of each task is scaled down to this norm; null leaves it.
         first_order: inner gradients are treated as constants (first-order MAML), computed once from the behavior
             policies.
         discount, gae_lambda, baseline, standardize_advantages, bootstrap: see ``AdvantageConfig``.
-        entropy_coefficient: of the adapted policy, in the outer loss.
-        value_coefficient: weight of the critic's loss, inside and outside, where the baseline is a network, which takes
-            another outer step than a trust region.
-        tasks_per_chunk: tasks whose gradients are computed together; null takes one where samples are many on a CPU,
-            else all.
+        entropy_coefficient: weight of the entropy of the adapted policy, in the outer loss.
+        value_coefficient: weight of the critic's loss, in the inner and the outer loss, where the baseline is a
+            network; not with a trust region.
+        tasks_per_chunk: number of tasks whose gradients are computed together; null: one task at a time on a CPU if it
+            has many samples, otherwise all.
 
     Raises:
-        ValueError: the policy has a memory, or options exclude each other.
+        ValueError: options exclude each other.
     """
 
     uses_memory = False
 
     def __init__(
         self,
-        env: MetaEnv,
-        model: Callable[..., Policy],
         *,
         meta_optimizer: Callable[..., MetaOptimizer],
         num_inner_steps: PositiveInt = 1,
@@ -98,29 +94,32 @@ class GradientAdaptation(Algorithm):
         tasks_per_chunk: PositiveInt | None = None,
     ):
         super().__init__()
-        self.policy = self.build_policy(env, model)
-        check_policy(self.policy, type(self).__name__)
         if bootstrap and baseline != "linear":
-            raise ValueError(f"algorithm.bootstrap=true: a baseline {baseline} has no value there; use linear")
+            raise ValueError("algorithm.bootstrap=true: needs algorithm.baseline=linear")
         if inner_loss == "dice" and first_order:
-            raise ValueError("algorithm.inner_loss=dice: is for second order; use algorithm.first_order=false")
-        self.lanes_per_task = env.lanes_per_task
-        self.observed = OneHot(env.observation_space)
-        self.rollouts = (env.num_episodes,) * (num_inner_steps + 1)
+            raise ValueError("algorithm.inner_loss=dice: needs algorithm.first_order=false")
+        self.make_meta_optimizer, self.num_inner_steps = meta_optimizer, num_inner_steps
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
         self.max_inner_gradient_norm, self.first_order = max_inner_gradient_norm, first_order
         self.advantage_config = AdvantageConfig(discount, gae_lambda, baseline, standardize_advantages, bootstrap)
         self.entropy_coefficient = entropy_coefficient
         self.value_coefficient = value_coefficient if baseline == "network" else 0.0
         self.tasks_per_chunk = tasks_per_chunk
+
+    def setup(self, env: MetaEnv, model: Callable[..., Policy]) -> None:
+        self.lanes_per_task = env.lanes_per_task
+        self.rollouts = (env.num_episodes,) * (self.num_inner_steps + 1)
+        self.observed = OneHot(env.observation_space)
+        self.policy = self.build_policy(env, model)
+        check_policy(self.policy, type(self).__name__)
         self.build_auxiliary_modules(env)
-        self.meta_optimizer = meta_optimizer(list(self.parameters()))
-        if baseline == "network" and not self.meta_optimizer.supports_critic:
+        self.meta_optimizer = self.make_meta_optimizer(list(self.parameters()))
+        if self.advantage_config.baseline == "network" and not self.meta_optimizer.supports_critic:
             raise ValueError(
                 "algorithm.baseline=network: a trust region bounds no step of a critic; use meta_optimizer=ppo"
             )
 
-    # ------------------------------------------------------------ what a method may change
+    # ------------------------------------------------------------ hooks of methods
 
     def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
         """The policy for an environment."""
@@ -140,15 +139,15 @@ class GradientAdaptation(Algorithm):
         return self.inner_learning_rate
 
     def auxiliary_losses(self, path: list[Parameters], stages: list[Samples]) -> dict[str, tuple[float, Tensor]]:
-        """Name to weight and loss ``[N]`` of what else counts outside, by the parameters at every stage."""
+        """Further terms of the outer loss by name: weight, and loss ``[N]`` given the parameters at every stage."""
         return {}
 
     def encode_context(self, parameters: Parameters, context: Context) -> Context:
-        """The context, with what depends on the parameters alone and not on the sample."""
+        """The context with the entries that depend only on the parameters, not on the sample, computed."""
         return context
 
     def output(self, parameters: Parameters, timestep: Timestep, context: Context) -> HeadOutput:
-        """The policy of each task at its samples, ``[N, M, ...]``."""
+        """Output of each task's policy at its samples, ``[N, M, ...]``."""
         return functional_call(self.policy, parameters, (timestep, ((),), timestep.first))[0]
 
     # ------------------------------------------------------------ acting and adapting
@@ -160,17 +159,17 @@ class GradientAdaptation(Algorithm):
     def act(
         self, timestep: Timestep, state: AdaptedState, generator: Generator, greedy: bool = False
     ) -> tuple[Decision, AdaptedState]:
-        per_task = tree_map(lambda part: part.unflatten(0, (-1, self.lanes_per_task)), timestep)
+        per_task = tree_map(lambda part: part.unflatten(0, (-1, self.lanes_per_task)), timestep)  # [N, lanes, ...]
         output = self.output(state.parameters, per_task, state.context)
-        parameters, distribution = output.distribution_params.flatten(0, 1), self.policy.distribution
-        action = distribution.mode(parameters) if greedy else distribution.sample(parameters, generator)
-        return Decision(action, distribution.log_prob(parameters, action), output.value.flatten()), state
+        params, distribution = output.distribution_params.flatten(0, 1), self.policy.distribution  # [B, ...]
+        action = distribution.mode(params) if greedy else distribution.sample(params, generator)
+        return Decision(action, distribution.log_prob(params, action), output.value.flatten()), state
 
     def adapt(self, state: AdaptedState, rollout: Rollout) -> AdaptedState:
         return self._inner_update(state, self.samples(rollout))
 
     def _inner_update(self, state: AdaptedState, samples: Samples) -> AdaptedState:
-        """After one gradient step of every task."""
+        """State after one gradient step of every task."""
         parts = []
         for tasks in self.chunks(samples):
             own = {name: value[tasks] for name, value in state.parameters.items()}
@@ -178,7 +177,7 @@ class GradientAdaptation(Algorithm):
         return state._replace(parameters=self.sgd_step(state.parameters, joined(parts)))
 
     def sgd_step(self, parameters: Parameters, gradients: Parameters) -> Parameters:
-        """After a step along the gradients of every task."""
+        """Parameters after a gradient step of every task."""
         return {name: value - self.step_size(name) * gradients[name] for name, value in parameters.items()}
 
     def inner_gradients(self, parameters: Parameters, samples: Samples, second_order: bool) -> Parameters:
@@ -187,7 +186,7 @@ class GradientAdaptation(Algorithm):
             at = parameters
             if not second_order:
                 at = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-            loss = self._inner_loss(at, samples).sum()  # which depends on each task's parameters by its own samples
+            loss = self._inner_loss(at, samples).sum()  # tasks are independent: the gradient of each is its own
             every = list(at.values())
             gradients = list(torch.autograd.grad(loss, every, create_graph=second_order, materialize_grads=True))
         if self.max_inner_gradient_norm is not None:
@@ -208,7 +207,7 @@ class GradientAdaptation(Algorithm):
         return loss + self.critic_loss(output, samples)
 
     def critic_loss(self, output: HeadOutput, samples: Samples) -> Tensor:
-        """Weighted loss of the critic of every task, ``[N]``; 0 where the baseline is no network."""
+        """Weighted loss of the critic of every task, ``[N]``; 0 unless the baseline is a network."""
         if self.value_coefficient == 0:
             return torch.zeros(len(samples.mask), device=samples.mask.device)
         return self.value_coefficient * samples.mean(0.5 * (output.value - samples.returns).square())
@@ -216,7 +215,7 @@ class GradientAdaptation(Algorithm):
     # ------------------------------------------------------------ learning
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
-        if parallel.world_size() > 1:  # whole tasks: all processes have as many
+        if parallel.world_size() > 1:  # whole tasks, equally many per process
             trial = [rollout.select(parallel.local_shard(rollout.mask)) for rollout in trial]
         stages = self.stages(trial)
         return self.meta_optimizer.step(self, stages) | self.after_step(stages)
@@ -226,37 +225,39 @@ class GradientAdaptation(Algorithm):
         return {}
 
     def stages(self, trial: list[Rollout]) -> list[Samples]:
-        """The samples of support rollouts and query, and what ``cache_behavior_policy`` adds."""
+        """Samples of the support rollouts and the query, with the behavior policies (``cache_behavior_policy``)."""
         return self.cache_behavior_policy([self.samples(rollout) for rollout in trial])
 
     @torch.no_grad()
     def cache_behavior_policy(self, stages: list[Samples]) -> list[Samples]:
-        """Stages with their behavior policies, and with the inner gradients where these are constants.
+        """Stages with their behavior policies, and for first-order methods with their inner gradients.
 
-        Valid only before the first outer step, while parameters are still those that acted.
+        Valid only before the first outer step, while the parameters are still those of acting.
         """
-        acted: list[list[Tensor]] = [[] for _ in stages]
+        behavior: list[list[Tensor]] = [[] for _ in stages]
         gradients: list[list[Parameters]] = [[] for _ in stages[:-1]]
         for tasks in self.chunks(stages[0]):
             chosen = [stage.select(tasks) for stage in stages]
             parameters = expand_per_task(self.inner_parameters(), len(chosen[0].mask))
             for place, stage in enumerate(chosen):
-                acted[place].append(self.output(parameters, stage.timestep, stage.context).distribution_params)
+                behavior[place].append(self.output(parameters, stage.timestep, stage.context).distribution_params)
                 if place < len(gradients):
                     gradients[place].append(self.inner_gradients(parameters, stage, second_order=False))
                     parameters = self.sgd_step(parameters, gradients[place][-1])
-        found = [stage._replace(behavior_params=torch.cat(parts)) for stage, parts in zip(stages, acted, strict=True)]
+        found = [
+            stage._replace(behavior_params=torch.cat(parts)) for stage, parts in zip(stages, behavior, strict=True)
+        ]
         if self.first_order:
-            known = [stage._replace(gradients=joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
-            found = [*known, found[-1]]
+            support = [stage._replace(gradients=joined(parts)) for stage, parts in zip(found, gradients, strict=False)]
+            found = [*support, found[-1]]
         return found
 
     def samples(self, rollout: Rollout) -> Samples:
-        """Samples of every task."""
+        """Samples of every task in a rollout."""
         return make_samples(rollout, self.lanes_per_task, self.advantage_config, self.observed)
 
     def chunks(self, samples: Samples) -> Iterator[slice]:
-        """The tasks to compute together."""
+        """Tasks to compute together, chunk by chunk."""
         count, size = samples.mask.shape
         together = self.tasks_per_chunk or self.default_chunk_size(count, size, samples.mask.device)
         return (slice(start, min(start + together, count)) for start in range(0, count, together))
@@ -266,7 +267,7 @@ class GradientAdaptation(Algorithm):
         return 1 if size >= MAX_BATCHED_SAMPLES and device.type == "cpu" else count
 
     def adapted_parameters(self, stages: list[Samples], second_order: bool) -> list[Parameters]:
-        """Parameters of the tasks at every stage, from those all start from."""
+        """Parameters of the tasks at every stage, theta_0 to theta_K."""
         path = [expand_per_task(self.inner_parameters(), len(stages[0].mask))]
         for support in stages[:-1]:
             gradients = support.gradients or self.inner_gradients(path[-1], support, second_order)

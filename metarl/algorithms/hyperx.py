@@ -2,8 +2,9 @@
 
 r+_t = r_t + c_1 |f(o_t, b_t) - g(o_t, b_t)|^2                          (bonuses: novelty, by RND)
            + c_2 error of decoding r_t from the belief b_t              (bonuses: error)
-with bonuses scaled to unit size and annealed linearly to 0             (rewards)
+with bonuses scaled to unit size and annealed linearly to 0             (scaled_bonus)
 train g to predict the random network f on these states                 (learn_novelty)
+Only the policy is trained on these rewards; the VAE of VariBAD decodes r_t     (update_policy)
 """
 
 import torch
@@ -28,28 +29,28 @@ class HyperX(VariBAD):
         novelty_coefficient: weight of the error in predicting a random network of observation and belief (random
             network distillation, Burda et al. 2019).
         reward_error_coefficient: weight of the error in predicting the reward just earned.
-        novelty_learning_rate: Adam's, of the predicting network; one step per iteration and minibatch of trials.
+        novelty_learning_rate: Adam's learning rate of the predicting network, one step per 64 trials of an iteration.
         inherited: see ``VariBAD``.
 
     Raises:
-        ValueError: a bonus for predicting rewards, and no decoder of them.
+        ValueError: there is a bonus for reward errors and no decoder of rewards.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         novelty_coefficient: NonNegativeFloat = 1.0,
         reward_error_coefficient: NonNegativeFloat = 1.0,
         novelty_learning_rate: PositiveFloat = 1e-4,
         **inherited,
     ):
-        self.bonus_coefficients = (novelty_coefficient, reward_error_coefficient)
-        self.novelty_learning_rate = novelty_learning_rate
         if reward_error_coefficient and inherited.get("reward_coefficient") == 0:
             raise ValueError(
                 "algorithm.reward_error_coefficient: rewards are not decoded; raise algorithm.reward_coefficient"
             )
-        super().__init__(*world, **inherited)
+        super().__init__(**inherited)
+        self.bonus_coefficients = (novelty_coefficient, reward_error_coefficient)
+        self.novelty_learning_rate = novelty_learning_rate
 
     def build_auxiliary_modules(self, env):
         super().build_auxiliary_modules(env)
@@ -65,38 +66,37 @@ class HyperX(VariBAD):
         others = {id(p) for module in (self.random_network, self.predictor) for p in module.parameters()}
         return [parameter for parameter in super().policy_parameters() if id(parameter) not in others]
 
-    def update(self, trial, progress, generator):
-        self._progress = progress
-        logs = super().update(trial, progress, generator)
-        return logs | self.learn_novelty(self._states, trial[0].mask) | {"bonus": self._bonus}
+    def update_policy(self, rollout, extras, progress, generator):
+        states, belief = self.hyperstates(rollout, extras)
+        bonus = self.scaled_bonus(self.bonuses(rollout, states, belief), rollout.mask, progress)
+        rewarded = rollout._replace(reward=rollout.reward + bonus)
+        logs = super().update_policy(rewarded, extras, progress, generator)
+        return logs | self.learn_novelty(states, rollout.mask) | {"bonus": bonus[rollout.mask].mean().item()}
 
-    def rewards(self, rollout, extras):
-        self._states, belief = self.hyperstates(rollout, extras)
-        bonus = torch.stack(self.bonuses(rollout, self._states, belief))
-        scales, mask = self.bonus_scales, rollout.mask
-        scales.update(bonus[:, mask].T)
-        scaled = scales(bonus.movedim(0, -1)).movedim(-1, 0)
+    def scaled_bonus(self, bonuses: tuple[Tensor, Tensor], mask: Tensor, progress: float) -> Tensor:
+        """Weighted sum of the bonuses, each divided by its running root mean square, ``[T, B]``; 0 at progress 1."""
+        bonus = torch.stack(bonuses)  # [2, T, B]
+        self.bonus_scales.update(bonus[:, mask].T)
+        scaled = self.bonus_scales(bonus.movedim(0, -1)).movedim(-1, 0)  # [2, T, B]
         weights = torch.tensor(self.bonus_coefficients, device=mask.device).view(2, 1, 1)
-        total = (1 - min(self._progress, 1.0)) * (weights * scaled).sum(0)
-        self._bonus = total[mask].mean().item()
-        return rollout.reward + total
+        return (1 - min(progress, 1.0)) * (weights * scaled).sum(0)
 
     @torch.no_grad()
-    def bonuses(self, rollout: Rollout, states: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def bonuses(self, rollout: Rollout, states: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
         """Novelty of each step's observation and belief, and error in predicting its reward, ``[T, B]`` each."""
         novelty = (self.random_network(states) - self.predictor(states)).square().mean(-1)
         error = torch.zeros_like(novelty)
         if "reward" in self.decoders:
-            belief = as_belief(known)
             step = (rollout.timestep.observation, rollout.decision.action, rollout.next_observation, rollout.reward)
-            flat = [part.flatten(0, 1).unsqueeze(0) for part in step]
+            flat = [part.flatten(0, 1).unsqueeze(0) for part in step]  # [1, T * B, ...]
+            latent = as_belief(belief).mean.flatten(0, 1).unsqueeze(0)  # [1, T * B, latent_dim]
             _, decoder = self.transition_decoders()[0]
-            error = decoder.errors(belief.mean.flatten(0, 1).unsqueeze(0), *flat).view_as(novelty)
+            error = decoder.errors(latent, *flat).view_as(novelty)  # [T, B]
         return novelty, error
 
     @torch.no_grad()
     def hyperstates(self, rollout: Rollout, extras: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Observation and belief side by side ``[T, B, width]``, and the belief; ``extras`` may hold it already."""
+        """Observation and belief concatenated ``[T, B, width]``, and the belief, if possible taken from ``extras``."""
         belief = extras.get("belief")
         if belief is None:
             carry = self.policy.initial_carry(rollout.mask.shape[1])
@@ -104,14 +104,14 @@ class HyperX(VariBAD):
         return torch.cat([self.policy.features.current(rollout.timestep), belief], dim=-1), belief
 
     def learn_novelty(self, states: Tensor, masks: Tensor) -> dict[str, float]:
-        """Predict the random network at these states ``[T, B, width]``: they are less novel afterwards."""
+        """Train the predictor at ``states [T, B, width]``, which makes them less novel."""
         total = 0.0
         for part, mask in zip(states.split(64, dim=1), masks.split(64, dim=1), strict=True):
-            wrong = (self.random_network(part[mask]) - self.predictor(part[mask])).square().mean()
+            error = (self.random_network(part[mask]) - self.predictor(part[mask])).square().mean()
             self.novelty_optimizer.zero_grad(set_to_none=True)
-            wrong.backward()
+            error.backward()
             self.novelty_optimizer.step()
-            total += wrong.item() * part.shape[1]
+            total += error.item() * part.shape[1]
         return {"novelty": total / states.shape[1]}
 
     def training_state(self):

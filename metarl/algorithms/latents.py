@@ -12,7 +12,7 @@ from metarl.types import Timestep
 
 
 def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
-    """A policy over the present observation and a latent, side by side.
+    """A policy whose input is the present observation concatenated with a latent.
 
     Raises:
         ValueError: an input encoder cannot be combined with latent conditioning.
@@ -28,16 +28,16 @@ def latent_policy(env: MetaEnv, model, latent_dim: int) -> Policy:
 
 
 def concat_latent(policy: Policy, timestep: Timestep, latent: Tensor) -> Tensor:
-    """Observations of N tasks ``[N, M, ...]`` with their latents ``[N, latent_dim]`` or ``[N, M, latent_dim]``."""
+    """Input ``[N, M, F]``: observations of N tasks and their latents ``[N, latent_dim]`` or ``[N, M, latent_dim]``."""
     present = policy.features.current(timestep)
     if latent.ndim == 2:
-        latent = latent.unsqueeze(1)
+        latent = latent.unsqueeze(1)  # [N, 1, latent_dim]
     return torch.cat([present, latent.expand(*present.shape[:-1], -1)], dim=-1)
 
 
 def latent_conditioned_output(
     policy: Policy, timestep: Timestep, latent: Tensor, own: dict[str, Tensor] | None = None
 ) -> HeadOutput:
-    """The shared policy, or with weights of each task's ``own``: ``[N, M, ...]``."""
-    given = (timestep, ((),), timestep.first, concat_latent(policy, timestep, latent))
-    return (functional_call(policy, own, given) if own else policy(*given))[0]
+    """Output ``[N, M, ...]`` of the shared policy, or of the policy with the weights ``own`` of each task."""
+    inputs = (timestep, ((),), timestep.first, concat_latent(policy, timestep, latent))
+    return (functional_call(policy, own, inputs) if own else policy(*inputs))[0]

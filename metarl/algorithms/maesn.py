@@ -1,7 +1,7 @@
 """MAESN: exploration by a latent that is drawn once per episode (Gupta et al. 2018, arXiv 1802.07245).
 
-There every training task has a Gaussian of its own to start from, and new tasks start from the prior. Tasks here come
-from a distribution and are rarely met twice, so all start from one learned Gaussian that is kept near the prior.
+As published, every training task has its own initial Gaussian, and new tasks start from the prior. Here tasks are drawn
+from a distribution and rarely repeat, so all start from one learned Gaussian that a KL term keeps near the prior.
 """
 
 from typing import NamedTuple
@@ -27,25 +27,25 @@ class NoisyState(NamedTuple):
 
 
 class MAESN(MetaSGD):
-    """Policy and a Gaussian over latents adapt to every task, with learned step sizes.
+    """The policy and a Gaussian over latents adapt to every task, with learned step sizes.
 
     Args:
-        latent_dim: of the latent.
-        kl_coefficient: weight of the KL divergence of the Gaussian before adaptation from a standard normal.
-        adapt_policy: the policy's weights adapt, too; else the Gaussian alone.
+        latent_dim: size of the latent.
+        kl_coefficient: weight of the KL divergence from the Gaussian before adaptation to a standard normal.
+        adapt_policy: whether the weights of the policy adapt, too.
         inherited: see ``MetaSGD``.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         latent_dim: PositiveInt = 2,
         kl_coefficient: NonNegativeFloat = 0.1,
         adapt_policy: bool = True,
         **inherited,
     ):
+        super().__init__(**inherited)
         self.latent_dim, self.kl_coefficient, self.adapt_policy = latent_dim, kl_coefficient, adapt_policy
-        super().__init__(*world, **inherited)
 
     def build_policy(self, env, model):
         return latent_policy(env, model, self.latent_dim)
@@ -65,7 +65,7 @@ class MAESN(MetaSGD):
     def act(self, timestep, state, generator, greedy=False):
         drawn = torch.empty_like(state.noise).normal_(generator=generator)
         noise = torch.where(timestep.first.unsqueeze(1), drawn * (not greedy), state.noise)
-        per_task = noise.unflatten(0, (-1, self.lanes_per_task))
+        per_task = noise.unflatten(0, (-1, self.lanes_per_task))  # [N, lanes, latent_dim]
         adapted = state.adapted._replace(context={"noise": per_task})
         decision, _ = super().act(timestep, adapted, generator, greedy)
         return decision._replace(noise=noise), NoisyState(state.adapted, noise)
@@ -81,5 +81,5 @@ class MAESN(MetaSGD):
 
     def auxiliary_losses(self, path, stages):
         before = Belief(path[0]["latent_mean"], 2 * path[0]["latent_log_std"])
-        nothing = torch.zeros_like(before.mean)
-        return {"latent_kl": (self.kl_coefficient, before.kl(Belief(nothing, nothing)))}
+        zeros = torch.zeros_like(before.mean)  # mean and log-variance of a standard normal
+        return {"latent_kl": (self.kl_coefficient, before.kl(Belief(zeros, zeros)))}

@@ -7,12 +7,12 @@
     theta <- theta - beta grad_theta sum over tasks of L(theta')            (update; MetaOptimizer.step)
         differentiating through theta', unless first_order                  (adapted_parameters)
 
-All methods named are of ``GradientAdaptation``. ``num_inner_steps`` repeats support and inner step. The outer step is
-one of Adam (meta_optimizer=vpg), of PPO, or of TRPO as published.
+The methods named belong to ``GradientAdaptation``. ``num_inner_steps`` repeats support and inner step. The outer step
+is one of Adam (meta_optimizer=vpg), of PPO, or of TRPO as published.
 """
 
 from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
 
 class MAML(GradientAdaptation):
-    """All parameters of the policy adapt, by steps of one size; see ``GradientAdaptation``."""
+    """All parameters of the policy adapt, with one constant step size; see ``GradientAdaptation``."""

@@ -6,7 +6,7 @@ Every outer step minimises the mean over tasks of a surrogate of the adapted pol
                    (Schulman et al. 2017, arXiv 1707.06347)
     trpo           g: gradient of the surrogate; F: Hessian of the mean KL divergence    (FisherVectorProduct)
                    solve F x = g by conjugate gradients                                  (conjugate_gradients)
-                   step x sqrt(2 max_kl / x'Fx), shortened until it helps                (TrustRegion._search)
+                   step x sqrt(2 max_kl / x'Fx), backtracking line search                (TrustRegion._search)
                    (Schulman et al. 2015, arXiv 1502.05477, section 6 and appendix C)
     best_iterate   as ppo, keeping the best iterate within a KL divergence (Lan et al. 2019)
 """
@@ -30,14 +30,14 @@ class OuterTerms(NamedTuple):
     loss: Tensor  # to minimise
     parts: dict[str, Tensor]  # for the logs
     distribution_params: Tensor  # [N, M, ...] at the M samples of the query
-    divergence: Callable[[Tensor], Tensor]  # from the policies that acted, by distribution_params; [N] in nats
+    divergence: Callable[[Tensor], Tensor]  # KL from the behavior policies, given distribution_params; [N] in nats
 
 
 class Learner(Protocol):
     """Method whose outer objective a meta-optimizer minimises."""
 
     def chunks(self, samples: Samples) -> Iterator[slice]:
-        """Tasks to compute together."""
+        """Tasks to compute together, chunk by chunk."""
 
     def outer_terms(self, stages: list[Samples], clip: float | None, differentiable: bool = True) -> OuterTerms:
         """Outer objective for every task, from its samples at every stage."""
@@ -47,7 +47,7 @@ class MetaOptimizer(ABC):
     """Optimizer of the parameters that all tasks start from.
 
     Args:
-        parameters: those to optimise.
+        parameters: meta-parameters to optimise.
     """
 
     clip: float | None = None
@@ -90,11 +90,11 @@ class MetaOptimizer(ABC):
 
 
 class AdamSurrogate(MetaOptimizer):
-    """Adam on the surrogate: once, which is the plain policy gradient, or several times with clipped ratios (PPO).
+    """Adam on the surrogate: one step (the plain policy gradient), or several with clipped ratios (PPO).
 
     Args:
         parameters: see ``MetaOptimizer``.
-        learning_rate: Adam's.
+        learning_rate: Adam's learning rate.
         num_steps: number of steps on the same samples.
         clip: range of the probability ratio; null leaves it.
         max_gradient_norm: gradients are scaled down to this norm; null leaves them.
@@ -123,7 +123,7 @@ class AdamSurrogate(MetaOptimizer):
         return logs | {"learning_rate": self.learning_rate}
 
     def optimizer_step(self) -> float:
-        """Step along the gradients and return their norm; NaN or infinite ones are dropped, as Adam would keep them."""
+        """Step along the gradients and return their norm; no step if it is not finite: Adam's moments would keep it."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm or float("inf"))
         if norm.isfinite():
             self.optimizer.step()
@@ -145,11 +145,11 @@ class AdamSurrogate(MetaOptimizer):
 class BestIterate(AdamSurrogate):
     """Adam on clipped ratios that keeps the best iterate (Lan et al. 2019).
 
-    The best iterate has the lowest policy loss of those within a KL divergence; Adam's moments stay those of the last.
+    The best iterate has the lowest policy loss within a KL divergence; Adam's moments stay those of the last iterate.
 
     Args:
         parameters: see ``MetaOptimizer``.
-        max_kl: KL divergence from the adapted policies that acted, mean over tasks, in nats.
+        max_kl: KL divergence from the adapted behavior policies, mean over tasks, in nats.
         inherited: see ``AdamSurrogate``; no step follows the last of ``num_steps`` evaluations.
     """
 
@@ -170,9 +170,9 @@ class BestIterate(AdamSurrogate):
                 best = logs | {"chosen_step": float(index)}
                 chosen = nn.utils.parameters_to_vector(self.parameters).detach().clone()
             if index + 1 < self.num_steps:
-                norm = {"gradient_norm": self.optimizer_step()}  # NaN or infinite ends the loop
+                norm = {"gradient_norm": self.optimizer_step()}
                 if not math.isfinite(norm["gradient_norm"]):
-                    break
+                    break  # no step was taken, so further ones would repeat it
         with torch.no_grad():
             nn.utils.vector_to_parameters(chosen, self.parameters)
         return (best or first | {"chosen_step": 0.0}) | norm | {"learning_rate": self.learning_rate}
@@ -187,14 +187,14 @@ class TrustRegion(MetaOptimizer):
 
     Args:
         parameters: see ``MetaOptimizer``.
-        max_kl: KL divergence from the adapted policies that acted, mean over tasks, in nats.
+        max_kl: KL divergence from the adapted behavior policies, mean over tasks, in nats.
         num_cg_steps: number of steps of the conjugate gradients.
         damping: multiple of the identity that is added to the Hessian.
-        max_backtracks: number of step lengths to try; if none improves the loss within ``max_kl``, nothing changes.
+        max_backtracks: number of step lengths to try; if none improves the loss within ``max_kl``, no step is taken.
         backtrack_ratio: length of a step relative to the one tried before.
     """
 
-    supports_critic = False  # a divergence between policies does not bound the steps of a critic
+    supports_critic = False  # a KL divergence between policies does not bound the step of a critic
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class TrustRegion(MetaOptimizer):
 
 
 class FisherVectorProduct:
-    """Product of a vector with the Hessian of a weighted KL divergence from the policies that acted, at these policies.
+    """Product of a vector with the Hessian of a weighted KL divergence from the behavior policies, at these policies.
 
     The gradient of the divergence by the action distributions is zero there, so the Hessian is J' F J: J is the
     Jacobian of the distributions by the parameters, through adaptation; F the Hessian by the distributions (Schulman et

@@ -10,25 +10,24 @@ from metarl.algorithms.gradient_adaptation import GradientAdaptation
 
 
 class MetaSGD(GradientAdaptation):
-    """All parameters of the policy adapt; size and sign of each one's steps are learned along with it.
+    """All parameters of the policy adapt, each with a learned, signed step size.
 
-    Li et al. do not bound sizes. The code of Lan et al. 2019 clips them to 0.1 either way, where they get no gradient
-    any more and stay.
+    Li et al. do not bound step sizes. The code of Lan et al. 2019 clips them to ±0.1, where their gradient is zero and
+    they stay.
 
     Args:
-        step_bound: sizes lie between plus and minus this, and can grow to several times the size they start with; null
-            leaves them free.
-        step_bounding: ``smooth`` gives what is learned, x, the size ``x / sqrt(1 + (x / step_bound)²)``, which has a
-            gradient everywhere; ``clip`` cuts x off, as published. Without a bound sizes are what is learned.
-        inherited: see ``GradientAdaptation``; ``inner_learning_rate`` is what all sizes start as.
+        step_bound: step sizes lie within ± this bound; null leaves them free.
+        step_bounding: ``smooth``: a learned x gives the step size ``x / sqrt(1 + (x / step_bound)²)``, which has a
+            gradient everywhere; ``clip``: x is clipped, as published. Without a bound x is the step size.
+        inherited: see ``GradientAdaptation``; ``inner_learning_rate`` is the initial value of all step sizes.
 
     Raises:
-        ValueError: sizes start beyond their bound.
+        ValueError: the initial value is not below the bound.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         step_bound: PositiveFloat | None = 0.5,
         step_bounding: Literal["smooth", "clip"] = "smooth",
         inner_learning_rate: PositiveFloat,
@@ -39,8 +38,8 @@ class MetaSGD(GradientAdaptation):
                 f"algorithm.inner_learning_rate={inner_learning_rate}: step sizes at their bound "
                 f"algorithm.step_bound={step_bound} cannot be learned; start below it"
             )
+        super().__init__(inner_learning_rate=inner_learning_rate, **inherited)
         self.step_bound, self.step_bounding = step_bound, step_bounding
-        super().__init__(*world, inner_learning_rate=inner_learning_rate, **inherited)
 
     def build_auxiliary_modules(self, env):
         named = self.inner_parameters()
@@ -54,7 +53,7 @@ class MetaSGD(GradientAdaptation):
         return self.bounded(self.step_sizes[self._places[name]])
 
     def bounded(self, learned: Tensor) -> Tensor:
-        """The step sizes that what was learned stands for."""
+        """Step sizes given by the learned parameters, within the bound."""
         if self.step_bound is None:
             return learned
         if self.step_bounding == "clip":

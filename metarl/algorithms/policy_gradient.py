@@ -4,14 +4,15 @@ Base class of methods with a memory:
 
     collect trials with the current policy                                  (act)
     A_t: generalised advantages over the whole trial; R_t = A_t + V_t       (_batch)
-    num_epochs times, for every minibatch of whole trials:                  (update)
+    num_epochs times, for every minibatch of whole trials:                  (update_policy)
         r_t = pi(a_t | history) / pi_old(a_t | history)                     (evaluate)
         L = -mean min(r_t A_t, clip(r_t, 1 - eps, 1 + eps) A_t)             (losses: policy_loss)
             + c_V mean (V_t - R_t)^2 / 2 - c_H mean entropy                 (losses: value_loss, entropy)
             + other terms of a method                                       (auxiliary_losses)
         one Adam step along the gradient of L                               (_minibatch_step)
 
-Methods differ in the inputs of the policy (extra_inputs, evaluate), in the reward (rewards) and in auxiliary losses.
+Methods differ in their networks (setup: build_policy, build_auxiliary_modules), in the inputs of the policy
+(extra_inputs, evaluate), in the reward (rewards) and in auxiliary losses.
 """
 
 from collections.abc import Callable
@@ -44,30 +45,23 @@ class PolicyGradient(Algorithm):
     """One memory over all episodes of a trial, trained on the return of the whole trial.
 
     Args:
-        env: gives spaces, episodes and the size of a task.
-        model: builds the policy from observation space, action space, task size and trial length.
-        discount: per step, over the whole trial.
-        gae_lambda: of the advantage estimate.
-        learning_rate, final_learning_rate: Adam's, linear in progress.
-        entropy_coefficient, final_entropy_coefficient: linear in progress.
+        discount: discount per step, over the whole trial.
+        gae_lambda: lambda of the advantage estimates.
+        learning_rate, final_learning_rate: Adam's learning rate, linear in progress.
+        entropy_coefficient, final_entropy_coefficient: weight of the entropy bonus, linear in progress.
         clip: range of the probability ratio.
         num_epochs, num_minibatches: passes over the trials, and parts of whole trials per pass. One of each is A2C
             (Huang et al. 2022): the first step takes the gradient of the plain policy gradient.
         value_loss: half the ``squared`` error, or ``huber``, linear beyond one (standard deviation of the returns).
         value_coefficient: weight of the value loss.
-        standardize_advantages: to zero mean and unit variance over the batch.
+        standardize_advantages: advantages get zero mean and unit variance over the batch.
         normalize_returns: learn values on standardised returns (PopArt).
         max_gradient_norm: gradients are scaled down to this norm; null leaves them.
         target_kl: no further epoch once the mean KL divergence from the acting policy exceeds it; null never stops.
-
-    Raises:
-        ValueError: more minibatches than trials.
     """
 
     def __init__(
         self,
-        env: MetaEnv,
-        model: Callable[..., Policy],
         *,
         discount: UnitInterval = 0.99,
         gae_lambda: UnitInterval = 0.3,
@@ -86,14 +80,6 @@ class PolicyGradient(Algorithm):
         target_kl: PositiveFloat | None = None,
     ):
         super().__init__()
-        if num_minibatches > env.num_lanes:
-            raise ValueError(
-                f"algorithm.num_minibatches={num_minibatches} exceeds the {env.num_lanes} trials of an iteration"
-                f"{' in each process' if parallel.world_size() > 1 else ''}; lower it or raise meta_batch_size"
-            )
-        self.policy = self.build_policy(env, model)
-        self.rollouts = (env.num_episodes,)
-        self.build_auxiliary_modules(env)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.learning_rate = (learning_rate, final_learning_rate)
         self.entropy_coefficient = (entropy_coefficient, final_entropy_coefficient)
@@ -102,9 +88,19 @@ class PolicyGradient(Algorithm):
         self.value_coefficient = value_coefficient
         self.standardize_advantages, self.normalize_returns = standardize_advantages, normalize_returns
         self.max_gradient_norm, self.target_kl = max_gradient_norm, target_kl
-        self.optimizer = torch.optim.Adam(self.policy_parameters(), lr=learning_rate, eps=1e-5, fused=True)
 
-    # ------------------------------------------------------------ what a method may change
+    def setup(self, env: MetaEnv, model: Callable[..., Policy]) -> None:
+        if self.num_minibatches > env.num_lanes:
+            raise ValueError(
+                f"algorithm.num_minibatches={self.num_minibatches} exceeds the {env.num_lanes} trials of an iteration"
+                f"{' in each process' if parallel.world_size() > 1 else ''}; lower it or raise meta_batch_size"
+            )
+        self.rollouts = (env.num_episodes,)
+        self.policy = self.build_policy(env, model)
+        self.build_auxiliary_modules(env)
+        self.optimizer = torch.optim.Adam(self.policy_parameters(), lr=self.learning_rate[0], eps=1e-5, fused=True)
+
+    # ------------------------------------------------------------ hooks of methods
 
     def build_policy(self, env: MetaEnv, model: Callable[..., Policy]) -> Policy:
         """The policy for an environment."""
@@ -130,7 +126,9 @@ class PolicyGradient(Algorithm):
         """Rewards that the policy gradient maximises, ``[T, B]``."""
         return rollout.reward
 
-    def auxiliary_losses(self, batch: "Batch", output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(
+        self, batch: "Batch", output: HeadOutput, progress: float, generator: Generator
+    ) -> dict[str, tuple[float, Tensor]]:
         """Further losses by name, each with its weight."""
         return {}
 
@@ -144,7 +142,7 @@ class PolicyGradient(Algorithm):
         return self.decision(output, generator, greedy), MemoryState(carry, state.task)
 
     def decision(self, output: HeadOutput, generator: Generator, greedy: bool) -> Decision:
-        """An action of the distribution."""
+        """An action sampled from the policy's distribution, or its mode if ``greedy``."""
         distribution, params = self.policy.distribution, output.distribution_params
         action = distribution.mode(params) if greedy else distribution.sample(params, generator)
         return Decision(action, distribution.log_prob(params, action), output.value)
@@ -153,15 +151,21 @@ class PolicyGradient(Algorithm):
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
         (rollout,) = trial
+        return self.update_policy(rollout, self.extra_inputs(rollout), progress, generator)
+
+    def update_policy(
+        self, rollout: Rollout, extras: dict[str, Tensor], progress: float, generator: Generator
+    ) -> dict[str, float]:
+        """PPO on the trials of a rollout, with the ``extra_inputs`` of its steps; returns diagnostics."""
         for group in self.optimizer.param_groups:
             group["lr"] = linear(self.learning_rate, progress)
-        batch = self._batch(rollout)
+        batch = self._batch(rollout, extras)
         num_lanes = rollout.reward.shape[1]
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.num_epochs):
             order = torch.randperm(num_lanes, generator=generator).to(rollout.reward.device)
             epoch = [
-                self._minibatch_step(batch.select(lanes), progress)
+                self._minibatch_step(batch.select(lanes), progress, generator)
                 for lanes in order.tensor_split(self.num_minibatches)
             ]
             logs += epoch
@@ -172,9 +176,9 @@ class PolicyGradient(Algorithm):
         logs = [row | explained for row in logs]
         return mean_of(logs) | {"learning_rate": linear(self.learning_rate, progress), "updates": float(len(logs))}
 
-    def _batch(self, rollout: Rollout) -> "Batch":
-        """Advantages over the whole trial, episode boundaries included, and their value targets."""
-        mask, extras = rollout.mask, self.extra_inputs(rollout)
+    def _batch(self, rollout: Rollout, extras: dict[str, Tensor]) -> "Batch":
+        """The trials with their advantages, which cross the borders of episodes, and value targets."""
+        mask = rollout.mask
         values = rollout.decision.value * mask
         rewards = self.rewards(rollout, extras) * mask
         advantages = generalized_advantages(rewards, values, self.discount, self.gae_lambda)
@@ -205,13 +209,13 @@ class PolicyGradient(Algorithm):
             "clip_fraction": mean((surrogate > clipped).float()),
         }
 
-    def _minibatch_step(self, batch: "Batch", progress: float) -> dict[str, Tensor]:
+    def _minibatch_step(self, batch: "Batch", progress: float, generator: Generator) -> dict[str, Tensor]:
         batch = batch.local_part()
         output = self.evaluate(batch)
         losses = self.losses(batch, output)
         total = losses["policy_loss"] + self.value_coefficient * losses["value_loss"]
         total = total - linear(self.entropy_coefficient, progress) * losses["entropy"]
-        for name, (weight, loss) in self.auxiliary_losses(batch, output, progress).items():
+        for name, (weight, loss) in self.auxiliary_losses(batch, output, progress, generator).items():
             losses[name] = loss
             total = total + weight * loss
         self.optimizer.zero_grad(set_to_none=True)
@@ -219,7 +223,7 @@ class PolicyGradient(Algorithm):
         return log_entries(losses, gradient_norm=self._step())
 
     def _step(self) -> Tensor:
-        """Step on the gradients of all processes; the norm they had."""
+        """Step along the gradients of all processes; returns their norm before clipping."""
         parameters = self.policy_parameters()
         parallel.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or float("inf"))
@@ -234,7 +238,7 @@ class PolicyGradient(Algorithm):
 
 
 class Batch(NamedTuple):
-    """Whole trials, ``[T, B, ...]``; task ``[B, task_dim]``; and how many steps a mean is over, see ``mean``."""
+    """Whole trials ``[T, B, ...]``, task descriptions ``[B, task_dim]``, and the number of steps of a ``mean``."""
 
     timestep: Timestep
     action: Tensor
@@ -259,12 +263,12 @@ class Batch(NamedTuple):
         return self.select(parallel.local_shard(self.mask))._replace(num_steps=self.num_steps)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the steps that count; of an ``local_part``, what it adds to the mean over the whole."""
+        """Mean over the steps of the mask; for a ``local_part``, its contribution to the mean over all processes."""
         return (values * (self.mask / self.num_steps)).sum()
 
 
 def explained_variance(batch: Batch, values: Tensor) -> Tensor:
-    """Share of the variance of value targets that the ``values [T, B]`` of acting explain; at most 1."""
+    """Share of the variance of value targets that the behavior policy's ``values [T, B]`` explain; at most 1."""
     mask, returns = batch.mask, batch.returns.double()
 
     def variance(of: Tensor) -> Tensor:
@@ -274,14 +278,14 @@ def explained_variance(batch: Batch, values: Tensor) -> Tensor:
     return (1 - variance(returns - values) / variance(returns).clamp(min=1e-8)).float()
 
 
-def log_entries(losses: dict[str, Tensor], **of_all: Tensor) -> dict[str, Tensor]:
+def log_entries(losses: dict[str, Tensor], **common: Tensor) -> dict[str, Tensor]:
     """Contribution of this process to the logs of a step: its parts of losses, and its share of common values."""
     parts = {name: loss.detach() for name, loss in losses.items()}
-    return parts | {name: value.detach() / parallel.world_size() for name, value in of_all.items()}
+    return parts | {name: value.detach() / parallel.world_size() for name, value in common.items()}
 
 
 def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Over the steps of an update, from what all processes add to them; none for no steps."""
+    """Means over the steps of an update, summed over the contributions of all processes; empty without steps."""
     if not logs:
         return {}
     means = torch.stack([torch.stack([row[name] for row in logs]).mean() for name in logs[0]])
@@ -289,11 +293,11 @@ def mean_of(logs: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 def linear(ends: tuple[float, float], progress: float) -> float:
-    """A schedule from one end to the other."""
+    """Linear schedule between two values, at ``progress`` from 0 to 1."""
     return ends[0] + (ends[1] - ends[0]) * min(max(progress, 0.0), 1.0)
 
 
 def _huber(error: Tensor) -> Tensor:
-    """Half the square within one unit, linear beyond."""
+    """Huber loss: half the square up to 1, linear beyond."""
     size = error.abs()
     return torch.where(size < 1, 0.5 * size.square(), size - 0.5)

@@ -11,30 +11,30 @@ class ProMP(GradientAdaptation):
     """MAML with the likelihood-ratio inner loss, and a KL penalty to the behavior policies of the support stages.
 
     Args:
-        inner_kl_coefficient: weight of the KL divergence, in the mean over stages before the last; at first, where it
-            is adaptive.
-        inner_kl_target: it is halved where the divergence after an outer step is below two thirds of this, and doubled
-            above one and a half times; null keeps it.
+        inner_kl_coefficient: weight of the KL divergence, mean over the support stages (its initial value, where it is
+            adaptive).
+        inner_kl_target: the weight of a stage is halved if the divergence after an outer step is below two thirds of
+            this target, and doubled if it is above one and a half times; null keeps the weight.
         inherited: see ``GradientAdaptation``.
 
     Raises:
-        ValueError: a target for a coefficient that is zero and stays so.
+        ValueError: there is a target, and the weight to adapt is zero.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         inner_kl_coefficient: NonNegativeFloat = 5e-4,
         inner_kl_target: PositiveFloat | None = None,
         **inherited,
     ):
         if inner_kl_target is not None and inner_kl_coefficient == 0:
             raise ValueError(
-                f"algorithm.inner_kl_target={inner_kl_target}: doubles and halves algorithm.inner_kl_coefficient=0; "
+                f"algorithm.inner_kl_target={inner_kl_target}: cannot adapt algorithm.inner_kl_coefficient=0; "
                 "start it above 0, or leave the target null"
             )
+        super().__init__(**inherited)
         self.inner_kl_coefficient, self.inner_kl_target = inner_kl_coefficient, inner_kl_target
-        super().__init__(*world, **inherited)
 
     def build_auxiliary_modules(self, env):
         self.coefficients: Tensor

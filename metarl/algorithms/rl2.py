@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pydantic import NonNegativeFloat
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from metarl import parallel
 from metarl.algorithms.policy_gradient import Batch, PolicyGradient, linear
@@ -24,30 +24,27 @@ from metarl.types import Rollout
 
 
 class RL2(PolicyGradient):
-    """Memory and policy learn together, from the policy gradient.
+    """Memory and heads are trained together by the policy gradient.
 
     Args:
         objective: ``return``, or minus the ``regret``, whose expectation differs by a constant of the task and whose
             variance excludes the noise of rewards, transitions and tasks; for environments with exact solutions.
-        regret_coefficient, final_regret_coefficient: weight of predicting, from what the actor's head reads, the regret
-            of every action, linear in progress. A dense target that teaches the memory what of the past matters; once
-            it does, the policy learns faster without. 0 at both ends predicts nothing.
+        regret_coefficient, final_regret_coefficient: weight of an auxiliary loss that predicts the regret of every
+            action from the inputs of the actor's head, linear in progress. It is a dense training signal for the
+            memory; later in training the policy learns faster without it. 0 at both ends: no prediction.
         inherited: see ``PolicyGradient``.
-
-    Raises:
-        ValueError: regrets of an environment that does not provide them.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         objective: Literal["return", "regret"] = "return",
         regret_coefficient: NonNegativeFloat = 0.0,
         final_regret_coefficient: NonNegativeFloat = 0.0,
         **inherited,
     ):
+        super().__init__(**inherited)
         self.objective, self.regret_coefficient = objective, (regret_coefficient, final_regret_coefficient)
-        super().__init__(*world, **inherited)
 
     def build_auxiliary_modules(self, env):
         self.first_action = getattr(env.action_space, "start", 0)
@@ -65,24 +62,27 @@ class RL2(PolicyGradient):
         number = rollout.decision.action - self.first_action
         return -extras["regrets"].gather(-1, number.unsqueeze(-1)).squeeze(-1)
 
-    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float, generator: Generator):
         if self.regret_head is None:
             return {}
         regrets = batch.extras["regrets"]
-        missed = self.regret_head(output.features) - regrets
-        # Of the regrets' mean square: the share that is not explained.
-        share = batch.mean(missed.square().sum(-1)) / parallel.all_reduce_sum(batch.mean(regrets.square().sum(-1)))
-        return {"regret_loss": (linear(self.regret_coefficient, progress), share)}
+        error = batch.mean((self.regret_head(output.features) - regrets).square().sum(-1))
+        scale = parallel.all_reduce_sum(batch.mean(regrets.square().sum(-1)))  # so that the loss has no unit
+        return {"regret_loss": (linear(self.regret_coefficient, progress), error / scale)}
 
 
 def _regrets_of(env: MetaEnv, objective: str, first: float, final: float) -> Callable[[Rollout], Tensor] | None:
-    """Function that gives regrets, if the objective or the weight of their prediction needs it."""
+    """The environment's ``regrets``, or None if neither the objective nor an auxiliary loss needs them.
+
+    Raises:
+        ValueError: they are needed and the environment does not provide them.
+    """
     if objective == "return" and first == final == 0:
         return None
     if not isinstance(env, KnownRegret):
         raise ValueError(
             f"algorithm.objective={objective}, algorithm.regret_coefficient={first}, "
             f"algorithm.final_regret_coefficient={final}: "
-            f"{type(env).__name__} does not know the regrets of its actions; use return, 0 and 0"
+            f"{type(env).__name__} does not provide regrets; use return, 0 and 0"
         )
     return env.regrets

@@ -1,4 +1,4 @@
-"""Rollouts of many tasks as samples of each task, and advantages over baselines that are fitted to them."""
+"""Samples of each task in a rollout, and advantages over baselines that are fitted to them."""
 
 from collections.abc import Callable
 from operator import itemgetter
@@ -13,12 +13,12 @@ from metarl.types import Rollout, Timestep
 
 Baseline = Literal["linear", "linear_time", "zero", "network"]
 RIDGE = 1e-5
-ROUNDING = 1e-6
-ATTEMPTS = 5  # at a ridge ten times as large each
+ROUNDING = 1e-6  # relative, of float32
+ATTEMPTS = 5  # each with a ridge ten times as large
 
 
 class Samples(NamedTuple):
-    """Steps of N tasks, M each: tensors ``[N, M, ...]``. Task i's are those of its lanes, one after the other."""
+    """Steps of N tasks, M each, ``[N, M, ...]``; the M steps are those of the lanes of a task, lane after lane."""
 
     timestep: Timestep
     action: Tensor
@@ -46,12 +46,12 @@ class AdvantageConfig(NamedTuple):
     """Options of advantage estimation.
 
     Args:
-        discount, gae_lambda: per step, to the end of each episode.
-        baseline: ``linear`` in observations, their squares and powers of time (Duan et al. 2016), or in powers of time
-            alone, refitted for every task and rollout; ``zero``; or ``network``, the policy's own critic.
-        standardize: advantages of each task and rollout to zero mean and unit variance.
-        bootstrap: where the time limit cut an episode, continue with the linear baseline's value of the state after
-            it. The baseline has no time feature then, and predicts returns of episodes that continue.
+        discount, gae_lambda: discount per step and lambda, within each episode.
+        baseline: ``linear`` in observations, their squares and powers of time (Duan et al. 2016), or ``linear_time``,
+            in powers of time only, both refitted for every task and rollout; ``zero``; or ``network``, the critic.
+        standardize: advantages of each task and rollout get zero mean and unit variance.
+        bootstrap: add the linear baseline's value of the state in which the time limit truncates an episode. The
+            baseline then has no time feature, and predicts returns of episodes that are not truncated.
     """
 
     discount: float
@@ -65,24 +65,24 @@ def make_samples(
     rollout: Rollout,
     lanes_per_task: int,
     config: AdvantageConfig,
-    observed: Callable[[Tensor], Tensor] = lambda seen: seen,
+    observed: Callable[[Tensor], Tensor] = lambda observation: observation,
 ) -> Samples:
-    """The samples of a rollout ``[T, B, ...]`` of ``B / lanes_per_task`` tasks.
+    """Samples of the ``B / lanes_per_task`` tasks of a rollout ``[T, B, ...]``.
 
-    ``observed`` makes vectors of observations, for the baseline.
+    ``observed`` turns observations into vectors, for the baseline.
     """
 
     def by(part: Tensor) -> Tensor:
         return by_task(part, lanes_per_task)
 
-    # Nothing follows where the task itself ended, whatever else is said of the step.
+    # A step that is both terminated and truncated counts as terminated: no value follows it.
     rollout = rollout._replace(truncated=rollout.truncated & ~rollout.terminated)
     mask, time = rollout.mask, steps_of_episodes(rollout.timestep.first)
     continues = (~(rollout.terminated | rollout.truncated)).float()
     reward = rollout.reward * mask
     returns = generalized_advantages(reward, torch.zeros_like(reward), config.discount, 1.0, continues=continues)
-    seen = observed(rollout.timestep.observation), observed(rollout.next_observation)
-    values, values_after = _values(rollout, seen, time, returns, lanes_per_task, config)
+    vectors = observed(rollout.timestep.observation), observed(rollout.next_observation)
+    values, values_after = _values(rollout, vectors, time, returns, lanes_per_task, config)
     if config.bootstrap:
         reward = reward + config.discount * values_after * (rollout.truncated & mask)
     estimate = (config.discount, config.gae_lambda)
@@ -99,25 +99,25 @@ def make_samples(
 
 
 def by_task(part: Tensor, lanes_per_task: int) -> Tensor:
-    """``[T, N * lanes, ...]`` to ``[N, lanes * T, ...]``."""
-    return part.unflatten(1, (-1, lanes_per_task)).movedim(0, 2).flatten(1, 2)
+    """Reorder ``[T, N * lanes, ...]`` to ``[N, lanes * T, ...]``."""
+    return part.unflatten(1, (-1, lanes_per_task)).movedim(0, 2).flatten(1, 2)  # [N, lanes * T, ...]
 
 
 def by_lane(part: Tensor, lane_steps: int) -> Tensor:
-    """``[N, lanes * T, ...]`` back to ``[T, N * lanes, ...]``."""
-    return part.unflatten(1, (-1, lane_steps)).flatten(0, 1).transpose(0, 1)
+    """Reorder ``[N, lanes * T, ...]`` back to ``[T, N * lanes, ...]``."""
+    return part.unflatten(1, (-1, lane_steps)).flatten(0, 1).transpose(0, 1)  # [T, N * lanes, ...]
 
 
 def _standardized(samples: Samples) -> Tensor:
     mean = samples.mean(samples.advantage).unsqueeze(1)
     variance = samples.mean((samples.advantage - mean).square()).unsqueeze(1)
-    varies = variance > (ROUNDING * mean).square()  # or all are the same, and what is left is noise of float32
+    varies = variance > (ROUNDING * mean).square()  # otherwise all are equal up to float32 rounding
     return varies * (samples.advantage - mean) / (variance.sqrt() + 1e-8)
 
 
 def _values(
     rollout: Rollout,
-    seen: tuple[Tensor, Tensor],
+    vectors: tuple[Tensor, Tensor],
     time: Tensor,
     returns: Tensor,
     lanes_per_task: int,
@@ -128,13 +128,13 @@ def _values(
         return torch.zeros_like(returns), torch.zeros_like(returns)
     if config.baseline == "network":
         return rollout.decision.value, torch.zeros_like(returns)
-    before, after = seen
+    before, after = vectors
     if config.baseline == "linear_time":
         before = after = returns.new_zeros(*returns.shape, 0)
     times = (None, None) if config.bootstrap else (time, time + 1)
     features = [baseline_features(*part) for part in zip((before, after), times, strict=True)]
     explained = features[0]
-    if config.bootstrap:  # a return is the value of where it began, less the discounted value of where it was cut
+    if config.bootstrap:  # return = V(first state) - discounted V(state after truncation)
         explained = explained - _cut(features[1], rollout, config.discount)
     explained, *features = (by_task(part, lanes_per_task) for part in (explained, *features))
     weights = ridge_regression(explained, by_task(returns, lanes_per_task), by_task(rollout.mask, lanes_per_task))
@@ -145,7 +145,7 @@ def _values(
 
 
 def _cut(after: Tensor, rollout: Rollout, discount: float) -> Tensor:
-    """From every step the discounted features of where the time limit cuts its episode, ``[T, B, F]``; else zeros."""
+    """Discounted features of the state where the time limit truncates the episode, ``[T, B, F]``; zeros otherwise."""
     truncated = (rollout.truncated & rollout.mask).unsqueeze(2)
     continues = (~(rollout.terminated | rollout.truncated)).double().unsqueeze(2)
     ends = discount * after * truncated
@@ -153,24 +153,24 @@ def _cut(after: Tensor, rollout: Rollout, discount: float) -> Tensor:
 
 
 def _time_baseline(discounted: Tensor, time: Tensor, mask: Tensor, lanes_per_task: int) -> Tensor:
-    """Discounted rewards as far as the time explains them, ``[T, B]`` (for DiCE)."""
+    """Baseline of discounted rewards, linear in powers of time, ``[T, B]`` (for DiCE)."""
     features = by_task(baseline_features(discounted.new_zeros(*time.shape, 0), time), lanes_per_task)
     weights = ridge_regression(features, by_task(discounted, lanes_per_task), by_task(mask, lanes_per_task))
     return by_lane((features @ weights.unsqueeze(2)).squeeze(2), len(time)).to(discounted.dtype) * mask
 
 
 def steps_of_episodes(first: Tensor) -> Tensor:
-    """Steps since the episode began, ``[T, B]``, from where each begins."""
+    """Number of steps since the start of the episode, ``[T, B]``; ``first`` marks the starts."""
     count = torch.arange(len(first), device=first.device).unsqueeze(1)
     return count - torch.where(first, count, 0).cummax(0).values
 
 
 def baseline_features(observation: Tensor, time: Tensor | None) -> Tensor:
-    """``[o, o^2, t/100, (t/100)^2, (t/100)^3, 1]`` with o ``[T, B, ...]`` clipped to ±10, float64 ``[T, B, F]``.
+    """Features ``[o, o^2, t/100, (t/100)^2, (t/100)^3, 1]``, float64 ``[T, B, F]``, of o clipped to ±10.
 
     Without a time ``[T, B]`` its powers are left out.
     """
-    observation = observation.double().reshape(*observation.shape[:2], -1).clamp(-10, 10)
+    observation = observation.double().reshape(*observation.shape[:2], -1).clamp(-10, 10)  # [T, B, features]
     powers = []
     if time is not None:
         t = time.double().unsqueeze(-1) / 100
@@ -179,7 +179,7 @@ def baseline_features(observation: Tensor, time: Tensor | None) -> Tensor:
 
 
 def ridge_regression(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` where ``mask``, task by task.
+    """Weights ``[N, F]`` that predict ``targets [N, M]`` from ``features [N, M, F]`` over the mask, for each task.
 
     Weights are zero for a task whose normal equations are singular or not finite.
     """

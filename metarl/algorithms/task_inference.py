@@ -28,29 +28,32 @@ Target = Literal["task", "embedding", "weights"]
 class TaskInference(VariBAD):
     """VariBAD whose latent also predicts the task, optionally after a warm-up with a task-conditioned policy.
 
-    During the warm-up a layer over the task's description gives the condition of the policy, in place of the memory.
+    During the warm-up the policy is conditioned on an embedding of the task description, one layer, not on the memory.
 
     Args:
-        target: target of the task decoder: the ``task`` description; the ``embedding`` that the warm-up learned; or
-            the ``weights`` that a hypernetwork generates for that embedding.
-        warm_up_iterations: see above.
-        hard_reset: start the policy afresh after the warm-up, and keep only the layer over the description.
-        train_encoder_in_warm_up: else memory and decoders wait for its end.
+        target: target of the task decoder: the ``task`` description; its ``embedding``, learned in the warm-up; or the
+            ``weights`` that a hypernetwork generates for that embedding.
+        warm_up_iterations: iterations of the warm-up; 0 for none.
+        hard_reset: re-initialise the heads of the policy after the warm-up, and keep the embedding.
+        train_encoder_in_warm_up: train encoder and decoders during the warm-up, too.
         inherited: see ``VariBAD``.
 
     Raises:
-        ValueError: the policy has no condition, or options that need a warm-up come without.
+        ValueError: an option needs a warm-up, or there is no loss of the task.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         target: Target = "task",
         warm_up_iterations: NonNegativeInt = 0,
         hard_reset: bool = False,
         train_encoder_in_warm_up: bool = True,
         **inherited,
     ):
+        if inherited.get("task_coefficient") == 0:
+            raise ValueError("algorithm.task_coefficient=0: the task has no loss; raise it, or use algorithm=varibad")
+        super().__init__(**inherited)
         self.target, self.warm_up_iterations = target, warm_up_iterations
         self.hard_reset, self.train_encoder_in_warm_up = hard_reset, train_encoder_in_warm_up
         if warm_up_iterations == 0:
@@ -60,26 +63,21 @@ class TaskInference(VariBAD):
                 raise ValueError(
                     f"algorithm.{name}={getattr(self, name)} needs a warm-up; raise algorithm.warm_up_iterations"
                 )
-        if inherited.get("task_coefficient") == 0:
-            raise ValueError(
-                "algorithm.task_coefficient=0: nothing infers the task; raise it, or use algorithm=varibad"
-            )
-        super().__init__(*world, **inherited)
 
     def build_auxiliary_modules(self, env):
         heads = self.policy.heads
         if self.warm_up_iterations and not isinstance(heads, ConditionedHeads):
             raise ValueError(
-                "algorithm.warm_up_iterations: plain heads have no condition; use conditioning=concatenate"
+                "algorithm.warm_up_iterations: plain heads are not conditioned; use conditioning=concatenate"
             )
         if self.target == "weights" and not isinstance(getattr(heads, "networks", None), Hypernetwork):
-            raise ValueError("algorithm.target=weights: no hypernetwork generates any; use conditioning=hypernetwork")
+            raise ValueError("algorithm.target=weights: the policy has no hypernetwork; use conditioning=hypernetwork")
         self.iterations: Tensor
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
         if isinstance(heads, ConditionedHeads) and self.warm_up_iterations:
             self.task_encoder = mlp([env.task_dim, heads.networks.condition_dim], nn.Tanh)
         super().build_auxiliary_modules(env)
-        self._fresh = copy.deepcopy(heads.state_dict()) if self.hard_reset else None
+        self._initial_heads = copy.deepcopy(heads.state_dict()) if self.hard_reset else None
 
     def task_decoder(self, env, latent_dim):
         size = self.task_target_of(torch.zeros(1, env.task_dim)).shape[1]
@@ -90,7 +88,7 @@ class TaskInference(VariBAD):
 
     @torch.no_grad()
     def task_target_of(self, task: Tensor) -> Tensor:
-        """Target of the decoder for tasks ``[B, task_dim]``."""
+        """Target of the task decoder for descriptions ``[B, task_dim]``."""
         if self.target == "task":
             return task
         embedding = self.task_encoder(task)
@@ -120,18 +118,19 @@ class TaskInference(VariBAD):
         return self.task_conditioned_output(batch.timestep, batch.task) if self.warming_up else super().evaluate(batch)
 
     def task_conditioned_output(self, timestep, task: Tensor) -> HeadOutput:
-        """Output of the policy conditioned on the task ``[B, task_dim]``, at one step or along a sequence."""
+        """Output of the policy conditioned on ``task [B, task_dim]``, for one step ``[B]`` or a sequence ``[T, B]``."""
         features = self.policy.features(timestep)
-        condition = self.task_encoder(task).expand(*features.shape[:-1], -1)
-        nothing = features.new_zeros(*features.shape[:-1], self.policy.memory_dim)
-        return self.policy.act_and_value(timestep, MemoryOutput(features, nothing, nothing), task, condition=condition)
+        condition = self.task_encoder(task).expand(*features.shape[:-1], -1)  # [..., B, condition_dim]
+        no_memory = features.new_zeros(*features.shape[:-1], self.policy.memory_dim)  # [..., B, memory_dim]
+        memory = MemoryOutput(features, no_memory, no_memory)
+        return self.policy.act_and_value(timestep, memory, task, condition=condition)
 
     def update(self, trial, progress, generator):
         logs = super().update(trial, progress, generator)
         logs["warming_up"] = float(self.warming_up)
         self.iterations += 1
-        if self._fresh is not None and int(self.iterations) == self.warm_up_iterations:
-            self.policy.heads.load_state_dict(self._fresh)
+        if self._initial_heads is not None and int(self.iterations) == self.warm_up_iterations:
+            self.policy.heads.load_state_dict(self._initial_heads)
             for parameter in self.policy.heads.parameters():
                 self.optimizer.state.pop(parameter, None)
         return logs
@@ -141,20 +140,20 @@ class TaskInference(VariBAD):
         return self.train_encoder_in_warm_up or not self.warming_up
 
     def training_state(self):
-        fresh = {} if self._fresh is None else {"fresh_heads": self._fresh}
-        return super().training_state() | fresh
+        initial = {} if self._initial_heads is None else {"fresh_heads": self._initial_heads}
+        return super().training_state() | initial
 
     def load_training_state(self, state):
         super().load_training_state(state)
-        if self._fresh is not None:
-            self._fresh = state["fresh_heads"]
+        if self._initial_heads is not None:
+            self._initial_heads = state["fresh_heads"]
 
 
 class TaskConditionedAgent:
     """Agent of the warm-up, whose policy is conditioned on the task description.
 
     Args:
-        learner: whose policy and layer over the description it uses.
+        learner: algorithm whose policy and task embedding it uses.
     """
 
     def __init__(self, learner: TaskInference):

@@ -42,23 +42,23 @@ class TESP(MetaSGD):
     """The encoder takes gradient steps, with learned sizes, after a warm-up rollout with an embedding of zeros.
 
     Args:
-        step_bound: see ``MetaSGD``; published, 0.1 is 100 times what sizes start as.
-        latent_dim: of the embedding.
+        step_bound: see ``MetaSGD``; the published bound of 0.1 is 100 times the initial step size.
+        latent_dim: size of the embedding.
         latent_coefficient: weight of the mean square of the adapted embedding, in the outer loss.
         encoder_hidden_size: units of the encoder.
         gru_variant, recurrent_kernel: gates and kernel, see ``EpisodeEncoder``.
-        episode_memory: support episodes that are embedded: the ``best`` so far, the ``latest`` rollout's, or ``all``.
-        num_best_episodes: how many of the best.
-        adapt_policy: the policy's weights take gradient steps, too.
+        episode_memory: support episodes to embed: the ``best`` so far, those of the ``latest`` rollout, or ``all``.
+        num_best_episodes: number of best episodes; null for other ``episode_memory``.
+        adapt_policy: whether the weights of the policy take gradient steps, too.
         inherited: see ``MetaSGD``.
 
     Raises:
-        ValueError: a number of best episodes where another memory is asked for.
+        ValueError: ``num_best_episodes`` does not suit ``episode_memory``.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         step_bound: PositiveFloat | None = 0.1,
         latent_dim: PositiveInt = 8,
         latent_coefficient: NonNegativeFloat = 0.01,
@@ -75,15 +75,15 @@ class TESP(MetaSGD):
                 f"algorithm.num_best_episodes={num_best_episodes}: is a number with "
                 "algorithm.episode_memory=best, and null otherwise"
             )
+        super().__init__(step_bound=step_bound, **inherited)
         self.latent_dim, self.latent_coefficient = latent_dim, latent_coefficient
-        self.encoder_hidden_size, self.gru_variant, self.recurrent_kernel = (
-            encoder_hidden_size,
-            gru_variant,
-            recurrent_kernel,
-        )
+        self.encoder_hidden_size = encoder_hidden_size
+        self.gru_variant, self.recurrent_kernel = gru_variant, recurrent_kernel
         self.episode_memory, self.num_best_episodes = episode_memory, num_best_episodes
         self.adapt_policy = adapt_policy
-        super().__init__(*world, step_bound=step_bound, **inherited)
+
+    def setup(self, env, model):
+        super().setup(env, model)
         self.rollouts = (self.rollouts[0], *self.rollouts)  # the warm-up
 
     def build_policy(self, env, model):
@@ -105,7 +105,7 @@ class TESP(MetaSGD):
     # ------------------------------------------------------------ the embedding
 
     def embed(self, parameters: dict[str, Tensor], episodes: Tensor, lengths: Tensor) -> Tensor:
-        """Episodes ``[N, M, T, F]`` to ``[N, latent_dim]``, each task's by its own encoder."""
+        """Embeddings ``[N, latent_dim]`` of episodes ``[N, M, T, F]``, by each task's own encoder."""
         if episodes.shape[1] == 0:
             return episodes.new_zeros(len(episodes), self.latent_dim)
         own = {name.removeprefix(ENCODER): value for name, value in parameters.items() if name.startswith(ENCODER)}
@@ -124,7 +124,7 @@ class TESP(MetaSGD):
         return {"latent_square": (self.latent_coefficient, stages[-1].context["latent"].square().mean(1))}
 
     def default_chunk_size(self, count, size, device):
-        return count  # a task's episodes alone are too few to fill the encoder's products
+        return count  # the episodes of one task are too few for efficient matrix products
 
     # ------------------------------------------------------------ a trial
 
@@ -158,29 +158,29 @@ class TESP(MetaSGD):
         return self.cache_behavior_policy(stages)
 
     def _support(self, state: TESPState, rollout: Rollout) -> Samples:
-        """Samples with the episodes that were embedded while they were gathered."""
-        seen = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
-        return self.samples(rollout)._replace(context=seen)
+        """Samples with the episodes whose embedding was in use while they were collected."""
+        context = {"episodes": state.episodes.features, "lengths": state.episodes.lengths}
+        return self.samples(rollout)._replace(context=context)
 
     def _update_episode_memory(self, state: TESPState, rollout: Rollout) -> Episodes:
-        """The episodes to embed from now on."""
+        """Episodes to embed after this rollout."""
         timestep = tree_map(lambda part: by_task(part, self.lanes_per_task), rollout.timestep)
-        acted = self.output(state.adapted.parameters, timestep, state.adapted.context).distribution_params
-        new = episodes_of(rollout, self._features(rollout, acted), self.rollouts[0], self.horizon, self.lanes_per_task)
+        params = self.output(state.adapted.parameters, timestep, state.adapted.context).distribution_params
+        new = episodes_of(rollout, self._features(rollout, params), self.rollouts[0], self.horizon, self.lanes_per_task)
         if self.episode_memory == "best":
             return best_episodes(state.episodes, new, self.num_best_episodes or 0)
         if self.episode_memory == "latest":
             return new
-        return Episodes(*(torch.cat(parts, dim=1) for parts in zip(state.episodes, new, strict=True)))
+        return tree_map(lambda *parts: torch.cat(parts, dim=1), state.episodes, new)  # [N, M, ...]
 
-    def _features(self, rollout: Rollout, acted: Tensor) -> Tensor:
-        """Observation, action distribution and reward of every step, ``[N, lanes * T, F]``."""
+    def _features(self, rollout: Rollout, params: Tensor) -> Tensor:
+        """Observation, parameters of the action distribution and reward of every step, ``[N, lanes * T, F]``."""
         observed = by_task(self.observed(rollout.timestep.observation), self.lanes_per_task)
-        return torch.cat([observed, acted, by_task(rollout.reward, self.lanes_per_task).unsqueeze(2)], dim=2)
+        return torch.cat([observed, params, by_task(rollout.reward, self.lanes_per_task).unsqueeze(2)], dim=2)
 
 
 def episodes_of(rollout: Rollout, features: Tensor, episodes: int, horizon: int, lanes_per_task: int) -> Episodes:
-    """Cut ``[N, lanes * T, F]`` into the episodes of each lane, padded to the horizon."""
+    """Episodes of each task, padded ``[N, lanes * episodes, horizon, F]``, from features ``[N, lanes * T, F]``."""
     number = rollout.timestep.first.long().cumsum(0) - 1  # of the episode, [T, B]
     within, mask = steps_of_episodes(rollout.timestep.first), rollout.mask
     lane = torch.arange(number.shape[1], device=mask.device).expand_as(number)
@@ -190,6 +190,6 @@ def episodes_of(rollout: Rollout, features: Tensor, episodes: int, horizon: int,
     padded = features.new_zeros(cells, features.shape[2]).index_copy(0, place, counted)
     one = torch.zeros(cells, dtype=torch.long, device=mask.device).index_fill(0, place, 1)
     reward = features.new_zeros(cells).index_copy(0, place, rollout.reward[mask])
-    shape = (-1, lanes_per_task * episodes, horizon)
+    shape = (-1, lanes_per_task * episodes, horizon)  # [N, M, horizon]
     lengths, returns = one.view(shape).sum(2), reward.view(shape).sum(2)
     return Episodes(padded.view(*shape, features.shape[2]), lengths, returns)

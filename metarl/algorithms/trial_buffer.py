@@ -1,4 +1,4 @@
-"""The latest trials, whole, for what is learned off the policy."""
+"""Replay buffer of whole trials, for off-policy losses such as VariBAD's ELBO."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from metarl.types import Rollout, Timestep
 
 
 class Trials(NamedTuple):
-    """Whole trials: tensors ``[T, B, ...]``; task ``[B, task_dim]``."""
+    """Whole trials ``[T, B, ...]`` and their task descriptions ``[B, task_dim]``."""
 
     timestep: Timestep
     action: Tensor
@@ -27,26 +27,26 @@ class Trials(NamedTuple):
 
 
 def trials_of(rollout: Rollout) -> Trials:
-    """A rollout from the start of trials to their end."""
+    """Trials that a rollout from their start to their end holds."""
     action, task = rollout.decision.action, rollout.tasks.description
     return Trials(rollout.timestep, action, rollout.reward, rollout.next_observation, rollout.mask, task)
 
 
 class TrialBuffer:
-    """A ring of trials. Fields that can be derived (previous observation, action and reward) are not stored.
+    """Ring buffer of trials. Fields that can be derived (previous observation, action and reward) are not stored.
 
     Args:
-        capacity: trials.
-        trial_length: most steps of a trial.
+        capacity: number of trials.
+        trial_length: maximum number of steps of a trial.
     """
 
     def __init__(self, capacity: int, trial_length: int):
         self.capacity, self.trial_length = capacity, trial_length
-        self.columns: dict[str, Tensor] = {}  # [capacity, T, ...], made when the first trial shows its shapes
+        self.columns: dict[str, Tensor] = {}  # [capacity, T, ...], allocated by the first ``add``
         self.position = self.size = 0
 
     def add(self, rollout: Rollout) -> None:
-        """Store the trials of all lanes, over the oldest; of more than the capacity the last ones."""
+        """Store the trials of all lanes in place of the oldest; the last ``capacity`` of them if there are more."""
         timestep, task = rollout.timestep, rollout.tasks.description
         new = {
             "observation": timestep.observation,
@@ -56,11 +56,13 @@ class TrialBuffer:
             "first": timestep.first,
             "mask": rollout.mask,
         }
-        columns = {name: value.transpose(0, 1)[-self.capacity :] for name, value in new.items()}
+        columns = {name: value.transpose(0, 1)[-self.capacity :] for name, value in new.items()}  # [B, T, ...]
         columns["task"] = task[-self.capacity :]
         if not self.columns:
             self.columns = {name: self._empty(name, value) for name, value in columns.items()}
-            self.nothing = [part[0, :1].clone() for part in (timestep.previous_observation, timestep.previous_action)]
+            self.null_elements = [
+                part[0, :1].clone() for part in (timestep.previous_observation, timestep.previous_action)
+            ]
         count, steps = columns["mask"].shape
         rows = (self.position + torch.arange(count, device=task.device)) % self.capacity
         self.columns["mask"][rows] = False
@@ -77,13 +79,13 @@ class TrialBuffer:
         return like.new_zeros(self.capacity, *shape)
 
     def sample(self, count: int, generator: Generator) -> Trials:
-        """Trials drawn without replacement, as long as the longest; all of them where there are fewer."""
+        """At most ``count`` trials drawn without replacement, cut to the length of the longest."""
         rows = torch.randperm(self.size, generator=generator)[:count].to(self.columns["mask"].device)
         drawn = {name: column[rows] for name, column in self.columns.items()}
         length = int(drawn["mask"].sum(1).max())
         task = drawn.pop("task")
-        parts = {name: value[:, :length].transpose(0, 1) for name, value in drawn.items()}
-        no_observation, no_action = self.nothing
+        parts = {name: value[:, :length].transpose(0, 1) for name, value in drawn.items()}  # [T, B, ...]
+        no_observation, no_action = self.null_elements
         timestep = Timestep(
             parts["observation"],
             _delayed(parts["observation"], no_observation),
@@ -94,14 +96,14 @@ class TrialBuffer:
         return Trials(timestep, parts["action"], parts["reward"], parts["next_observation"], parts["mask"], task)
 
     def state_dict(self) -> dict:
-        """The trials, and where the next goes."""
+        """Stored trials and the position of the next one."""
         columns = {name: column[: self.size].clone() for name, column in self.columns.items()}
-        nothing = self.nothing if self.columns else []
-        return {"columns": columns, "nothing": nothing, "position": self.position, "size": self.size}
+        null_elements = self.null_elements if self.columns else []
+        return {"columns": columns, "nothing": null_elements, "position": self.position, "size": self.size}
 
     def load_state_dict(self, state: dict) -> None:
-        """Hold the trials of ``state_dict``."""
-        self.position, self.size, self.nothing = state["position"], state["size"], state["nothing"]
+        """Restore ``state_dict``."""
+        self.position, self.size, self.null_elements = state["position"], state["size"], state["nothing"]
         self.columns = {}
         for name, rows in state["columns"].items():
             self.columns[name] = rows.new_zeros(self.capacity, *rows.shape[1:])

@@ -41,43 +41,42 @@ from metarl.envs.capabilities import grid_world
 from metarl.models.decoders import CellDecoder, RewardDecoder, TransitionDecoder
 from metarl.models.heads import HeadOutput, MemoryOutput
 from metarl.models.mlp import mlp
+from metarl.tree import tree_map
 from metarl.types import Rollout
 
 CHUNK = 16  # beliefs decoded at once over whole trials
 
 
 class VariBAD(PolicyGradient):
-    """The memory learns from an evidence lower bound on trials of a buffer, the policy from the policy gradient.
+    """The memory (encoder) is trained by an evidence lower bound (ELBO) on trials of a buffer, the heads by PPO.
 
     Args:
         reward_coefficient, observation_coefficient, task_coefficient: weights of decoding rewards, next observations
             and the task description; 0 builds no such decoder.
-        reward_decoder: ``squared`` predicts rewards; ``per_cell`` predicts which cells are rewarding, for environments
-            made of cells.
-        kl_coefficient: weight of the divergence of each belief from its prior.
+        reward_decoder: ``squared`` predicts rewards; ``per_cell`` predicts which cells are rewarding, in grid worlds.
+        kl_coefficient: weight of the KL divergence from each belief to its prior.
         prior: the ``previous`` belief (a standard normal at first), or ``standard`` for a standard normal always.
-        decode_only_past: decode only transitions that the belief has seen.
-        decoder_layers: units of the decoders.
-        buffer_size: trials to learn the memory from, the latest.
-        batch_size: trials of one update of the memory.
-        num_vae_updates: of the memory, in every iteration; null where they are ``shared``.
+        decode_only_past: decode only transitions that precede the belief.
+        decoder_layers: sizes of the hidden layers of the decoders.
+        buffer_size: number of latest trials to train the encoder on.
+        batch_size: trials of one encoder update.
+        num_vae_updates: updates of encoder and decoders per iteration; null with the ``shared`` optimizer.
         num_elbo_terms, num_reconstruction_terms: beliefs decoded per trial, and transitions decoded under each,
             drawn with replacement; null takes all.
-        vae_learning_rate: of memory and decoders; null where it is ``shared``.
-        max_vae_gradient_norm: their gradients are scaled down to this norm; null leaves them.
-        optimizer: ``separate`` trains memory and decoders apart, after the policy; ``shared`` adds the bound to every
-            step of the policy gradient, with its learning rate and limit.
-        rl_loss_through_encoder: the policy gradient trains the memory too.
+        vae_learning_rate: learning rate of encoder and decoders; null with the ``shared`` optimizer.
+        max_vae_gradient_norm: gradients of encoder and decoders are scaled down to this norm; null leaves them.
+        optimizer: ``separate`` trains encoder and decoders after the policy, with an optimizer of their own; ``shared``
+            adds the ELBO to every step of the policy gradient, with its learning rate and gradient norm.
+        rl_loss_through_encoder: the policy gradient trains the encoder, too.
         inherited: see ``PolicyGradient``.
 
     Raises:
-        ValueError: the model has no latent, the encoder has no loss, options exclude each other, or the environment
-            has no cells to decode.
+        ValueError: the encoder has no loss, or options exclude each other.
     """
 
     def __init__(
         self,
-        *world,
+        *,
         reward_coefficient: NonNegativeFloat = 1.0,
         observation_coefficient: NonNegativeFloat = 0.0,
         task_coefficient: NonNegativeFloat = 0.0,
@@ -97,14 +96,15 @@ class VariBAD(PolicyGradient):
         rl_loss_through_encoder: bool = False,
         **inherited,
     ):
+        if not decoder_layers:
+            raise ValueError("algorithm.decoder_layers=[]: decoders need at least one layer")
+        super().__init__(**inherited)
         self.coefficients = {
             "reward_error": reward_coefficient,
             "observation_error": observation_coefficient,
             "task_error": task_coefficient,
             "latent_kl": kl_coefficient,
         }
-        if not decoder_layers:
-            raise ValueError("algorithm.decoder_layers=[]: decoders need a layer at least")
         self.reward_decoder, self.decoder_layers = reward_decoder, decoder_layers
         self.prior, self.decode_only_past = prior, decode_only_past
         self.buffer_size, self.batch_size, self.num_vae_updates = buffer_size, batch_size, num_vae_updates
@@ -112,7 +112,6 @@ class VariBAD(PolicyGradient):
         self.vae_learning_rate, self.max_vae_gradient_norm = vae_learning_rate, max_vae_gradient_norm
         self.shared, self.rl_loss_through_encoder = optimizer == "shared", rl_loss_through_encoder
         self._check_options()
-        super().__init__(*world, **inherited)
 
     def _check_options(self) -> None:
         if self.batch_size < parallel.world_size():
@@ -122,24 +121,22 @@ class VariBAD(PolicyGradient):
         own = {"num_vae_updates": self.num_vae_updates, "vae_learning_rate": self.vae_learning_rate}
         for name, value in own.items():
             if self.shared and value is not None:
-                raise ValueError(f"algorithm.{name}={value}: the policy's count with optimizer=shared; set it to null")
+                raise ValueError(f"algorithm.{name}={value}: optimizer=shared uses the policy's; set it to null")
             if not self.shared and value is None:
                 raise ValueError(f"algorithm.{name}=null: algorithm.optimizer=separate needs it")
         if self.shared and self.max_vae_gradient_norm is not None:
-            raise ValueError(
-                "algorithm.max_vae_gradient_norm: the policy's counts with optimizer=shared; set it to null"
-            )
+            raise ValueError("algorithm.max_vae_gradient_norm: optimizer=shared uses the policy's; set it to null")
         decoded = [name for name in self.coefficients if name.endswith("error") and self.coefficients[name]]
         if not decoded and not (self.rl_loss_through_encoder and self.shared):
             raise ValueError(
-                "algorithm.reward_coefficient=0: nothing teaches the memory; decode something, or use "
+                "algorithm.reward_coefficient=0: the encoder has no loss; set the coefficient of a decoder, or use "
                 "algorithm.rl_loss_through_encoder=true with algorithm.optimizer=shared"
             )
 
     def build_auxiliary_modules(self, env):
         policy = self.policy
         if policy.latent_dim is None:
-            raise ValueError("model.latent_dim=null: this algorithm reads the memory as a belief; 5 is a usual size")
+            raise ValueError("model.latent_dim=null: this algorithm uses the memory as a belief; 5 is a usual size")
         self.decoders = nn.ModuleDict()
         if self.coefficients["reward_error"]:
             self.decoders["reward"] = self._reward_decoder(env, policy.latent_dim)
@@ -160,13 +157,11 @@ class VariBAD(PolicyGradient):
             return TransitionDecoder(latent_dim, env.observation_space, env.action_space, "reward", self.decoder_layers)
         world = grid_world(env)
         if world is None:
-            raise ValueError(
-                f"algorithm.reward_decoder=per_cell: {type(env).__name__} is not made of cells; use squared"
-            )
+            raise ValueError(f"algorithm.reward_decoder=per_cell: {type(env).__name__} is no grid world; use squared")
         return CellDecoder(latent_dim, world.num_cells, world.cell, world.goal_reward, self.decoder_layers)
 
     def task_decoder(self, env: MetaEnv, latent_dim: int) -> nn.Module:
-        """From a latent to ``task_target``."""
+        """Decoder from a latent to ``task_target``."""
         return mlp([latent_dim, *self.decoder_layers], nn.ReLU, env.task_dim)
 
     def task_target(self, trials: Trials) -> Tensor:
@@ -196,8 +191,8 @@ class VariBAD(PolicyGradient):
         if self.rl_loss_through_encoder:
             return {}
         with torch.no_grad():
-            known, _ = self.policy.encode(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
-        return {"features": known.features, "belief": known.actor}
+            memory, _ = self.policy.encode(rollout.timestep, self.policy.initial_carry(rollout.mask.shape[1]))
+        return {"features": memory.features, "belief": memory.actor}
 
     def evaluate(self, batch: Batch) -> HeadOutput:
         if self.rl_loss_through_encoder:
@@ -206,31 +201,36 @@ class VariBAD(PolicyGradient):
         memory = MemoryOutput(batch.extras["features"], belief, belief)
         return self.policy.act_and_value(batch.timestep, memory, batch.task)
 
-    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float) -> dict[str, tuple[float, Tensor]]:
+    def auxiliary_losses(self, batch: Batch, output: HeadOutput, progress: float, generator: Generator):
         if not self.shared or not self.trains_vae:
             return {}
-        losses = self.vae_losses(self.buffer.sample(self.batch_size, self._generator), self._generator)
-        return {name: (self.coefficients[name], loss) for name, loss in losses.items()}
+        losses = self.vae_losses(self.buffer.sample(self.batch_size, generator), generator)
+        weights = self.elbo_weights(progress)
+        return {name: (weights[name], loss) for name, loss in losses.items()}
 
-    # ------------------------------------------------------------ the model
+    # ------------------------------------------------------------ encoder and decoders
 
     def update(self, trial: list[Rollout], progress: float, generator: Generator) -> dict[str, float]:
         self.buffer.add(trial[0])
-        self._generator = generator
         logs = super().update(trial, progress, generator)
         if self.shared:
             return logs
-        rows = [self._vae_step(generator) for _ in range(self.num_vae_updates or 0 if self.trains_vae else 0)]
-        return logs | mean_of(rows)
+        updates = self.num_vae_updates or 0 if self.trains_vae else 0
+        return logs | mean_of([self._vae_step(progress, generator) for _ in range(updates)])
 
     @property
     def trains_vae(self) -> bool:
-        """Memory and decoders learn in this iteration."""
+        """Whether encoder and decoders are trained in this iteration."""
         return True
 
-    def _vae_step(self, generator: Generator) -> dict[str, Tensor]:
+    def elbo_weights(self, progress: float) -> dict[str, float]:
+        """Weight of each of ``vae_losses``, by name."""
+        return self.coefficients
+
+    def _vae_step(self, progress: float, generator: Generator) -> dict[str, Tensor]:
         losses = self.vae_losses(self.buffer.sample(self.batch_size, generator), generator)
-        total = torch.stack([self.coefficients[name] * loss for name, loss in losses.items()]).sum()
+        weights = self.elbo_weights(progress)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         self.vae_optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = self.vae_parameters()
@@ -240,16 +240,15 @@ class VariBAD(PolicyGradient):
         return log_entries(losses, vae_gradient_norm=norm)
 
     def vae_losses(self, trials: Trials, generator: Generator) -> dict[str, Tensor]:
-        """Minus the evidence lower bound in its parts, means over trials and over the beliefs of each.
+        """Terms of minus the ELBO by name, each a mean over trials and over the beliefs of a trial.
 
-        Of several processes each computes what its part of the trials adds to the means.
+        Each process computes the contribution of its own trials to these means.
         """
         terms = sample_terms(trials.mask, self.num_elbo_terms, self.num_reconstruction_terms, generator)
         noise = torch.randn(*terms.beliefs.shape, self.policy.latent_dim or 0, generator=generator)
         trials, terms, noise = local_part(trials, terms, noise.to(trials.mask.device))
-        known, _ = self.policy.encode(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
-        belief = as_belief(known.actor)
-        latent = Belief(*(gather_time(part, terms.beliefs) for part in belief)).sample(noise)
+        belief = self._beliefs(trials)
+        latent = tree_map(lambda part: gather_time(part, terms.beliefs), belief).sample(noise)  # [E, B, latent_dim]
         losses = {"latent_kl": mean_over_beliefs(kl_to_prior(belief, self.prior), terms)}
         for name, decoder in self.transition_decoders():
             losses[f"{name}_error"] = reconstruction(latent, trials, terms, decoder, self.decode_only_past)
@@ -257,16 +256,20 @@ class VariBAD(PolicyGradient):
             losses["task_error"] = task_error(latent, self.task_target(trials), terms, self.decoders["task"])
         return losses
 
+    def _beliefs(self, trials: Trials) -> Belief:
+        """The belief at every step, ``[T, B, latent_dim]``."""
+        memory, _ = self.policy.encode(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
+        return as_belief(memory.actor)
+
     @torch.no_grad()
     def elbo_over_time(self, rollout: Rollout, generator: Generator) -> dict[str, Tensor]:
-        """Terms of the ELBO of every belief of a trial, ``[T, B]`` each: KL divergence, errors of the whole trial."""
+        """Terms of the ELBO of the belief at every step, ``[T, B]`` each: KL divergence, errors of the whole trial."""
         trials = trials_of(rollout)
-        known, _ = self.policy.encode(trials.timestep, self.policy.initial_carry(trials.mask.shape[1]))
-        belief = as_belief(known.actor)
+        belief = self._beliefs(trials)
         found = {"latent_kl": kl_to_prior(belief, self.prior)}
         latent = belief.sample(torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device))
         transitions = trials.timestep.observation, trials.action, trials.next_observation, trials.reward
-        for name, decoder in self.transition_decoders():  # some beliefs at a time: all would be T x T
+        for name, decoder in self.transition_decoders():  # in chunks: all beliefs at once take memory for T x T
             parts = [(decoder.errors(part, *transitions) * trials.mask).sum(1) for part in latent.split(CHUNK)]
             found[f"{name}_error"] = torch.cat(parts)
         return found

@@ -90,7 +90,8 @@ def has_ratio_one(learner: Learner) -> str | None:
 
 def recomputed_equals_stored(algorithm: PolicyGradient, rollout: Rollout) -> None:
     """Log-probabilities and values that ``evaluate`` gives for a stored rollout."""
-    batch = copy.deepcopy(algorithm)._batch(rollout)  # which moves the statistics of returns
+    twin = copy.deepcopy(algorithm)  # because ``_batch`` moves the statistics of returns
+    batch = twin._batch(rollout, twin.extra_inputs(rollout))
     with torch.no_grad():
         output = algorithm.evaluate(batch)
     log_prob = algorithm.policy.distribution.log_prob(output.distribution_params, rollout.decision.action)

@@ -40,7 +40,6 @@ from metarl.trust import Trust, check_names, trusted
 # Arguments that the program supplies, and a configuration may not.
 LANES = frozenset({"num_tasks", "lanes_per_task", "seed", "device"})
 POLICY = frozenset({"spec", "context_dim", "input_dim", "trunk"})
-WORLD = frozenset({"env", "model"})
 NODES = ("env", "model", "algorithm", "training", "eval")
 GROUPS = (*NODES, "logger", "wandb", "choices")
 UNCHOSEN = {"_target_": "???"}  # a node of conf/config.yaml that no option has filled
@@ -99,8 +98,10 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
     model = schema.target(config["model"], "model", Kind(Policy), POLICY).build()
     algorithm = _algorithm(config, schema).build()
 
-    def make_algorithm(on):
-        return algorithm(env=on, model=model)
+    def make_algorithm(env):
+        made = algorithm()
+        made.setup(env, model)
+        return made
 
     return Parts(
         settings,
@@ -116,7 +117,7 @@ def parts(config: Mapping, trust: Trust | None = None) -> Parts:
 
 def _algorithm(config: Mapping, schema: Schema) -> Any:
     try:
-        return schema.target(config["algorithm"], "algorithm", Kind(Algorithm), WORLD)
+        return schema.target(config["algorithm"], "algorithm", Kind(Algorithm))
     except ConfigError as error:
         if not str(error).startswith("algorithm.meta_optimizer={"):
             raise

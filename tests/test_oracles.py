@@ -1,10 +1,11 @@
-"""Agents that are told: oracles, task inference and its warm-up; and bonuses for what is new."""
+"""Privileged task information: oracles, task inference and its warm-up; and exploration bonuses."""
 
 import copy
 
 import pytest
 import torch
 from helpers import (
+    batch_of,
     collected,
     config_of,
     finish,
@@ -21,33 +22,35 @@ from metarl.errors import ConfigError
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 
-TOLD = "algorithm=multitask"
+ORACLE = "algorithm=multitask"
 
 
 # ---------------------------------------------------------------- oracles
 
 
 @pytest.mark.parametrize("oracle", ["task_description", "task_id", "belief", "none"])
-def test_what_is_told_decides_what_an_oracle_sees(oracle):
-    agent, env = make_algorithm(TOLD, "env=grid", f"algorithm.oracle={oracle}", lanes=8)
+def test_the_oracle_decides_the_input_of_the_policy(oracle):
+    agent, env = make_algorithm(ORACLE, "env=grid", f"algorithm.oracle={oracle}", lanes=8)
     perturb(agent, 0.5)
     (rollout,) = collected(agent, env)
-    told = agent.extra_inputs(rollout)["told"]
-    assert told.shape[:2] == rollout.reward.shape
+    context = agent.extra_inputs(rollout)["context"]
+    assert context.shape[:2] == rollout.reward.shape
     if oracle == "task_description":
-        assert torch.equal(told[-1], rollout.tasks.description)
+        assert torch.equal(context[-1], rollout.tasks.description)
     elif oracle == "task_id":
-        assert torch.equal(told[0].argmax(1), env.task_id(rollout.tasks)) and told.sum() == told[..., 0].numel()
+        assert (
+            torch.equal(context[0].argmax(1), env.task_id(rollout.tasks)) and context.sum() == context[..., 0].numel()
+        )
     elif oracle == "belief":
-        torch.testing.assert_close(told.sum(-1), torch.ones_like(rollout.reward))
-        assert not torch.equal(told[0], told[-1])
+        torch.testing.assert_close(context.sum(-1), torch.ones_like(rollout.reward))
+        assert not torch.equal(context[0], context[-1])
     else:
-        assert told.unique().tolist() == [1.0]
+        assert context.unique().tolist() == [1.0]
 
 
 def test_networks_per_task_share_nothing_but_what_sees_the_observation():
     given = ("algorithm.oracle=task_id", "model.num_layers=0", "conditioning=per_task")
-    agent, env = make_algorithm(TOLD, "env=grid", *given, lanes=4)
+    agent, env = make_algorithm(ORACLE, "env=grid", *given, lanes=4)
     (rollout,) = collected(agent, env)
     met = env.task_id(rollout.tasks).unique()
     before = agent.policy.heads.networks.actor_output.weight.detach().clone()
@@ -57,19 +60,19 @@ def test_networks_per_task_share_nothing_but_what_sees_the_observation():
 
 
 REFUSED = {
-    (TOLD, "model=gru"): ["use model=mlp"],
-    (TOLD, "algorithm.oracle=task_id", "env=cheetah_vel"): ["does not number its tasks", "use task_description"],
-    (TOLD, "algorithm.oracle=belief", "env=bandit"): ["no exact belief"],
-    (TOLD, "conditioning=none"): ["conditioning=concatenate"],
+    (ORACLE, "model=gru"): ["use model=mlp"],
+    (ORACLE, "algorithm.oracle=task_id", "env=cheetah_vel"): ["does not number its tasks", "use task_description"],
+    (ORACLE, "algorithm.oracle=belief", "env=bandit"): ["no exact belief"],
+    (ORACLE, "conditioning=none"): ["conditioning=concatenate"],
     ("algorithm=task_inference", "algorithm.target=embedding"): ["needs a warm-up", "warm_up_iterations"],
     ("algorithm=task_inference", "algorithm.hard_reset=true"): ["needs a warm-up"],
     ("algorithm=task_inference", "algorithm.warm_up_iterations=2", "conditioning=none", "model.head_size=4"): ["plain"],
     ("algorithm=task_inference", "algorithm.target=weights", "algorithm.warm_up_iterations=2"): ["hypernetwork"],
     ("algorithm=task_inference", "algorithm.train_encoder_in_warm_up=false"): ["needs a warm-up"],
-    ("algorithm=task_inference", "algorithm.task_coefficient=0"): ["nothing infers the task"],
+    ("algorithm=task_inference", "algorithm.task_coefficient=0"): ["the task has no loss"],
     ("algorithm=hyperx", "algorithm.reward_coefficient=0"): ["not decoded"],
-    (TOLD, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs task_id"],
-    (TOLD, "model.input_embedding_size=4"): ["current observation alone"],
+    (ORACLE, "env=grid", "conditioning=per_task", "model.num_layers=0"): ["per_task needs task_id"],
+    (ORACLE, "model.input_embedding_size=4"): ["current observation alone"],
     ("conditioning=film", "model.initial_std=0.5"): ["are discrete"],
 }
 
@@ -85,7 +88,7 @@ def test_an_oracle_learns_what_nobody_without_memory_can():
     sizes = ("env.size=3", "env.num_episodes=1", "env.horizon=6", "algorithm.gae_lambda=0.9")
     returns = {}
     for oracle in ("task_description", "none"):
-        agent, env = make_algorithm(TOLD, "env=grid", *sizes, f"algorithm.oracle={oracle}", lanes=200)
+        agent, env = make_algorithm(ORACLE, "env=grid", *sizes, f"algorithm.oracle={oracle}", lanes=200)
         (rollout,) = collected(agent, env, updates=60)
         returns[oracle] = rollout.reward.sum(0).mean().item()
     assert returns["task_description"] > returns["none"] + 1
@@ -132,7 +135,7 @@ def test_in_a_warm_up_the_task_alone_decides():
 
 def test_a_hard_reset_starts_the_policy_afresh_and_keeps_the_embedding():
     agent, env = inferring("algorithm.hard_reset=true", warm_up=1)
-    fresh = copy.deepcopy(agent._fresh)
+    fresh = copy.deepcopy(agent._initial_heads)
     (rollout,) = collected(agent, env)
     agent.update([rollout], 0.0, make_generator(0))
     learned = copy.deepcopy(agent.task_encoder.state_dict())
@@ -229,18 +232,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(algorithm, tmp_path):
 def test_bonuses_fade_out_and_shrink_where_one_has_been():
     agent, env = make_algorithm("algorithm=hyperx", "env=grid", "algorithm.novelty_learning_rate=1e-3", lanes=20)
     (rollout,) = collected(agent, env)
-    agent._progress = 0.25
-    early = agent.rewards(rollout, {}) - rollout.reward
-    scales = copy.deepcopy(agent.bonus_scales)
-    agent._progress = 1.0
-    assert torch.equal(agent.rewards(rollout, {}), rollout.reward) and early.min() >= 0 and early.mean() > 0
     states, belief = agent.hyperstates(rollout, {})
-    before = agent.bonuses(rollout, states, belief)[0].mean()
+    bonuses = agent.bonuses(rollout, states, belief)
+    early, late = (agent.scaled_bonus(bonuses, rollout.mask, progress) for progress in (0.25, 1.0))
+    assert not late.any() and early.min() >= 0 and early.mean() > 0
+    before = bonuses[0].mean()
     for _ in range(300):
         agent.learn_novelty(states, rollout.mask)
-    assert agent.bonuses(rollout, states, belief)[0].mean() < 0.7 * before and scales.count > 0
-    told = agent.hyperstates(rollout, agent.extra_inputs(rollout))
-    assert torch.equal(told[0], states) and torch.equal(told[1], belief)
+    assert agent.bonuses(rollout, states, belief)[0].mean() < 0.7 * before and agent.bonus_scales.count > 0
+    given = agent.hyperstates(rollout, agent.extra_inputs(rollout))
+    assert torch.equal(given[0], states) and torch.equal(given[1], belief)
 
 
 def test_the_random_network_never_learns():
@@ -258,7 +259,7 @@ def test_a2c_is_the_plain_policy_gradient():
         "algorithm=a2c", "env=tabular_mdp", "algorithm.num_epochs=1", "algorithm.num_minibatches=1"
     )
     perturb(agent, 0.2)
-    batch = agent._batch(collected(agent, env)[0])
+    batch = batch_of(agent, collected(agent, env)[0])
     output = agent.evaluate(batch)
     log_prob = agent.policy.distribution.log_prob(output.distribution_params, batch.action)
     plain = -(log_prob * batch.advantage).mean()
