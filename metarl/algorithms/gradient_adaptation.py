@@ -95,9 +95,9 @@ class GradientAdaptation(Algorithm):
     ):
         super().__init__()
         if bootstrap and baseline != "linear":
-            raise ValueError("algorithm.bootstrap=true: needs algorithm.baseline=linear")
+            raise ValueError(f"algorithm.bootstrap=true: algorithm.baseline={baseline} gives no value; use linear")
         if inner_loss == "dice" and first_order:
-            raise ValueError("algorithm.inner_loss=dice: needs algorithm.first_order=false")
+            raise ValueError("algorithm.inner_loss=dice: differentiates twice; use algorithm.first_order=false")
         self.make_meta_optimizer, self.num_inner_steps = meta_optimizer, num_inner_steps
         self.inner_learning_rate, self.inner_loss = inner_learning_rate, inner_loss
         self.max_inner_gradient_norm, self.first_order = max_inner_gradient_norm, first_order
