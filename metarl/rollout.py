@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_leaves
 
 from metarl.envs.base import MetaEnv
 from metarl.finite import check_rollout
-from metarl.tree import tree_map
+from metarl.tree import tree_leaves, tree_map
 from metarl.types import Agent, Decision, Rollout, State, Step, Tasks, Timestep
 
 
@@ -52,11 +51,11 @@ def collect(
     after: Rollout | None = None,
     on_end: Callable[[Tensor, State], None] | None = None,
 ) -> tuple[Rollout, State]:
-    """Play ``episodes`` episodes in every lane on its present task, ``after`` an earlier rollout of the trial.
+    """Play ``episodes`` episodes in every lane on its current task, ``after`` an earlier rollout of the trial.
 
-    A lane that has finished waits until all have: its steps are masked, its timestep stays that of its last step, and
-    its rewards are zero. Where episodes can end early its state moves on with the others; ``on_end`` is called with the
-    numbers of the lanes that finish at a step and the state of all lanes just then.
+    A finished lane idles until all are finished: its steps are masked, its timestep stays that of its last step, and
+    its rewards are zero. If episodes can end early, its state is still updated with the others; ``on_end`` is called
+    with the indices of the lanes that finish at a step and the state of all lanes at that step.
 
     Returns:
         The rollout, and the agent's state after the last step.
@@ -81,7 +80,7 @@ def collect(
         plays = remaining > 0
         if on_end is not None:
             on_end((mask & ~plays).nonzero().squeeze(1), state)
-        playing = int(plays.sum())  # the one synchronisation of a step, and only where episodes can end early
+        playing = int(plays.sum())  # the only synchronisation per step, and only if episodes can end early
         if playing == 0:
             break
         timestep = following if playing == env.num_lanes else _held(timestep, following, plays)
@@ -91,19 +90,19 @@ def collect(
 
 
 def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
-    """The following timestep in lanes that play on; the present one, which starts no episode, in those that wait."""
+    """The following timestep in lanes that continue; the current one, which starts no episode, in idle lanes."""
     held: Timestep = tree_map(lambda new, old: torch.where(_beside(plays, new), new, old), following, timestep)
     return held._replace(first=following.first & plays)
 
 
 def _row(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tuple:
-    """Part of a rollout that one step makes; the next row has the observation that follows."""
+    """Entries of a rollout from one step; the observation that follows is in the next row."""
     ended = (step.terminated, step.truncated)
     return timestep, decision, step.reward, *ended, step.success, step.final_observation, mask
 
 
 def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
-    """Steps stacked over time; what the environment did in lanes that wait is left out."""
+    """Steps stacked over time, with the transitions of idle lanes removed."""
     timestep, decision, reward, terminated, truncated, success, next_observation, mask = tree_map(
         lambda *steps: torch.stack(steps), *rows
     )
@@ -116,21 +115,21 @@ def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
 
 
 def _beside(flags: Tensor, values: Tensor) -> Tensor:
-    """Flags ``[...]`` with axes of one for what else ``values [..., *shape]`` have."""
+    """Flags ``[...]`` with further axes of size one, to broadcast over ``values [..., *shape]``."""
     return flags.view(*flags.shape, *[1] * (values.ndim - flags.ndim))
 
 
 def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> list[Rollout]:
-    """One whole trial in every lane, on the tasks the environment now holds.
+    """One whole trial in every lane, on the current tasks of the environment.
 
-    Returns one rollout per entry of ``agent.rollouts``: the last is the query, those before are support. ``greedy`` is
-    for the query alone: a gradient learns from what chance makes differ, so support is always sampled.
+    Returns one rollout per entry of ``agent.rollouts``: the last is the query, the others are support. ``greedy``
+    applies only to the query: adaptation by policy gradients needs sampled actions.
     """
     return _trial(env, agent, generator, greedy)[0]
 
 
 class TrialEnd(NamedTuple):
-    """Continuation of a trial: agent, its state, and ``MetaEnv.trial_state``, of each lane as its trial ended."""
+    """Agent, its state, and ``MetaEnv.trial_state`` at the end of each lane's trial, to continue it."""
 
     agent: Agent
     state: State
@@ -138,7 +137,7 @@ class TrialEnd(NamedTuple):
 
 
 def collect_to_branch(env: MetaEnv, agent: Agent, generator: Generator) -> tuple[list[Rollout], TrialEnd]:
-    """``collect_trial`` with sampled actions, and what further episodes of it start from."""
+    """``collect_trial`` with sampled actions, and the state in which further episodes start."""
     if env.fixed_length or not _has_lanes(agent.initial_state(env.tasks), env.num_lanes):
         trial, state = _trial(env, agent, generator)  # all lanes end together, or no step changes their state
         return trial, TrialEnd(agent, state, env.trial_state())
@@ -171,7 +170,7 @@ def _trial(
 
 
 def _has_lanes(state: State, num_lanes: int) -> bool:
-    """Whether a state has a row for each lane; that of gradient methods has one for each task."""
+    """Whether a state has one row per lane; the state of gradient methods has one per task."""
     leaves = tree_leaves(state)
     return bool(leaves) and all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == num_lanes for leaf in leaves)
 
@@ -179,19 +178,19 @@ def _has_lanes(state: State, num_lanes: int) -> bool:
 class _Branches:
     """An agent that continues from the end of every lane's trial, for lanes that finish at different steps.
 
-    Lanes that finished together act together. They cannot be joined with others: a memory may count the steps of all
-    its lanes by one number.
+    Lanes that finished at the same step act as one group. Groups cannot be merged, because a carry may hold one step
+    counter for all of its lanes.
     """
 
     def __init__(self, env: MetaEnv, agent: Agent):
         self.env, self.agent = env, agent
         self.rollouts = (1,)
-        self.lanes: list[Tensor] = []  # numbers of the lanes of each group
+        self.lanes: list[Tensor] = []  # indices of the lanes of each group
         self.states: list[State] = []
         self.env_state = env.trial_state()
 
     def note(self, lanes: Tensor, state: State) -> None:
-        """Keep the state of lanes that finish now."""
+        """Save the state of the lanes that finish at this step."""
         if len(lanes):
             self.lanes.append(lanes)
             self.states.append(tree_map(lambda leaf: leaf[lanes.to(leaf.device)], state))

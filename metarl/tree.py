@@ -25,3 +25,14 @@ def tree_map(function: Callable[..., Any], first: Any, *others: Any) -> Any:
         rows = zip(*([getattr(value, name) for name in names] for value in (first, *others)), strict=True)
         return replace(first, **{name: tree_map(function, *row) for name, row in zip(names, rows, strict=True)})
     return first
+
+
+def tree_leaves(value: Any) -> list[Any]:
+    """Tensors of a structure, and whatever else ``tree_map`` does not enter, from left to right."""
+    if isinstance(value, tuple | list):
+        return [leaf for part in value for leaf in tree_leaves(part)]
+    if isinstance(value, dict):
+        return tree_leaves(tuple(value.values()))
+    if is_dataclass(value) and not isinstance(value, type):
+        return tree_leaves(tuple(getattr(value, field.name) for field in fields(value)))
+    return [value]

@@ -146,7 +146,7 @@ def test_where_more_is_to_be_known_no_belief_is_claimed():
         env = make_env("env=grid", variant)
         assert exact_belief(env) is None
         assert set(baselines(env)) == {"Random", "Known goal"}
-    with pytest.raises(ValueError, match="as much as the goal earns"):
+    with pytest.raises(ValueError, match="less than the goal earns"):
         make_env("env=grid", "env.discovery_bonus=1.2")
 
 

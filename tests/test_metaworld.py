@@ -69,7 +69,7 @@ def test_classes_take_turns_and_goals_do_not_repeat():
 
 
 def test_more_lanes_than_goals_are_refused():
-    with pytest.raises(ValueError, match=r"51 tasks side by side, and 50 goals of 1 classes; lower meta_batch_size"):
+    with pytest.raises(ValueError, match=r"51 parallel tasks: only 50 goals of 1 classes; lower meta_batch_size"):
         ml1().draw_tasks(51, "train")
 
 

@@ -67,7 +67,7 @@ def _mean(rows: Sequence[Row]) -> Row:
 
 
 def metaworld_success_rate(successes: np.ndarray, steps: np.ndarray) -> float:
-    """The success rate that ``metaworld.evaluation.metalearning_evaluation`` reports of a class, for comparison alone.
+    """The success rate that ``metaworld.evaluation.metalearning_evaluation`` reports for a class, only for comparison.
 
     It ends an episode at its success and counts the first episodes that end, as many as a single goal should play,
     among all goals of a class: an agent that solves a tenth of the goals is reported as perfect.

@@ -25,16 +25,16 @@ class Beliefs(NamedTuple):
     """Beliefs of an agent about N tasks over T steps.
 
     Attributes:
-        mean, deviation: of the latent, ``[T, N, latent_dim]``.
-        mask: steps that count, bool ``[T, N]``.
-        first: steps that start an episode, bool ``[T, N]``.
-        costs: by name ``[T, N]``: divergence of each belief from the one before, and, where rewards or observations are
-            decoded, the error of the whole trial under it.
-        gradient: norm of the gradient of the value by the belief, ``[T, N]``.
-        believed: probability that each cell is rewarding as the latent tells it, ``[T, N, cells]``; None where no cells
-            are decoded.
-        true: that each cell is the goal, for a perfect memory, ``[T, N, cells]``; None where nobody knows.
-        cells: width and height of the world of cells; None elsewhere.
+        mean, deviation: mean and standard deviation of the latent, ``[T, N, latent_dim]``.
+        mask: whether a step counts, bool ``[T, N]``.
+        first: whether a step starts an episode, bool ``[T, N]``.
+        costs: terms of the ELBO by name, ``[T, N]``: KL divergence from each belief to the previous one and, if rewards
+            or observations are decoded, the reconstruction error of the whole trial.
+        gradient: norm of the gradient of the value with respect to the belief, ``[T, N]``.
+        believed: probability that each cell is rewarding, decoded from the latent, ``[T, N, cells]``; None without a
+            decoder of cells.
+        true: exact posterior probability that each cell is the goal, ``[T, N, cells]``; None if not provided.
+        cells: width and height of a grid world; None in other environments.
     """
 
     mean: np.ndarray
@@ -51,8 +51,8 @@ class Beliefs(NamedTuple):
 def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> Beliefs:
     """Beliefs at every step of a rollout from the start of its trials."""
     policy = agent.policy
-    known, _ = policy.encode(trial.timestep, policy.initial_carry(trial.mask.shape[1]))
-    belief = as_belief(known.actor.detach())
+    memory, _ = policy.encode(trial.timestep, policy.initial_carry(trial.mask.shape[1]))
+    belief = as_belief(memory.actor.detach())
     costs = {"latent_kl": kl_to_prior(belief, "previous")}
     believed = None
     if isinstance(agent, VariBAD):
@@ -74,11 +74,11 @@ def measure(agent: PolicyGradient, env: MetaEnv, trial: Rollout, seed: int) -> B
 
 
 def _gradient(agent: PolicyGradient, trial: Rollout, belief: Belief) -> torch.Tensor:
-    known, _ = agent.policy.encode(trial.timestep, agent.policy.initial_carry(trial.mask.shape[1]))
-    told = torch.cat(belief, dim=-1).requires_grad_()
-    memory = known._replace(actor=told, critic=told)
+    memory, _ = agent.policy.encode(trial.timestep, agent.policy.initial_carry(trial.mask.shape[1]))
+    params = torch.cat(belief, dim=-1).requires_grad_()  # [T, N, 2 * latent_dim]
+    memory = memory._replace(actor=params, critic=params)
     output = agent.policy.act_and_value(trial.timestep, memory, trial.tasks.description)
-    (gradient,) = torch.autograd.grad(output.value.sum(), told)
+    (gradient,) = torch.autograd.grad(output.value.sum(), params)
     return gradient.norm(dim=-1)
 
 

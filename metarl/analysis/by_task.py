@@ -19,7 +19,7 @@ def task_table(played: PlayedTasks) -> list[Row]:
     Returns:
         Rows of tasks (which), count, return of the first_episode and the last_episode of the trial, standard_error of
         the latter, what it is over (error_over), the trials_of_each task where there were several and, where the
-        environment knows it, success_rate.
+        environment reports it, success_rate.
 
     Raises:
         ConfigError: tasks have too many parameters for a table.

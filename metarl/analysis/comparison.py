@@ -1,4 +1,4 @@
-"""Methods side by side: what several seeds say, environment by environment."""
+"""Comparison of methods over several seeds, environment by environment."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ Groups = dict[str, dict[str, list[Run]]]  # runs by environment and method, in o
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows for ``format_table``, and what a reader has to know about them.
+    """Rows for ``format_table``, and notes on them.
 
     Columns: environment, method, seeds (runs), return (mean over seeds); from ``FEW_SEEDS`` seeds on error_over_seeds,
     else task_error, lowest and highest (seed); iqm, difference to the first method (of runs with the same seed and
@@ -72,7 +72,7 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
 
 
 def group_by_environment(runs: Sequence[Run], ignored: Collection[str] = (), score: Score = "trial") -> Groups:
-    """Runs by environment, then method; those of one group differ in the seed alone, and in keys ``ignored``."""
+    """Runs by environment, then method; runs of one group differ only in the seed and in ``ignored`` keys."""
     groups: Groups = {}
     for run, name in zip(runs, name_runs(runs, ignored, score), strict=True):
         groups.setdefault(name.environment, {}).setdefault(name.method, []).append(run)
@@ -204,7 +204,7 @@ def _aggregate(groups: Groups, reference: str, actions: Actions, score: Score) -
 
 
 def _aggregate_row(method: str, strata: dict[str, list[np.ndarray]], task_errors: list[float], reference: str) -> Row:
-    """Means and their errors weigh environments alike, whatever their number of seeds."""
+    """Means and their errors, with equal weight for every environment, whatever its number of seeds."""
     columns = strata[method]
     better = _improvement(columns, strata[reference]) if method != reference else None
     spreads = [spread_over_seeds(column) for column in columns]
@@ -233,9 +233,9 @@ def _scale(runs: Sequence[Run], score: Score) -> tuple[float, float, str] | None
 
 
 def mean_references(runs: Sequence[Run], score: Score = "trial") -> dict[str, float]:
-    """Return of every baseline and bound, averaged over the runs that know it: each met other held-out tasks.
+    """Return of every baseline and bound, averaged over the runs that have it, each with its own held-out tasks.
 
-    Bounds are of whole trials alone.
+    Bounds apply only to whole trials.
     """
     values: dict[str, list[float]] = {}
     for run in runs:

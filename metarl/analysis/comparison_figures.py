@@ -53,7 +53,7 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
 
 
 def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
-    """Held-out return by episodes met before on the task: mean over seeds; bands as ``Spread`` has them."""
+    """Held-out return by episode index within the trial: mean over seeds; bands as in ``Spread``."""
     groups = group_by_environment(runs, score=score)
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
@@ -66,9 +66,9 @@ def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: 
             mean, low, high = np.array(
                 [(e.mean, e.low, e.high) for e in spreads], dtype=float
             ).T  # None is nan: no band
-            met = next(run.evaluations[actions]["episodes_met"] for run in those if run.evaluations)
-            most = max(most, *met)
-            style.draw_line(ax, np.array(met), mean, (low, high), **style.line_style(names.index(method)))
+            index = next(run.evaluations[actions]["episodes_met"] for run in those if run.evaluations)
+            most = max(most, *index)
+            style.draw_line(ax, np.array(index), mean, (low, high), **style.line_style(names.index(method)))
         style.title(ax, environment)
         style.experience_axis(ax, most)
         style.value_axis(ax, "held-out return of the episode (reward)")

@@ -1,4 +1,4 @@
-"""A sweep in Weights & Biases: a run of its own beside those it sums up, and a workspace to look at them."""
+"""A sweep in Weights & Biases: one run that summarises the sweep's runs, and a workspace to view them."""
 
 from collections.abc import Sequence
 from pathlib import Path

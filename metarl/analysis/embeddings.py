@@ -1,4 +1,4 @@
-"""Embeddings: what a memory says at each step of a trial, in few dimensions: principal components, or t-SNE."""
+"""Embeddings of the memory output at each step of a trial: principal components, or t-SNE."""
 
 from typing import Literal, NamedTuple
 

@@ -46,17 +46,17 @@ def chosen_tasks(options: Namespace, env: MetaEnv) -> dict[str, TaskSelection]:
 def warn_of_selection(env: MetaEnv, sets: Iterable[str], selected_on: str) -> None:
     """Say so where ``best.pt`` was selected by its return on the very tasks it is to play."""
     for task_set in sets:
-        known, selected = env.all_tasks(task_set), env.all_tasks(selected_on)
-        if known is not None and selected is not None and torch.equal(known.description, selected.description):
+        tasks, selected = env.all_tasks(task_set), env.all_tasks(selected_on)
+        if tasks is not None and selected is not None and torch.equal(tasks.description, selected.description):
             print(
-                f"best.pt was selected by its return on these {len(known)} {task_set} tasks, so it looks better here "
+                f"best.pt was selected by its return on these {len(tasks)} {task_set} tasks, so it looks better here "
                 "than it is; use --checkpoint latest, or train with eval.task_set=train where other tasks are held out",
                 file=sys.stderr,
             )
 
 
 def labelled(sets: dict[str, TaskSelection], rows_of: Callable[[TaskSelection], list[Row]]) -> list[Row]:
-    """The rows of each set, told apart where there are several."""
+    """Rows of every task set, labelled by the set if there are several."""
     rows = []
     for name, which in sets.items():
         label = {"task_set": name} if len(sets) > 1 else {}

@@ -18,7 +18,7 @@ class EpisodeCurve(NamedTuple):
 
     name: str
     color: str
-    met: np.ndarray  # episodes on the task before
+    episode: np.ndarray  # index within the trial, from 0
     mean: np.ndarray
     standard_error: np.ndarray | None
     is_agent: bool
@@ -65,7 +65,7 @@ def learning_curve(run: Run) -> Figure:
 
 
 def adaptation_curve(run: Run) -> Figure:
-    """Held-out return by episodes met before, agent beside baselines; bands are standard errors over tasks.
+    """Held-out return by episode index, of the agent and of baselines; bands are standard errors over tasks.
 
     Raises:
         ValueError: the run has no evaluation yet.
@@ -77,16 +77,16 @@ def adaptation_curve(run: Run) -> Figure:
         band = None
         if curve.standard_error is not None:
             band = (curve.mean - curve.standard_error, curve.mean + curve.standard_error)
-        style.draw_line(ax, curve.met, curve.mean, band, **_emphasis(curve))
+        style.draw_line(ax, curve.episode, curve.mean, band, **_emphasis(curve))
         labels.append(Label(curve.mean[-1], curve.name, curve.color))
-    style.experience_axis(ax, max(curve.met[-1] for curve in curves))
+    style.experience_axis(ax, max(curve.episode[-1] for curve in curves))
     style.value_axis(ax, "held-out return of the episode (reward)")
     style.label_ends(ax, labels)
     return figure
 
 
 def regret_curve(run: Run) -> Figure:
-    """Return given up so far in the trial, against ``regret_reference``; its end is the regret of the trial.
+    """Cumulative regret within the trial, against ``regret_reference``; its last value is the regret of the trial.
 
     Raises:
         ValueError: the run has no evaluation, or neither a bound nor a baseline.
@@ -161,13 +161,13 @@ def _episode_curves(run: Run) -> list[EpisodeCurve]:
     for name, color, evaluation, is_agent in found:
         error = evaluation.get("adaptation_se")
         mean = np.array(evaluation["adaptation_curve"], dtype=float)
-        met = np.array(evaluation["episodes_met"])
-        curves.append(EpisodeCurve(name, color, met, mean, None if error is None else np.array(error), is_agent))
+        episode = np.array(evaluation["episodes_met"])
+        curves.append(EpisodeCurve(name, color, episode, mean, None if error is None else np.array(error), is_agent))
     return curves
 
 
 def _emphasis(curve: EpisodeCurve) -> dict[str, Any]:
-    """Agents stand before the baselines."""
+    """Style of a curve: agents are drawn in front of baselines."""
     if curve.is_agent:
         return {"color": curve.color, "zorder": 3}
     return {"color": curve.color, "linewidth": 1.1, "marker": None}

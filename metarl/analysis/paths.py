@@ -1,4 +1,4 @@
-"""Frames of a video that draws the path of every episode of a trial side by side. Imports no torch."""
+"""Frames of a video that draws the path of every episode of a trial in one row. Imports no torch."""
 
 from collections.abc import Iterator
 from dataclasses import replace

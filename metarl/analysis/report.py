@@ -27,23 +27,23 @@ from metarl.runs.reader import is_number, parsed, read_text
 TEMPLATE = "report.html.j2"
 
 CAPTIONS = {
-    "learning_curve": "Learning curve: return of a trial on held-out tasks while training; bands are ±1 standard error "
-    "over what the table says. Horizontal lines are the final returns of baselines and, dashed, bounds.",
-    "adaptation_curve": "Adaptation curve: return on held-out tasks by the episodes met before on the task; bands are "
-    "±1 standard error, over what the table says.",
-    "regret": "Regret: what the trial has given up so far. A bound is of the whole trial and spread evenly over its "
+    "learning_curve": "Learning curve: return of a trial on held-out tasks during training; bands are ±1 standard "
+    "error over the unit named in the table. Horizontal lines are the final returns of baselines and, dashed, bounds.",
+    "adaptation_curve": "Adaptation curve: return on held-out tasks by episode index within the trial (0 = first); "
+    "bands are ±1 standard error over the unit named in the table.",
+    "regret": "Cumulative regret within the trial. A bound on the return of the whole trial is spread evenly over its "
     "episodes, so the end of a line is its regret in the table.",
     "diagnostics": "Training: each panel shows one metric, averaged over neighbouring iterations where there are many.",
-    "selection": "Settings: mean over seeds of what evaluations while training said; bands are ±1 standard error over "
+    "selection": "Settings: mean over seeds of held-out evaluations during training; bands are ±1 standard error over "
     f"seeds from {FEW_SEEDS} on, else from the lowest to the highest seed.",
     "intervals": f"Interquartile mean over seeds with its 95 % stratified bootstrap interval from {FEW_SEEDS} seeds "
     "on; a dot is the mean of fewer, its line goes from the lowest to the highest.",
     "learning_curves": "Learning curves: interquartile mean over seeds of the return on held-out tasks, of a trial or, "
     f"where trials differ in length, of its last episode; sampled actions. Bands are 95 % bootstrap intervals from "
     f"{FEW_SEEDS} seeds on, else from the lowest to the highest seed.",
-    "adaptation_curves": "Adaptation curves: return on held-out tasks by the episodes met before on the task, at "
-    f"the end of training, sampled actions; mean over seeds. Bands are ±1 standard error over seeds from {FEW_SEEDS} "
-    "on, else from the lowest to the highest seed.",
+    "adaptation_curves": "Adaptation curves: return on held-out tasks by episode index within the trial (0 = first), "
+    "at the end of training, sampled actions; mean over seeds. Bands are ±1 standard error over seeds from "
+    f"{FEW_SEEDS} on, else from the lowest to the highest seed.",
 }
 
 

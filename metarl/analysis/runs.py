@@ -25,7 +25,7 @@ IRRELEVANT = frozenset(
     | {"env.num_threads", "env.num_workers"}
 )
 BUDGET = "env.num_episodes"  # of a trial or, for methods that adapt between rollouts, of a rollout
-# Groups that fill a part of the configuration: their option stands for its keys.
+# Groups that fill a part of the configuration: their option implies its keys.
 PARTS = {"conditioning": "model.conditioning", "meta_optimizer": "algorithm.meta_optimizer"}
 
 
@@ -208,14 +208,14 @@ def _is_environment(key: str, score: Score) -> bool:
 
 def _implied_by_options(keys: set[str], settings: Sequence[dict[str, str]]) -> set[str]:
     """Keys that are implied by the option of their group: with one value wherever the option is the same."""
-    told = set()
+    implied = set()
     for group, prefix in PARTS.items():
         for key in keys:
             if (key == prefix or key.startswith(prefix + ".")) and group in keys:
                 values = {(setting.get(group), setting.get(key)) for setting in settings}
                 if len(values) == len({option for option, _ in values}):
-                    told.add(key)
-    return told
+                    implied.add(key)
+    return implied
 
 
 def _settings(config: dict[str, Any], path: str = "") -> dict[str, str]:

@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which setting of a key is best for every method, by what evaluations while training said.
+    """Best setting of a key for every method, by held-out evaluations during training.
 
     Where tasks are drawn afresh, those played other ones than the final evaluation, so the choice makes that one no
     better than it is. Tasks of a finite number are the same in both, so the choice favours what it chose: ``note``.
@@ -73,13 +73,13 @@ class Selection:
     @property
     def note(self) -> str:
         """Whether the choice was made on the tasks that are compared."""
-        known = {selected_on_the_same(run.evaluations["sampled"], run.selected_on) for run in self.chosen}
-        if True in known:
+        same_tasks = {selected_on_the_same(run.evaluations["sampled"], run.selected_on) for run in self.chosen}
+        if True in same_tasks:
             return (
                 "The evaluations that chose and those compared played the same tasks, so what is chosen looks better "
                 "than it is; for a fixed held-out set, eval.task_set=train chooses by the training tasks."
             )
-        if None in known:
+        if None in same_tasks:
             return "These runs do not record whether the evaluations that chose played the tasks that are compared."
         return "The evaluations that chose played other tasks than those compared."
 

@@ -20,7 +20,7 @@ REPLICATIONS = 10_000  # the ends of a 95 % interval then wander by about 1 % of
 
 
 class Estimate(NamedTuple):
-    """A statistic and its interval; without one where an environment has a single run, which tells no spread."""
+    """A statistic and its interval; without one where an environment has a single run, which has no spread."""
 
     value: float
     low: float | None = None
@@ -82,7 +82,7 @@ def stratified_bootstrap(
 
     Args:
         strata: scores of each environment.
-        statistic: maps ``[replications, scores]``, the strata side by side, to ``[replications]``.
+        statistic: maps ``[replications, scores]``, the strata concatenated, to ``[replications]``.
         level: coverage.
         replications: resamples.
         generator: of the resamples; by default the same at every call.
@@ -127,7 +127,7 @@ def probability_of_improvement(
     generator = generator or np.random.default_rng(0)
     draws = np.zeros(replications)
     for win in wins:
-        # How often each run is drawn says all about a resample.
+        # A resample is determined by how often each run is drawn.
         of_x, of_y = (generator.multinomial(n, np.full(n, 1 / n), size=replications) / n for n in win.shape)
         draws += ((of_x @ win) * of_y).sum(1)
     return Estimate(value, *_percentiles(draws / len(wins), level))

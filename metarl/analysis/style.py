@@ -1,4 +1,4 @@
-"""Style of all figures: quiet axes, colours for colour-blind readers, labels beside the lines.
+"""Style of all figures: quiet axes, colours for colour-blind readers, labels next to the lines.
 
 Figures are plain matplotlib objects; pyplot and its global state stay untouched.
 """
@@ -40,7 +40,7 @@ THEMED = {
 
 
 class Label(NamedTuple):
-    """Text beside the right end of a line."""
+    """Text next to the right end of a line."""
 
     y: float
     text: str
@@ -57,7 +57,7 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0
 
 
 def panels(count: int, *, columns: int = 3, width: float = 10.0, height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, at most ``columns`` side by side, each row ``height`` inches."""
+    """A figure with ``count`` panels, at most ``columns`` in a row, each row ``height`` inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, axes = new_figure(rows, columns, (max(7.0, width * columns / 3), height * rows))
@@ -122,7 +122,7 @@ def count_axis(ax: Axes) -> None:
 
 
 def experience_axis(ax: Axes, most: int) -> None:
-    """Episodes met before on the same task; those of methods that need many stand beside those that need few."""
+    """Axis of the episode index within the trial; logarithmic if there are many, so that short trials stay visible."""
     ax.set_xlabel("episode index within the trial (0 = first)", fontsize=NORMAL, color=INK)
     if most > 20:
         ax.set_xscale("symlog", linthresh=2)

@@ -24,7 +24,7 @@ HEADERS = {"iqm": "IQM", "probability_of_improvement": "P(better)", "share_of_bo
 
 
 class Cells(NamedTuple):
-    """A table as shown; ``numeric`` says which columns align right."""
+    """A table as shown; ``numeric`` marks columns that align right."""
 
     header: list[str]
     body: list[list[str]]
@@ -32,7 +32,7 @@ class Cells(NamedTuple):
 
 
 def final_table(summary: dict[str, Any]) -> list[Row]:
-    """The agent beside baselines and bounds, best first.
+    """Returns of the agent, baselines and bounds, best first.
 
     Args:
         summary: ``summary.json``; without baselines or bounds their rows and columns are left out.
@@ -40,7 +40,7 @@ def final_table(summary: dict[str, Any]) -> list[Row]:
     Returns:
         Rows of name, kind (agent, baseline, bound), return of a trial, its standard_error and what that is over
         (error_over: tasks, or trials); where there is an upper bound, share_of_bound (of a positive one) and regret to
-        the tightest; where the environment knows success, success_rate (of the last episode).
+        the tightest; where the environment reports success, success_rate (of the last episode).
     """
     method = "/".join(str(summary[name]) for name in ("model", "algorithm") if summary.get(name))
     bounds = summary.get("bounds") or {}
@@ -50,8 +50,8 @@ def final_table(summary: dict[str, Any]) -> list[Row]:
         *(_row(name, "baseline", e, tightest) for name, e in (summary.get("baselines") or {}).items()),
         *(_row(name, "bound", {"return_mean": value}, tightest) for name, value in bounds.items()),
     ]
-    known = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    return sorted(({key: row[key] for key in known} for row in rows), key=lambda row: -row["return"])
+    present = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    return sorted(({key: row[key] for key in present} for row in rows), key=lambda row: -row["return"])
 
 
 def format_table(rows: Sequence[Row], format: Format = "text") -> str:

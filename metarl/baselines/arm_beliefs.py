@@ -48,7 +48,7 @@ class ArmBelief(ABC):
 
     @abstractmethod
     def width(self, statistics: ArmStatistics) -> Tensor:
-        """Scale of what is not known about the mean; UCB1 explores in proportion to it."""
+        """Scale of the uncertainty of the mean; UCB1 explores in proportion to it."""
 
     @abstractmethod
     def sample(self, statistics: ArmStatistics, generator: Generator) -> Tensor:

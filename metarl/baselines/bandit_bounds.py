@@ -35,7 +35,7 @@ def lagrangian_relaxation(num_arms: int, num_pulls: int) -> float:
 
 
 def _charged_arm(charges: np.ndarray) -> float:
-    """Optimal value of one arm that may be pulled or left alone at each time, ``charges [n]`` apart."""
+    """Optimal value of one arm that may be pulled or skipped at each time, ``charges [n]`` apart."""
     num_pulls = len(charges)
     pulls, successes = np.ogrid[: num_pulls + 1, : num_pulls + 1]
     mean = (successes + 1) / (pulls + 2)

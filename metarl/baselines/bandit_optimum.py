@@ -1,6 +1,6 @@
 """The exact Bayes-optimal return of a Bernoulli bandit with uniform priors, undiscounted.
 
-What is known is a multiset: how many successes and failures each arm has shown, whichever arm it was. Backward
+The state of knowledge is a multiset: successes and failures of each arm, in any order of arms. Backward
 induction over all multisets (Bellman 1956), one layer per number of pulls made, is exact.
 
 An arm pulled m times with s successes is the number m (m+1) / 2 + s: 0 is an arm never pulled.

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from metarl.baselines.arm_beliefs import ArmBelief, ArmStatistics, BetaBelief, no_pulls
 from metarl.baselines.base import Solver, decision_of, random_argmax
 from metarl.baselines.gittins import gittins_index, gittins_table
+from metarl.tree import tree_map
 from metarl.types import Decision, Tasks, Timestep
 
 
@@ -100,7 +101,7 @@ class OptimisticThompson(IndexPolicy):
         self.num_samples = num_samples
 
     def scores(self, statistics: ArmStatistics, generator: Generator) -> Tensor:
-        repeated = ArmStatistics(*(entry.expand(self.num_samples, -1, -1) for entry in statistics))
+        repeated = tree_map(lambda entry: entry.expand(self.num_samples, -1, -1), statistics)  # [N, B, arms]
         means = self.belief.sample(repeated, generator)
         best = self.belief.log_density(repeated, means).sum(-1).argmax(0)
         return means[best, torch.arange(len(best), device=best.device)]

@@ -38,7 +38,7 @@ class Solver(ABC):
 
 
 class Random(Solver):
-    """Uniform over the action space: what an agent gets that does nothing clever.
+    """Uniform random policy over the action space.
 
     Args:
         action_space: discrete, or a box. Where this has no bound, actions are normal; where it has one, exponential

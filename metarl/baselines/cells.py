@@ -1,4 +1,4 @@
-"""Scripted agents for goals in cells: one that is told, Thompson sampling, and the best systematic search."""
+"""Scripted agents for goals in cells: an oracle of the goal, Thompson sampling, and the best systematic search."""
 
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ BEAM = 4000  # partial searches kept at every step
 class Search(NamedTuple):
     """State of a search for the goal within a trial, ``[B, ...]``."""
 
-    belief: Tensor  # that each cell is the goal
+    belief: Tensor  # posterior probability that each cell is the goal
     target: Tensor  # cell to go to
     steps: Tensor  # since the episode began
     episodes: Tensor  # begun
 
 
 class CellSolver(Solver):
-    """Walks by shortest ways, and knows what every step said about the goal.
+    """Walks along shortest paths, with the exact posterior over goals given all steps so far.
 
     Args:
-        env: gives cells and their neighbours.
+        env: environment with the cells and their neighbours.
     """
 
     def __init__(self, env: CellWorld):
@@ -50,12 +50,12 @@ class CellSolver(Solver):
         return decision_of(action), state._replace(steps=state.steps + 1)
 
     def choose(self, state: Search, here: Tensor, first: Tensor, generator: Generator) -> Tensor:
-        """The cells to go to, ``[B]``."""
+        """Cells to go to, ``[B]``."""
         raise NotImplementedError
 
 
 class KnownGoal(Solver):
-    """Is told the goal and goes there: the most any agent can hope for.
+    """Oracle that observes the goal and walks there: an upper bound for all agents.
 
     Args:
         env: see ``CellSolver``.
@@ -72,14 +72,14 @@ class KnownGoal(Solver):
 
     def act(self, timestep, state, generator, greedy=False):
         goal, position = state
-        # Counted, because observations may show something else.
+        # The position is tracked, because observations may not show it.
         moved = self.env.moved(position, timestep.previous_action.clamp(min=0))
         position = torch.where(timestep.first.unsqueeze(1), self.env.position_in(timestep.observation), moved)
         return decision_of(self.first_action[self.env.number(position), goal]), (goal, position)
 
 
 class PosteriorSampling(CellSolver):
-    """Believes at the start of every episode in a goal drawn from what is possible, and goes there (Strens 2000)."""
+    """Draws a goal from the posterior at the start of every episode and walks there (Strens 2000)."""
 
     def choose(self, state, here, first, generator):
         clocks = torch.empty_like(state.belief).exponential_(generator=generator)
@@ -88,10 +88,10 @@ class PosteriorSampling(CellSolver):
 
 
 class Sweep(CellSolver):
-    """Visits the cells that may be the goal in the order that pays most, and stays with the goal once it is found.
+    """Visits possible goals in the order of highest expected return, and stays at the goal once it is found.
 
-    Episodes must start in one and the same cell. The order is the best that a wide beam search over all walks finds,
-    for rewards without bonuses.
+    All episodes must start in the same cell. A wide beam search over all walks finds the order, for rewards without
+    bonuses.
 
     Args:
         env: see ``CellSolver``.

@@ -1,4 +1,4 @@
-"""Scripted agents that know the rules of mazes and forget nothing: what their trials are worth."""
+"""Scripted agents with the rules of mazes and a perfect memory: references for returns."""
 
 import torch
 from torch import Generator, Tensor
@@ -11,10 +11,10 @@ from metarl.types import Agent, Decision, Tasks, Timestep
 
 
 class Remembering(Solver):
-    """Carries the indicators of a T-maze to its junction, or the likelihood of its bits over all episodes.
+    """Remembers the indicators of a T-maze up to its junction, or the likelihood of its bits over all episodes.
 
     Args:
-        env: gives the rules.
+        env: environment with the rules.
     """
 
     def __init__(self, env: TMaze):
@@ -33,7 +33,7 @@ class Remembering(Solver):
         shown, bit = timestep.observation[:, 1], timestep.observation[:, 3]
         if self.env.biased_bits is None:
             fresh = seen * ~timestep.first.unsqueeze(1)
-            empty = (fresh == 0).long().cumsum(1) == 1  # the next that is unknown
+            empty = (fresh == 0).long().cumsum(1) == 1  # the next free slot
             seen = torch.where(empty & (fresh == 0) & (shown != 0).unsqueeze(1), shown.unsqueeze(1), fresh)
             up = upward(seen)
         else:
@@ -48,10 +48,10 @@ class Remembering(Solver):
 
 
 class RoomWalker(Solver):
-    """Reads views without noise, remembers the indicators, and where these are hidden which turn was right.
+    """Reads views without noise and remembers the indicators, or the rewarded turn if indicators are hidden.
 
     Args:
-        env: gives the rules.
+        env: environment with the rules.
     """
 
     def __init__(self, env: Rooms):
@@ -59,17 +59,18 @@ class RoomWalker(Solver):
         self.env = env
 
     def initial_state(self, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """Indicators seen ``[B, num_indicators]``, -1 where none was; whether up is known to be right: 1, 0 or -1."""
+        """Indicators observed ``[B, num_indicators]``, -1 for none; whether up is right ``[B]``, -1 if unknown."""
         shape, device = (len(tasks), self.env.num_indicators), self.env.device
         return torch.full(shape, -1, device=device), torch.full(shape[:1], -1, device=device)
 
     def act(
         self, timestep: Timestep, state: tuple[Tensor, Tensor], generator: Generator, greedy: bool = False
     ) -> tuple[Decision, tuple[Tensor, Tensor]]:
-        seen, known = state
+        seen, up_is_right = state
         earned = timestep.previous_reward
         turned_up = timestep.previous_action == 0
-        known = torch.where(earned > 1, turned_up.long(), torch.where(earned < -1, 1 - turned_up.long(), known))
+        wrong = torch.where(earned < -1, 1 - turned_up.long(), up_is_right)
+        up_is_right = torch.where(earned > 1, turned_up.long(), wrong)
         view = self.env.view_of(timestep.observation)
         seen = torch.where(timestep.first.unsqueeze(1), -1, seen)
         empty = (seen == -1).long().cumsum(1) == 1
@@ -79,12 +80,12 @@ class RoomWalker(Solver):
         if self.env.indicator == "order":
             up = up & (seen[:, 1] == RED)
         elif self.env.indicator == "hidden":
-            up = known == 1
+            up = up_is_right == 1
         action = torch.where(up, 0, 2)  # at the junction
         forward = (view < ROOM + DEPTH - 1).long()
         door = view - LEFT_DOOR
         action = torch.where((door == 0) | (door == 1), 2 * door, action)
-        return decision_of(torch.where(forward == 1, 1, action)), (seen, known)
+        return decision_of(torch.where(forward == 1, 1, action)), (seen, up_is_right)
 
 
 @solvers.register

@@ -102,7 +102,7 @@ class EpisodicPlanner(Solver):
 
 
 class KnownMDP(EpisodicPlanner):
-    """Optimal in the true MDP: what an agent would get that is told the task."""
+    """Optimal policy of the true MDP: an oracle of the task."""
 
     def initial_knowledge(self, tasks: Tasks) -> MDP:
         return MDP(tasks.parameters["reward_mean"], tasks.parameters["transition"])
@@ -200,7 +200,7 @@ class EpsilonGreedy(Greedy):
 
     def action_values(self, knowledge: Experience, episode: int, generator: Generator) -> Tensor:
         values = super().action_values(knowledge, episode, generator)
-        # An episode meets a state at a step once at most, so chance may as well strike while planning.
+        # Each (step, state) pair occurs at most once per episode, so exploration can be drawn at planning time.
         uniform = torch.rand(values.shape, generator=generator, device=values.device)
         explore = torch.rand(values.shape[:-1], generator=generator, device=values.device) < self.epsilon
         return torch.where(explore.unsqueeze(-1), uniform, values)

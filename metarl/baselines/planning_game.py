@@ -21,12 +21,12 @@ class Chart(NamedTuple):
 
 
 class Walker(Solver):
-    """Takes the shortest way to a goal whose place it knows; else it walks a round of all cells until it is there.
+    """Takes the shortest path to a goal at a place on its map, otherwise walks through all cells until it finds it.
 
     Args:
-        env: gives the rules.
-        known: the places of labels that it knows: ``none`` ever; those it has ``seen``, counted from where its episode
-            began; ``all``, an oracle.
+        env: environment with the rules.
+        known: places of labels on the map: ``none``; ``seen``, those visited in this episode, relative to its start;
+            ``all``, for an oracle.
     """
 
     def __init__(self, env: PlanningGame, known: Literal["none", "seen", "all"]):
@@ -56,7 +56,7 @@ class Walker(Solver):
         return decision_of(torch.where(here == there, COLLECT, action)), Chart(place, places)
 
     def _round(self, place: Tensor) -> Tensor:
-        """Right along a row, up at its end, which is one cell further left in the row above."""
+        """Action of a walk through all cells: right along a row, up at its end."""
         return torch.where((place % self.size + place // self.size) % self.size == self.size - 1, UP, RIGHT)
 
     def _way(self, place: Tensor, goal: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Walker(Solver):
 
 
 class GoalSweep(Solver):
-    """Walks a round of all cells by what one number says, 1 on the goal: labels are not shown.
+    """Walks through all cells where labels are hidden; one number of the observation is 1 at the goal.
 
     Args:
         env: gives the rules.

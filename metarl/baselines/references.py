@@ -85,7 +85,7 @@ MDP_BEST: dict[Knowledge, Best] = {
 
 def nearest(best: Best, *setting: int) -> dict[str, float]:
     """The entry for the setting that differs by the smallest factors."""
-    return best[min(best, key=lambda known: sum(abs(math.log(a / b)) for a, b in zip(known, setting, strict=True)))]
+    return best[min(best, key=lambda entry: sum(abs(math.log(a / b)) for a, b in zip(entry, setting, strict=True)))]
 
 
 def _best(families: dict[str, Family], values: dict[str, float]) -> dict[str, Agent]:

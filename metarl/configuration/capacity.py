@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from metarl.algorithms.base import Algorithm
 from metarl.envs.base import MetaEnv
 from metarl.envs.streams import program_streams
 from metarl.errors import ConfigError, MetarlError
+from metarl.tree import tree_leaves
 from metarl.trust import cause
 
 GIB = 2**30

@@ -16,16 +16,16 @@ MOST_JOINT_ACTIONS = 4096  # of several discrete choices together
 
 
 class BoxActions:
-    """A box whose finite bounds agents know as -1 and 1.
+    """A box of actions whose finite bounds agents see as -1 and 1.
 
     A channel with an infinite bound, or one at the largest number of a float, is left as it is.
 
     Args:
-        space: of the actions an environment executes.
-        scale: whether bounds become -1 and 1; else agents act in the box itself.
+        space: space of the actions that the environment executes.
+        scale: whether bounds become -1 and 1; otherwise agents act in the box itself.
 
     Attributes:
-        space: of the actions agents choose, of one axis.
+        space: space of the actions that agents choose, of one axis.
     """
 
     def __init__(self, space: spaces.Box, scale: bool = True):
@@ -60,7 +60,7 @@ class BoxActions:
 
     @property
     def _dtype(self) -> np.dtype:
-        """That of the space, unless nothing has to be computed: then single precision is exact and quicker."""
+        """Type of the space; single precision, exact and faster, if actions are not rescaled."""
         floating = np.issubdtype(self.executed.dtype, np.floating)
         return np.dtype(np.float32) if floating and self.is_identity else np.dtype(self.executed.dtype)
 

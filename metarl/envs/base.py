@@ -19,23 +19,23 @@ class MetaEnv(ABC):
     ends starts its next one by itself, and that ``Step.observation`` already belongs to the next episode.
 
     Args:
-        num_tasks: tasks met side by side (the meta-batch).
+        num_tasks: tasks sampled in parallel (the meta-batch).
         lanes_per_task: lanes that share each task.
         num_episodes: episodes of a trial.
-        horizon: most steps of an episode.
-        seed: of all randomness of this environment.
-        device: where its tensors live.
+        horizon: maximum number of steps of an episode.
+        seed: seed of all randomness of this environment.
+        device: torch device of its tensors.
     """
 
     observation_space: spaces.Space
-    action_space: spaces.Space  # of what agents choose: Discrete, or a flat Box whose finite bounds are -1 and 1
+    action_space: spaces.Space  # of the agent: Discrete, or a flat Box whose finite bounds are -1 and 1
     native_actions = False  # agents act in the units of the environment, whatever its bounds
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
-    task_sets: tuple[str, ...] = ("train", "held_out")  # what ``sample_tasks`` can draw from
-    more_tasks = ""  # end of the message that asks for fewer tasks, where a setting gives more
-    classes: tuple[str, ...] = ()  # names of kinds of tasks, where a task's parameter ``class`` tells which
+    task_sets: tuple[str, ...] = ("train", "held_out")  # arguments of ``sample_tasks``
+    more_tasks = ""  # end of the message on too many tasks, if a setting gives more
+    classes: tuple[str, ...] = ()  # names of task classes, indexed by the task parameter ``class``
 
     def __init__(
         self,

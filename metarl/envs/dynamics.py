@@ -124,7 +124,7 @@ class DynamicsGrid(ParameterizedLocomotion):
     episodes have up to 1,000 steps, one to a trial.
 
     Args:
-        held_out: tasks of the grid that training never meets; where empty, both sets have all 25.
+        held_out: tasks of the grid that are not used in training; if empty, both sets have all 25.
         inherited: see ``ParameterizedLocomotion``.
     """
 

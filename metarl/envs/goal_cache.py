@@ -31,10 +31,10 @@ def remembered(name: str, draw: Callable[[], Goals], fits: Callable[[Goals], boo
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_own(os.lstat(folder), stat.S_ISDIR):
-            folder.chmod(0o700)  # so that nobody else has written what is read here
+            folder.chmod(0o700)  # so that other users cannot write what is read here
             replace_file(folder / name, _packed(goals))
     except OSError:
-        pass  # a home that cannot be written to is asked again next time
+        pass  # the goals are drawn again next time
     return goals
 
 

@@ -60,7 +60,7 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
         self.goal_reward, self.discovery_bonus = goal_reward, discovery_bonus
         if discovery_bonus >= goal_reward:
             raise ValueError(
-                f"env.discovery_bonus={discovery_bonus}: as much as the goal earns, {goal_reward}; lower it"
+                f"env.discovery_bonus={discovery_bonus}: must be less than the goal earns, {goal_reward}; lower it"
             )
         self.observation_space = spaces.Box(-1.0, 1.0, (2,))
         self.candidates = torch.tensor(candidates, device=self.device)
@@ -97,9 +97,9 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
     def set_tasks(self, tasks):
         tasks = super().set_tasks(tasks)
         self.goal = self.cell(tasks.parameters["goal"])  # its number, [B]
-        known = torch.ones(self.num_lanes, self.width * self.height, dtype=torch.bool, device=self.device)
-        known[:, self.candidates] = False
-        self._visited = known.scatter_(1, self.goal.unsqueeze(1), True)  # only others are discoveries
+        visited = torch.ones(self.num_lanes, self.width * self.height, dtype=torch.bool, device=self.device)
+        visited[:, self.candidates] = False
+        self._visited = visited.scatter_(1, self.goal.unsqueeze(1), True)  # discoveries are other candidates
         return tasks
 
     def trial_state(self):
@@ -235,7 +235,7 @@ class GridNavigation(CellWorld):
         super().__init__(size, size, candidates, 1.0, discovery_bonus, **episodes, **lanes)
         self.size, self.dense, self.show_goal = size, dense, show_goal
         self.home = None if home is None else home * size + home
-        # Distances, the goal itself, and where episodes do not start would tell more.
+        # Distances, a visible goal and starts that exclude the goal carry further information.
         self.has_exact_belief = not dense and not show_goal and home is not None
         self.shows_cells = not show_goal
 
@@ -267,7 +267,7 @@ class GridNavigation(CellWorld):
 
 
 class Hall(CellWorld):
-    """A corridor along y = 0 with rooms beside it, behind doors: up enters a room, down alone leaves it.
+    """A corridor along y = 0 with rooms behind doors: up enters a room, and only down leaves it.
 
     Args:
         num_doors: rooms, one of which is the goal.

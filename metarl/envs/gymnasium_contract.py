@@ -45,7 +45,7 @@ def observation_in(answer: Any, env: gymnasium.Env, place: NDArray | np.generic)
 
 
 def number(reward: Any, env: gymnasium.Env) -> float:
-    """A reward that is one number, of whatever type."""
+    """A reward that is a single number of any type."""
     found = np.asarray(reward)
     if found.size != 1 or found.dtype.kind not in "biuf":
         raise ContractError(f"{name_of(env)}.step gave the reward {reward!r}; return one number")
@@ -53,7 +53,7 @@ def number(reward: Any, env: gymnasium.Env) -> float:
 
 
 def success_in(info: Mapping[str, Any], env: gymnasium.Env) -> int:
-    """1 or 0 as ``info["success"]`` or ``info["is_success"]`` says; -1 where it has neither."""
+    """1 or 0 from ``info["success"]`` or ``info["is_success"]``; -1 if it has neither."""
     success = info.get("success")
     if success is None:
         success = info.get("is_success")
@@ -90,7 +90,7 @@ def is_plain(space: spaces.Space) -> bool:
 
 
 def flat_space(space: spaces.Space, key: str) -> spaces.Box | spaces.Discrete:
-    """The space of the observations that agents see: dictionaries, tuples and several choices side by side as numbers.
+    """Space of the observations that agents see: dictionaries, tuples and several choices flattened into one vector.
 
     Raises:
         ValueError: observations of another kind.

@@ -38,7 +38,7 @@ MAX_SEED = 2**31
 class VectorizedGymEnv(MetaEnv, Renderable):
     """Lanes that are Gymnasium environments, in this process or shared out among workers.
 
-    A subclass opens them (``open``), and says what tasks they know (``to_native_tasks``).
+    A subclass opens them (``open``) and converts tasks to their own form (``to_native_tasks``).
 
     Args:
         lanes: see ``MetaEnv``.
@@ -126,7 +126,7 @@ class VectorizedGymEnv(MetaEnv, Renderable):
         return frame
 
     def _succeeded(self, success: np.ndarray) -> Tensor | None:
-        """None where no lane says anything of success."""
+        """Success of every lane; None if no lane reports it."""
         return None if (success < 0).all() else torch.from_numpy(success > 0).to(self.device)
 
     def _observed(self, values: np.ndarray) -> Tensor:
@@ -145,21 +145,21 @@ class VectorizedGymEnv(MetaEnv, Renderable):
 class GymnasiumEnv(VectorizedGymEnv):
     """Lanes of one environment class, in this process or shared out among workers.
 
-    The class has two methods beside Gymnasium's: ``sample_tasks(num_tasks)``, a list of tasks, and ``set_task(task)``,
-    which counts from the next reset on. A task is a number, an array, or a dictionary of them. One that has few tasks
-    may list them all, each as likely as any other, in a method ``all_tasks()``: evaluations then play every task
-    equally often. Every trial seeds all that it draws from anew: ``self.np_random``, its spaces, and the global
-    generators of Python, NumPy and PyTorch, of which each lane has its own. So a trial depends neither on those before
-    it nor on other lanes.
+    The class has two methods besides Gymnasium's: ``sample_tasks(num_tasks)``, a list of tasks, and ``set_task(task)``,
+    which takes effect at the next reset. A task is a number, an array, or a dictionary of them. A class with a finite
+    set of equally likely tasks may list them in a method ``all_tasks()``: evaluations then use every task equally
+    often. Every trial seeds all random generators anew: ``self.np_random``, those of its spaces, and the global ones of
+    Python, NumPy and PyTorch, separate for each lane. A trial therefore depends neither on earlier ones nor on other
+    lanes.
 
     Args:
         make: a Gymnasium id, or ``package.module:Class``.
         options: arguments of either.
-        horizon: most steps of an episode.
-        num_episodes: of a trial.
+        horizon: maximum number of steps of an episode.
+        num_episodes: episodes of a trial.
         ends_early: an episode can end before the horizon.
-        num_workers: processes; 0 steps all lanes in this one.
-        scale_actions: agents know finite bounds of actions as -1 and 1; else they act in the environment's own units.
+        num_workers: worker processes; 0 steps all lanes in this process.
+        scale_actions: rescale finite bounds of actions to -1 and 1; otherwise agents act in the environment's units.
         lanes: see ``MetaEnv``.
 
     Raises:

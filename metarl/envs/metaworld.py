@@ -23,7 +23,7 @@ class MetaWorld(VectorizedGymEnv):
     """A benchmark of Meta-World: classes of tasks, 50 goals each, to train on and held out.
 
     ML1 has one class with other goals held out; ML10, ML25 and ML45 hold out whole classes. Lanes take turns with the
-    classes, so a meta-batch that is a multiple of their number meets each equally often. Task parameters: the class,
+    classes, so a meta-batch that is a multiple of their number samples each equally often. Task parameters: the class,
     one-hot where there are several, and the vector that places objects and goal, padded to six numbers.
 
     Args:
@@ -63,16 +63,16 @@ class MetaWorld(VectorizedGymEnv):
         goals = self.goals[task_set]
         if num_tasks > NUM_GOALS * len(goals):
             raise ValueError(
-                f"{num_tasks} tasks side by side, and {NUM_GOALS} goals of {len(goals)} classes; lower meta_batch_size "
+                f"{num_tasks} parallel tasks: only {NUM_GOALS} goals of {len(goals)} classes; lower meta_batch_size "
                 "or eval.batch_size"
             )
         chosen = self._classes(num_tasks, len(goals))
         order = {name: self._permutation(NUM_GOALS) for name in goals}
-        names, met = list(goals), dict.fromkeys(goals, 0)
+        names, count = list(goals), dict.fromkeys(goals, 0)
         rows = []
         for name in (names[choice] for choice in chosen):
-            rows.append((name, goals[name][order[name][met[name]]]))
-            met[name] += 1
+            rows.append((name, goals[name][order[name][count[name]]]))
+            count[name] += 1
         return self._tasks(rows)
 
     def max_num_tasks(self, task_set):
@@ -95,7 +95,7 @@ class MetaWorld(VectorizedGymEnv):
         goals = tasks.parameters["goal"].cpu().numpy()
         kinds = tasks.parameters.get("class", torch.ones(len(tasks), 1)).argmax(1).tolist()
         names = [self.classes[kind] for kind in kinds]
-        sizes = {name: known.shape[1] for goals_of in self.goals.values() for name, known in goals_of.items()}
+        sizes = {name: vectors.shape[1] for goals_of in self.goals.values() for name, vectors in goals_of.items()}
         return [(name, goal[: sizes[name]]) for name, goal in zip(names, goals, strict=True)]
 
     def _classes(self, num_tasks: int, count: int) -> list[int]:

@@ -31,7 +31,7 @@ class MetaWorldLane(gymnasium.Env):
     """One lane of Meta-World: the environment class of its task.
 
     Observation: the library's 39 numbers, the last three, the goal, zero. Reward: the library's. An episode never ends
-    at a success; ``info["success"]`` tells of one.
+    at a success; ``info["success"]`` reports it.
     """
 
     observation_space, action_space = OBSERVATION, ACTION
@@ -50,7 +50,7 @@ class MetaWorldLane(gymnasium.Env):
         self._present.set_task(Task(env_name=name, data=pickle.dumps(data)))
 
     def reset(self, *, seed=None, options=None):
-        """The task alone says where an episode starts."""
+        """Reset to the start state of the task, which is deterministic."""
         return self._present.reset()
 
     def step(self, action):
@@ -84,7 +84,7 @@ class _Quick:
         return model, mujoco.MjData(model)
 
     def touching_object(self, object_geom_id: int) -> bool:
-        """Whether both fingers press on it; the library asks each contact for itself, which takes a third of a step."""
+        """Whether both fingers touch the object, in one query; many, as in the library, take a third of a step."""
         pairs, force = self.data.contact.geom, self.data.efc_force
         touched = (pairs == object_geom_id).any(axis=1)
         for pad in ("leftpad_geom", "rightpad_geom"):

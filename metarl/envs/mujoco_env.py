@@ -36,7 +36,7 @@ def load_model(file: str) -> mujoco.MjModel:
 
 
 class MujocoEnv(MetaEnv, Renderable):
-    """Lanes of one MuJoCo body. Physics is float64 on the CPU, whatever the device; what leaves is float32.
+    """Lanes of one MuJoCo body. Physics is float64 on the CPU for any device; observations and rewards are float32.
 
     A subclass says what ``observe`` and ``reward`` are, where an episode starts (``rest``) and, where it can end before
     its horizon, when (``ended``). They see the state in ``self.physics``, and what it was before the control step in
@@ -55,7 +55,7 @@ class MujocoEnv(MetaEnv, Renderable):
     file: str  # of the body
     frame_skip: int  # simulation steps per control step
     timestep: float | None = None  # seconds of a simulation step; None: as the file has it
-    observed: tuple[str, ...] = ()  # fields of mujoco.MjData that observation or reward need beside the state
+    observed: tuple[str, ...] = ()  # further fields of mujoco.MjData that observation or reward need
     models_per_lane = False  # lanes differ in their bodies
     view, goal_height = 4.0, 0.1  # metres, of the camera from the body and of a goal's mark above the ground
     normal_velocities = True  # at the start of an episode; else uniform, as positions are
@@ -92,7 +92,7 @@ class MujocoEnv(MetaEnv, Renderable):
         """As many unbounded numbers as ``observe`` gives."""
         return spaces.Box(-np.inf, np.inf, self.observe().shape[1:])
 
-    # ---------------------------------------------------------------- what a subclass says
+    # ---------------------------------------------------------------- hooks of subclasses
 
     @abstractmethod
     def observe(self) -> Array:
@@ -107,7 +107,7 @@ class MujocoEnv(MetaEnv, Renderable):
         return ~self._all
 
     def succeeded(self) -> Flags | None:
-        """Who reached what the task asks for, ``[B]``."""
+        """Whether a lane reached the goal of its task, ``[B]``."""
         return None
 
     def executed_space(self) -> spaces.Box:

@@ -29,8 +29,8 @@ class Physics(ABC):
     """States of B lanes, one row each: time, positions, velocities, and what the kind of stepping adds.
 
     Args:
-        models: one for all lanes, or one per lane with equal sizes. A diverging simulation is not reset in secret: its
-            state is left as it is, for ``unstable`` to find.
+        models: one for all lanes, or one per lane with equal sizes. A diverging simulation is not reset silently: its
+            state is kept, for ``unstable`` to detect.
         num_lanes: B.
         frame_skip: simulation steps per control step.
         num_threads: that share the lanes; None takes all cores. Results do not depend on it.
@@ -46,7 +46,7 @@ class Physics(ABC):
         model = models[0]
         self.models = list(models) * (num_lanes if len(models) == 1 else 1)
         self.num_lanes, self.frame_skip = num_lanes, frame_skip
-        self.observed: dict[str, Array] = {}  # what is known of each lane beside its state, [B, ...]
+        self.observed: dict[str, Array] = {}  # further quantities of each lane, [B, ...]
         self.num_threads = min(num_threads or available_cores(), max(1, num_lanes // 2))
         self.control_interval = frame_skip * model.opt.timestep  # seconds
         self.state = np.zeros((num_lanes, mujoco.mj_stateSize(model, self.state_parts)))
@@ -101,7 +101,7 @@ class BatchedPhysics(Physics):
 
 
 class ObservedPhysics(Physics):
-    """Stepped one lane after the other in each thread, so that quantities beside the state can be read.
+    """Stepped one lane after the other in each thread, so that quantities other than the state can be read.
 
     MuJoCo derives contact forces and positions of bodies at the last stage of its integrator. They are no function of
     the state that is left behind, and the batch interface does not return them.

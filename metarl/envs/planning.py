@@ -15,7 +15,7 @@ from metarl.types import Step, Tasks
 class PlanningGame(MetaEnv, Planar):
     """Collect goals on a torus of cells; each that is collected earns 1, and another cell becomes the goal.
 
-    Observation: one-hot labels of the agent's cell and of the goal's, side by side. A task is which label belongs to
+    Observation: one-hot labels of the agent's cell and of the goal's, concatenated. A task is which label belongs to
     which cell. Actions: up, down, left, right, collect.
 
     Hyper's code shuffles labels at every reset, which is the same in its trials of one episode, and describes a task by

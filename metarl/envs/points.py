@@ -121,7 +121,7 @@ class PointNavigation(PlanarEnv):
 
 
 class SparsePoint(PlanarEnv):
-    """Move to a goal on the upper half of the unit circle; near it, ``1 - distance``, elsewhere nothing.
+    """Move to a goal on the upper half of the unit circle; the reward is ``1 - distance`` near it, and 0 elsewhere.
 
     The sparse point robot of Rakelly et al. 2019 (section 6.3), as VariBAD's code has it, which plays episodes of 100
     steps where PEARL's has 20. Observation: x and y.

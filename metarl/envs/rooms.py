@@ -98,8 +98,8 @@ class Rooms(MetaEnv, Renderable):
         return self._observe()
 
     def _draw(self) -> None:
-        """Once a step, for every lane, needed or not: no lane's luck may depend on who is done."""
-        # Of the next episode: 0 left or 1 right, for every room.
+        """Draw for every lane at every step, so that random streams do not depend on which lanes are done."""
+        # For the next episode: 0 left or 1 right, in every room.
         doors = (self.num_lanes, self.num_rooms)
         self._next_doors = torch.randint(2, doors, generator=self.generator, device=self.device)
         if self.noise:

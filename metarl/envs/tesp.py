@@ -88,7 +88,7 @@ class GoalReaching(GoalTasks, PlanarMujocoEnv):
         return super().reset()
 
     def _draw_noise(self) -> None:
-        """Once a step for every lane, whoever's episode ends there."""
+        """Draw for every lane at every step, so that random streams do not depend on which episodes end."""
         if self.observation_noise:
             self._noise = self.observation_noise * self.normal(*self.sees().shape)
 

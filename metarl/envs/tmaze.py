@@ -34,7 +34,7 @@ class TMaze(MetaEnv):
         lanes: see ``MetaEnv``.
 
     Raises:
-        ValueError: positions that do not exist, or nothing that tells the turn.
+        ValueError: a position does not exist, or no observation determines the turn.
     """
 
     action_space = spaces.Discrete(4)

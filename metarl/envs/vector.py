@@ -1,4 +1,4 @@
-"""Gymnasium environments side by side, stepped one after the other in this process or in a few worker processes.
+"""Several Gymnasium environments, stepped one after the other in this process or in a few worker processes.
 
 Imports no torch: a worker starts in the time its environments take.
 """
@@ -26,7 +26,7 @@ from metarl.errors import MetarlError
 Make = Callable[[], gymnasium.Env]
 Shapes = Sequence[tuple[tuple[int, ...], str]]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-WORKER_DIED = "a worker process of the environments is gone; was it killed, for its memory?"
+WORKER_DIED = "a worker process of the environments died (out of memory?); lower meta_batch_size or env.num_workers"
 
 
 class SharedBuffers(NamedTuple):
@@ -42,7 +42,7 @@ class SharedBuffers(NamedTuple):
 
     def rows(self, start: int, end: int) -> "SharedBuffers":
         """Buffers of a range of lanes."""
-        return SharedBuffers(*(array[start:end] for array in self))
+        return SharedBuffers._make(array[start:end] for array in self)
 
 
 class SyncVector:
@@ -51,9 +51,9 @@ class SyncVector:
     Each has global random generators of its own, and draws from its own spaces.
 
     Args:
-        makes: one per lane.
-        buffers: theirs.
-        seeds: of what their constructors draw, one per lane.
+        makes: constructors of the environments, one per lane.
+        buffers: buffers of these lanes.
+        seeds: seeds of the random numbers that constructors draw, one per lane.
 
     Raises:
         ContractError: an environment breaks the contract of Gymnasium.
@@ -224,15 +224,15 @@ def limited(make: Make, horizon: int) -> gymnasium.Env:
 
 
 def local_buffers(shapes: Shapes) -> SharedBuffers:
-    """Buffers of this process alone."""
-    return SharedBuffers(*(np.zeros(shape, kind) for shape, kind in shapes))
+    """Buffers of a single process."""
+    return SharedBuffers._make(np.zeros(shape, kind) for shape, kind in shapes)
 
 
 def _shared_buffers(memory: Sequence[Any], shapes: Shapes) -> SharedBuffers:
     arrays = (
         np.frombuffer(part, kind)[: int(np.prod(shape))] for part, (shape, kind) in zip(memory, shapes, strict=True)
     )
-    return SharedBuffers(*(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True)))
+    return SharedBuffers._make(array.reshape(shape) for array, (shape, _) in zip(arrays, shapes, strict=True))
 
 
 def _work(
