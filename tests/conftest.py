@@ -9,6 +9,7 @@ from helpers import combinations, few_combinations, usual_combinations
 from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
 
 from metarl.configuration.compose import options
+from metarl.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -53,6 +54,30 @@ def _starts_programs(item: pytest.Item) -> bool:
     """Whether the file of a test starts programs."""
     names = vars(item.module)  # type: ignore[attr-defined]
     return any(getattr(value, "__module__", None) == "processes" for value in names.values())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stops_are_seen():
+    """A training that goes on after it was asked to stop fails at once, not after all of its steps."""
+    train, iterate = Trainer.train, Trainer._iterate
+    last: dict[int, int | None] = {}
+
+    def bounded_train(self, stop):
+        last[id(self)] = getattr(stop, "iteration", None)  # of StopAt
+        try:
+            return train(self, stop)
+        finally:
+            del last[id(self)]
+
+    def bounded_iterate(self):
+        end = last.get(id(self))
+        assert end is None or self.progress.iteration < end, f"training goes on after the stop at iteration {end}"
+        return iterate(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", bounded_train)
+        patch.setattr(Trainer, "_iterate", bounded_iterate)
+        yield
 
 
 MDP_BASELINES = {"Random": 100.0, "PSRL": 140.0}

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -35,7 +36,8 @@ def serve(asked: socket.socket) -> dict | None:
 
 
 def become(order: dict) -> None:
-    """Run what was ordered as ``python`` would."""
+    """Run what was ordered as ``python`` would, for a limited time: nothing outlives a test that has failed."""
+    signal.alarm(order["limit"])
     for number, descriptor in enumerate(order["descriptors"], 1):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -69,6 +69,11 @@ def env_class(env_option: str) -> type:
     return locate(config_of(f"env={env_option}")["env"]["_target_"], "env._target_", TYPED)
 
 
+def own_options(config: dict) -> set[str]:
+    """Names of the options of a node, without Hydra's own."""
+    return {name for name in config if not name.startswith("_")}
+
+
 def make_env(*overrides: str, num_tasks: int = 4, lanes_per_task: int = 1, seed: int = 0) -> MetaEnv:
     """An environment as its YAML describes it; add overrides to change it."""
     config = config_of(*overrides) | {"lanes_per_task": lanes_per_task}

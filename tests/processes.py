@@ -15,6 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds a program may take on a busy machine
+LIMIT = 2 * PATIENCE  # seconds after which a forked process ends, whatever has become of its test
 
 
 class Forked:
@@ -23,13 +24,14 @@ class Forked:
     def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], report: bool):
         self.args, self.returncode = arguments, None
         order = {"arguments": arguments, "directory": str(cwd), "environment": dict(env), "report": report}
+        order["limit"] = LIMIT
         self.streams = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 -- as long as this
-        self.pid = _ask(order, [stream.fileno() for stream in self.streams])
+        self.server, self.pid = _start(order, [stream.fileno() for stream in self.streams])
 
     def poll(self) -> int | None:
         """The exit code, once it has ended."""
         if self.returncode is None:
-            self.returncode = _ask({"status": self.pid})
+            self.returncode = _ask(self.server, {"status": self.pid})
         return self.returncode
 
     def wait(self, timeout: float = PATIENCE) -> int:
@@ -92,6 +94,11 @@ class Together:
         for process in self.processes:
             process.terminate()
 
+    def kill(self) -> None:
+        """End all."""
+        for process in self.processes:
+            process.kill()
+
     def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         """Everything they write until they end."""
         wait_until(lambda: self.poll() is not None, timeout=timeout)
@@ -105,18 +112,44 @@ def _server() -> socket.socket:
     line = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(its.fileno())]
     process = subprocess.Popen(line, pass_fds=[its.fileno()], env=os.environ | {"OMP_NUM_THREADS": "1"})
     its.close()
+    mine.settimeout(PATIENCE)
 
     def end() -> None:
         mine.close()
-        process.wait(PATIENCE)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
     atexit.register(end)
     return mine
 
 
-def _ask(order: dict, descriptors: list[int] | None = None):
-    socket.send_fds(_server(), [json.dumps(order).encode()], descriptors or [])
-    return json.loads(_server().recv(2**16))
+def _start(order: dict, descriptors: list[int]) -> tuple[socket.socket, int]:
+    """The server that started a process, and its identifier; a server that has died is replaced once."""
+    server = _server()
+    try:
+        return server, _ask(server, order, descriptors)
+    except ServerDied:
+        _server.cache_clear()
+        return _server(), _ask(_server(), order, descriptors)
+
+
+class ServerDied(AssertionError):
+    """The program that forks processes has ended, and with it the exit codes of its processes."""
+
+
+def _ask(server: socket.socket, order: dict, descriptors: list[int] | None = None):
+    try:
+        socket.send_fds(server, [json.dumps(order).encode()], descriptors or [])
+        answer = server.recv(2**16)
+    except TimeoutError:
+        raise AssertionError(f"fork_server.py gave no answer in {PATIENCE} seconds to {order}") from None
+    except ConnectionError:
+        answer = b""
+    if not answer:
+        raise ServerDied(f"fork_server.py has ended before it answered {order}")
+    return json.loads(answer)
 
 
 def wait_until(condition: Callable[[], object], process=None, timeout: float = PATIENCE) -> None:
@@ -175,6 +208,10 @@ def fresh_run_py(*overrides: str, directory: Path, processes: int = 1, env: dict
 
 
 def outcome(process: Forked | Together | subprocess.Popen) -> tuple[int, str, str]:
-    """Exit code, output and errors, once it has ended."""
-    out, err = process.communicate(timeout=PATIENCE)
+    """Exit code, output and errors, once it has ended; one that does not end in time is killed."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except (AssertionError, subprocess.TimeoutExpired) as late:
+        process.kill()
+        raise AssertionError(f"{late}; it had written {process.communicate(timeout=60)}") from None
     return process.returncode, out, err

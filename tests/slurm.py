@@ -81,12 +81,12 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
 
 def told(environment: dict[str, str], *command: str) -> str:
     """What a command says, with the cluster's environment."""
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout
 
 
 def _prepared(home: Path) -> dict[str, str]:
@@ -119,7 +119,7 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _until(condition, seconds: float = 30) -> None:
+def _until(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -14,7 +14,7 @@ from metarl.runs.checkpoint import Checkpoints, save
 from metarl.runs.files import remove_partial_files, replacing
 from metarl.runs.sweep import Sweep, launching
 
-CONFIG = small_config("training.total_steps=100_000", "training.eval_every=0")
+CONFIG = small_config("training.total_steps=2_000", "training.eval_every=0")
 LEFT = (
     *(".config.yaml.3666fb15d4fef30a.partial", ".report.html.0000000000000000.partial"),
     *("checkpoints/.00000002.pt.2d447033616ca8fe.partial", "checkpoints/.best.pt.7154a41a2112876f.partial"),

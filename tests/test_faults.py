@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from processes import REPOSITORY
 
 
+@pytest.mark.timeout(1800)
 def test_a_few_faults_of_every_kind_are_survived(tmp_path):
     script = REPOSITORY / "benchmarks" / "faults.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -73,7 +73,7 @@ def test_runs_of_an_earlier_launcher_keep_their_slots_and_are_not_started_again(
 
 
 def test_a_pool_that_is_asked_to_stop_asks_its_runs_and_starts_no_more(tmp_path):
-    sweep = fake_sweep(tmp_path, *[f"seconds=30 number={i}" for i in range(3)])
+    sweep = fake_sweep(tmp_path, *[f"seconds=300 number={i}" for i in range(3)])
     held = pool_of(sweep, cpu_slots(1))
 
     def tell(line: str) -> None:
@@ -82,7 +82,7 @@ def test_a_pool_that_is_asked_to_stop_asks_its_runs_and_starts_no_more(tmp_path)
 
     began = time.monotonic()
     held.run(sweep.jobs, tell)
-    assert time.monotonic() - began < 20 and held.stopping and not held.running
+    assert time.monotonic() - began < 200 and held.stopping and not held.running
     assert [status.state for status in sweep.statuses()][1:] == ["pending", "pending"]
 
 
@@ -94,6 +94,7 @@ def sweep_line(directory: str) -> tuple[str, ...]:
     return ("-m", "seed=0,1,2", *TINY, "training.total_steps=60_000", *where)
 
 
+@pytest.mark.timeout(1800)
 def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path):
     code, _, said = outcome(run_py(*sweep_line("whole"), directory=tmp_path))
     assert code == 0, said
@@ -119,7 +120,7 @@ def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path)
         assert [timeless(row) for row in killed] == [timeless(row) for row in whole]
 
 
-def wait_until(condition, launcher: subprocess.Popen, seconds: float = 120) -> None:
+def wait_until(condition, launcher: subprocess.Popen, seconds: float = 300) -> None:
     """Until the launcher has come so far."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -138,6 +138,7 @@ def summary(directory: Path) -> dict:
     return json.loads((directory / "summary.json").read_text())
 
 
+@pytest.mark.timeout(1200)
 def test_processes_that_are_stopped_go_on_where_they_were_and_write_one_run(tmp_path):
     code, out, err = outcome(run_together(*SMALL, "hydra.run.dir=whole", directory=tmp_path))
     assert code == 0 and out.count("20 held-out tasks, drawn afresh") == 1, err

@@ -189,7 +189,7 @@ def test_values_are_written_as_overrides_say_them():
     assert config_of(f"model.hidden_size={space['b'].low}")["model"]["hidden_size"] == 1
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_search_whose_launcher_is_killed_ends_with_every_run_done_once(tmp_path):
     line = ("-m", *TINY, "model.layer_norm=true,false", "algorithm.clip=interval(0.1,0.3)", "algorithm.discount=0.7")
     process = run_py(*line, directory=tmp_path)

@@ -14,7 +14,7 @@ from metarl.runs.sweep import Sweep, finished_summary
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not slurm.installed(), reason="SLURM is not installed"),
 ]
 
