@@ -14,7 +14,7 @@ import matplotlib.pyplot  # noqa: F401 -- until the gap marked below is closed
 import pytest
 from helpers import read_rows, small_config, tree
 from live_runs import assert_history_is, history, live, of_kind
-from processes import outcome, run_py
+from processes import outcome, run_py, wait_until
 from tensorboard_events import assert_events_are
 from wandb_records import by_key, is_closed, wandb_files
 
@@ -147,9 +147,7 @@ def test_a_sweep_that_was_stopped_is_one_wandb_run_per_job_with_one_curve_each(t
     line += ("cluster=local_pool", "hydra.launcher.slots=2", "hydra.sweep.dir=seeds")
     runs = [tmp_path / "seeds" / str(number) for number in range(2)]
     process = run_py(*line, directory=tmp_path)
-    while not all(len(read_rows(directory / "metrics.jsonl")) > 3 for directory in runs):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: all(len(read_rows(directory / "metrics.jsonl")) > 3 for directory in runs), process)
     process.terminate()
     outcome(process)
     time.sleep(1.1)  # W&B names files by the second
