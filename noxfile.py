@@ -36,6 +36,6 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """The first case of each test, and no test of whole programs: for daily work."""
+    """The first case of each test that is not slow, for daily work."""
     install(session, "-e", ".[dev]")
     session.run("pytest", "-n", "2", "--fast", *session.posargs, env={"OMP_NUM_THREADS": "1"})

@@ -1,6 +1,7 @@
 """Options of ``conf/`` as fixtures: a new YAML meets every law without a change here."""
 
 import os
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ COMBINATIONS_OF_FIXTURE = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--fast``, for daily work."""
-    parser.addoption("--fast", action="store_true", help="the first case of each test, and no test of whole programs")
+    parser.addoption("--fast", action="store_true", help="the first case of each test, and no slow test")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Select for ``--fast``; the cluster first: its tests wait for it, while other processes have theirs to do."""
     if config.getoption("fast"):
         firsts = {_test(item): item for item in reversed(items)}
-        items[:] = [item for item in items if item is firsts[_test(item)] and not _starts_programs(item)]
+        items[:] = [item for item in items if item is firsts[_test(item)] and not _is_slow(item)]
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
 
 
@@ -50,10 +51,20 @@ def _test(item: pytest.Item) -> tuple[object, str]:
     return item.parent, getattr(item, "originalname", item.name)
 
 
-def _starts_programs(item: pytest.Item) -> bool:
-    """Whether the file of a test starts programs."""
-    names = vars(item.module)  # type: ignore[attr-defined]
-    return any(getattr(value, "__module__", None) == "processes" for value in names.values())
+# Files that ``--fast`` leaves out: simulators in processes of their own, pictures, pages, services, long solutions.
+SLOW = {"attention_analysis", "cells", "dashboard", "foreign_files", "frozen", "gymnasium", "lane_randomness"}
+SLOW |= {"metaworld", "report", "tables", "video", "wandb", "wandb_service"}
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    """Whether a test starts programs (it, or a function of its file), trains until it learns, or is in a slow file."""
+    names, test = vars(item.module), item.function  # type: ignore[attr-defined]
+    if item.path.stem.removeprefix("test_") in SLOW or "learns" in item.name:
+        return True
+    if any(getattr(value, "__module__", None) == "processes" for value in names.values()):
+        return True
+    called = [names[name] for name in test.__code__.co_names if isfunction(names.get(name))]
+    return any("subprocess" in function.__code__.co_names for function in (test, *called))
 
 
 @pytest.fixture(autouse=True, scope="session")
