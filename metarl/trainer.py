@@ -106,6 +106,7 @@ class Trainer:
         generators: random streams by name: ``acting`` on the environment's device, ``update`` on the CPU.
         evaluation_seed: seed of the held-out tasks of evaluations during training.
         final_seed: seed of the held-out tasks of the final evaluation.
+        large_settings: end of messages about numbers that are not finite.
     """
 
     algorithm: Algorithm
@@ -118,6 +119,7 @@ class Trainer:
     generators: dict[str, Generator]
     evaluation_seed: int
     final_seed: int
+    large_settings: str = ""
     progress: Progress = field(default_factory=Progress)
 
     def train(self, stop: StopRequest) -> bool:
@@ -251,10 +253,9 @@ class Trainer:
         Raises:
             NonFiniteError: the run ends: ``on_nonfinite`` is ``stop``, or too many updates were dropped.
         """
-        where = f"iteration {self.progress.iteration + 1}: {error}"
+        progress, where = self.progress, f"iteration {self.progress.iteration + 1}: {error}{self.large_settings}"
         if before is None:
             raise NonFiniteError(f"{where}, or set training.on_nonfinite=skip. {self._kept()}") from None
-        progress = self.progress
         if progress.skipped_in_a_row >= self.plan.max_skipped:
             dropped = f"training.max_skipped={self.plan.max_skipped} updates in a row were dropped"
             raise NonFiniteError(f"{where}. {dropped}. {self._kept()}") from None
@@ -273,8 +274,7 @@ class Trainer:
     def _counters(self) -> dict:
         progress = self.progress
         row = {"iteration": progress.iteration, "env_steps": progress.env_steps, "wall_time": progress.wall_time}
-        skips = self.plan.on_nonfinite == "skip"
-        return row | ({"train/skipped_updates": progress.skipped_updates} if skips else {})
+        return row | ({"train/skipped_updates": progress.skipped_updates} if self.plan.on_nonfinite == "skip" else {})
 
     def _evaluate(self) -> dict:
         """Metrics on held-out tasks; saves the weights as ``best`` if they are the best so far."""

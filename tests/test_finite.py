@@ -106,6 +106,27 @@ def model_of(algorithm_option: str) -> str:
     return "mlp" if algorithm_option in methods else "gru"
 
 
+@pytest.mark.parametrize(
+    "env, key",
+    [
+        ("gaussian_bandit", "reward_std"),
+        ("point_navigation", "half_width"),
+        ("point_navigation", "max_step"),
+        ("cheetah_vel", "control_cost"),
+        ("cheetah_vel", "max_velocity"),
+    ],
+)
+@pytest.mark.parametrize("value", [1e30, 1e9])
+def test_a_message_names_the_setting_that_is_very_large(env, key, value, tmp_path):
+    trainer = trainer_of(training(f"env={env}", f"env.{key}={value}"), tmp_path)
+    try:
+        trainer.train(StopAt(trainer, 2))
+    except NonFiniteError as error:
+        assert f"(very large: env.{key}={value:g})" in str(error)
+    else:
+        assert value == 1e9
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_a_broken_reward_ends_the_run_and_keeps_the_last_good_checkpoint(algorithm_option, value, tmp_path):
     config = training(f"algorithm={algorithm_option}", f"model={model_of(algorithm_option)}", "env=point_goal")

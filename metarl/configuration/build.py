@@ -22,6 +22,7 @@ from metarl.configuration.capacity import (
     check_trial,
     fitting,
     free_memory,
+    large_settings,
     rehearse,
     sizes,
 )
@@ -178,6 +179,7 @@ def build(config: dict, run_dir: Path, trust: Trust | None = None) -> Trainer:
         },
         stream_seed(seed, "evaluation"),
         stream_seed(seed, "final_evaluation"),
+        large_settings(built.sizes),
     )
 
 

@@ -26,6 +26,7 @@ WORKER = 30 * 2**20  # bytes of a worker process that has done no more than to i
 COUNTS = ("size", "end", "n", "steps")  # arguments of torch's functions that say how much they allocate
 KEY = re.compile(r"[a-z]\w*=\S")  # of a message that names the key that is wrong
 LARGE = 10**8  # as a size
+VERY_LARGE = 10**6  # as a factor
 UNWRITTEN = 2**20  # numbers of a tensor that a rehearsal does not fill
 WORTH_IT = 2**18  # product of two sizes from which there are layers that take long to fill
 # Functions that change a tensor in place without writing its numbers.
@@ -157,6 +158,12 @@ def sizes(config: Mapping) -> dict[str, int]:
     for name in ("meta_batch_size", "lanes_per_task", "env", "model", "algorithm"):
         add(config.get(name), name)
     return {key: value for key, value in found.items() if not key.endswith("seed")}
+
+
+def large_settings(known: Mapping[str, int]) -> str:
+    """Remark on settings that numbers which are not finite may come from; empty where none is large."""
+    found = [f"{key}={value:g}" for key, value in known.items() if abs(value) >= VERY_LARGE]
+    return f" (very large: {', '.join(found)})" if found else ""
 
 
 @contextmanager
