@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from helpers import read_rows, same, small_config, timeless, trainer_of, tree
+from helpers import StopAt, read_rows, same, small_config, timeless, trainer_of, tree
 
 from metarl.checking.algorithms import interrupted_equals_uninterrupted
 from metarl.checking.runs import run_until
@@ -193,6 +193,21 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(few_combination, tmp_pat
     for which in ("latest", "best"):
         states = [load(Checkpoints(tmp_path / name / "checkpoints").path(which)) for name in ("whole", "pieces")]
         assert same(*map(without_clock, states))
+
+
+def test_the_best_weights_are_those_of_the_highest_return_of_sampled_actions(tmp_path, monkeypatch):
+    config = small_config("training.total_steps=100_000", "training.eval_every=1")
+    trainer = trainer_of(config, tmp_path)
+    sampled, greedy = iter([-2.0, 1.0, -3.0, 0.5]), iter([0.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(
+        trainer,
+        "_evaluate_held_out",
+        lambda: {"eval/sampled/return_mean": next(sampled), "eval/greedy/return_mean": next(greedy)},
+    )
+    trainer.train(StopAt(trainer, 4))
+    trainer.run_dir.close()
+    progress = load(Checkpoints(tmp_path / "checkpoints").path("best"))["progress"]
+    assert progress["best_return"] == 1 and progress["iteration"] == 2
 
 
 def test_rows_after_the_last_checkpoint_are_written_again_the_same(tmp_path):
