@@ -19,7 +19,7 @@ from metarl.seeding import make_generator
 
 INPUT = 28
 LATE, EARLY = 1000, 100
-FULL_ATTENTION = ("transformer",)  # attends to the whole trial at every step by design
+FULL_ATTENTION = ("transformer", "sparse_transformer", "dense_transformer")  # attend to all of the trial by design
 Works = dict[str, Callable]
 # Cells that loop over time by design, or no memory at all.
 LOOPS = ("amrl", "gru", "lstm", "mlp", "reinstatement", "splagger")
@@ -86,12 +86,12 @@ def caches() -> Iterator[Row]:
 
 
 def ways_to_see_windows(title: str, do: Callable, x: Tensor, repeats: int) -> Iterator[Row]:
-    """Windows as published, windows without unused rows of the last layer, and banded attention."""
-    ways = {"rows": "model.head_input=full", "windows": "model.past=windows", "banded": "model.past=banded"}
+    """Windows as published, windows without unused rows of the last layer, and sliding-window attention."""
+    ways = {name: f"model.attention={name}" for name in ("windowed", "sliding")} | {"rows": "model.head_input=full"}
     work = {name: partial(do, memory_of("trmrl", change), x) for name, change in ways.items()}
     seconds = cpu_seconds(work, repeats)
-    yield Row(f"{title}: windows, all rows of all layers / banded", seconds["rows"] / seconds["banded"], 4)
-    yield Row(f"{title}: windows, rows that are needed / banded", seconds["windows"] / seconds["banded"])
+    yield Row(f"{title}: windows, all rows of all layers / sliding", seconds["rows"] / seconds["sliding"], 4)
+    yield Row(f"{title}: windows, rows that are needed / sliding", seconds["windowed"] / seconds["sliding"])
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def learned_by_steps(memory: SequenceModel, x: Tensor) -> None:
 def long_trials() -> Iterator[Row]:
     """Learning from whole trials of 1,000 steps against step by step: one trial, and a batch of eight."""
     for model in (name for name in options("model") if name not in LOOPS):
-        memory = memory_of(model, *(["model.past=banded"] if model == "trmrl" else []))
+        memory = memory_of(model, *(["model.attention=sliding"] if model == "trmrl" else []))
         for lanes, target in ((1, 10), (8, None)):
             x = inputs(LATE, lanes)
             work: dict[str, Callable] = {

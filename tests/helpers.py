@@ -53,6 +53,8 @@ def small_config(*overrides: str, lanes: int = 6) -> dict:
     nodes = {"conditioning": config["model"].get("conditioning", {})} | config
     for group, sizes in SMALL.items():
         sizes = sizes | (SMALL_ENVS.get(config["choices"]["env"], {}) if group == "env" else {})
+        if group == "model":
+            sizes = sizes | {"num_layers": min(4, config["model"].get("num_layers", 0))}
         path = "model.conditioning" if group == "conditioning" else group
         for name, size in sizes.items():
             if name in nodes[group] and f"{path}.{name}" not in given:

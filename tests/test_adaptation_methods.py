@@ -8,7 +8,7 @@ from helpers import collected, config_of, make_algorithm, perturb, same
 
 from metarl.algorithms.samples import AdvantageConfig, make_samples, ridge_regression
 from metarl.errors import ConfigError
-from metarl.models.episode_encoder import Episodes, best_episodes, no_episodes
+from metarl.models.episode_encoder import Episodes, best_episodes, empty_episodes
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 
@@ -148,7 +148,7 @@ def test_a_task_without_numbers_leaves_the_advantages_of_others_alone():
 
 def test_episodes_without_a_return_are_the_worst():
     new = Episodes(torch.arange(3.0).view(1, 3, 1, 1), torch.ones(1, 3).long(), torch.tensor([[torch.nan, -1.0, -2.0]]))
-    assert best_episodes(no_episodes(1, 1, 1, new.returns.device), new, 2).returns.tolist() == [[-1.0, -2.0]]
+    assert best_episodes(empty_episodes(1, 1, 1, new.returns.device), new, 2).returns.tolist() == [[-1.0, -2.0]]
 
 
 def test_equal_advantages_are_standardised_to_zero():

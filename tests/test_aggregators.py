@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from aggregator_inputs import LANES, STEPS, WIDTH, every_aggregator, inputs, whole
-from torch.utils._pytree import tree_leaves
 
 from metarl.models.aggregators import AGGREGATORS, AggregatorName
 from metarl.seeding import make_generator
+from metarl.tree import tree_leaves
 
 TEMPERATURE = 0.3
 either_gradient = pytest.mark.parametrize("straight_through", [False, True], ids=["exact", "straight-through"])

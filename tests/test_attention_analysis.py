@@ -12,16 +12,16 @@ from metarl.analysis.attention import attention_maps, head_table
 from metarl.analysis.embeddings import principal_components, project
 from metarl.cli import main
 from metarl.configuration.compose import options
-from metarl.models.watching import watched
+from metarl.models.attention_recorder import record_attention
 
 STEPS, LANES, STARTS = 12, 3, (0, 5, 6)
-WITH_MAPS = ("gtrxl", "reinstatement", "snail", "transformer", "trmrl")
+WITH_MAPS = ("dense_transformer", "gtrxl", "reinstatement", "snail", "sparse_transformer", "transformer", "trmrl")
 ONE_LAYER = (
     ("transformer", "model.num_layers=1"),
-    ("transformer", "model.num_layers=1", "model.attention=sparse", "model.positions=learned"),
+    ("sparse_transformer", "model.num_layers=1", "model.positions=learned"),
     ("gtrxl", "model.num_layers=1"),
     ("trmrl", "model.num_layers=1", "model.window=4"),
-    ("trmrl", "model.num_layers=1", "model.window=4", "model.past=banded"),
+    ("trmrl", "model.num_layers=1", "model.window=4", "model.attention=sliding"),
     ("trmrl", "model.num_layers=1", "model.window=4", "model.memory_scope=trial"),
 )
 
@@ -71,9 +71,9 @@ def test_a_step_depends_on_what_one_layer_saw_and_on_itself(case):
         assert torch.equal(depends, seen), (t, depends, seen)
 
 
-@pytest.mark.parametrize("past", ["windows", "banded"])
-def test_without_queries_all_that_is_seen_weighs_the_same(past):
-    memory, width = memory_of("trmrl", f"model.past={past}", "model.window=3", "model.num_layers=2")
+@pytest.mark.parametrize("attention", ["windowed", "sliding"])
+def test_without_queries_all_that_is_seen_weighs_the_same(attention):
+    memory, width = memory_of("trmrl", f"model.attention={attention}", "model.window=3", "model.num_layers=2")
     with torch.no_grad():
         for layer in memory.layers:
             size = layer.project.weight.shape[1]
@@ -91,9 +91,7 @@ def test_without_queries_all_that_is_seen_weighs_the_same(past):
 
 
 def test_a_head_that_sees_nothing_in_the_first_row_does_not_count_it():
-    memory, width = memory_of(
-        "transformer", "model.attention=sparse", "model.num_layers=3", "model.positions=learned", "model.context=12"
-    )
+    memory, width = memory_of("sparse_transformer", "model.num_layers=3", "model.positions=learned", "model.context=12")
     third = maps_of(memory, inputs(width))[2]  # the previous row, of three steps
     assert np.isnan(third.distance[:, :3]).all() and not np.isnan(third.distance[:, 3:]).any()
     assert third.weights[:, :3].sum() == 0 and not math.isnan(head_table({"": [third]})[0]["distance"])
@@ -113,15 +111,15 @@ def test_only_steps_that_count_are_in_the_maps(model):
 
 @pytest.mark.parametrize("model", WITH_MAPS)
 @torch.no_grad()
-def test_watching_changes_nothing(model):
+def test_recording_changes_nothing(model):
     memory, width = memory_of(model)
     row = inputs(width)[0]
     plain, _ = memory.step(row, memory.initial_carry(LANES))
-    with watched() as looks:
+    with record_attention() as records:
         seen, _ = memory.step(row, memory.initial_carry(LANES))
-    assert torch.equal(plain, seen) and looks
+    assert torch.equal(plain, seen) and records
     memory.step(row, memory.initial_carry(LANES))
-    assert len(looks) == len(set(map(id, looks)))
+    assert len(records) == len(set(map(id, records)))
 
 
 def test_principal_components_of_a_known_cloud():

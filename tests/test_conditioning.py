@@ -1,6 +1,7 @@
 """Layers and networks that a condition changes: exact, at first as published, and with values that can be rescaled."""
 
 import copy
+import shutil
 import typing
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from helpers import batch_of, collected, config_of, make_algorithm, make_policy, perturb, same
 from hydra.utils import instantiate
 
+from metarl.configuration import compose
 from metarl.configuration.compose import options
 from metarl.errors import ConfigError
 from metarl.models.conditional_layers import FilmLayer, HyperLinear, UnconditionedLinear, initializer
@@ -226,3 +228,14 @@ def test_values_of_generated_critics_stay_when_returns_are_normalised(critic):
 
 def test_every_conditioning_is_tried_here():
     assert {*NETWORKS, "per_task", "none"} == set(options("conditioning"))
+
+
+def test_values_that_a_model_file_states_hold(tmp_path, monkeypatch):
+    """Also those that conf/conditioning states a default for."""
+    shutil.copytree(compose.CONF, tmp_path / "conf")
+    text = (compose.CONF / "model" / "gru.yaml").read_text()
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(f"{text}head_size: 7\nstate_dependent_std: true\n")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    model = compose.compose(["model=mine"]).model
+    assert model.head_size == 7 and model.state_dependent_std and next(iter(model)) == "_target_"
+    assert compose.compose(["model=mine", "model.head_size=3"]).model.head_size == 3

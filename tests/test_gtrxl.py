@@ -11,7 +11,7 @@ from metarl.models.gtrxl import GRUGate, GTrXL
 from metarl.seeding import make_generator
 
 STEPS, LANES, INPUT = 23, 2, 5
-CHOICES = list(product(("residual", "residual_relu", "gru"), ("waves", "learned"), ("pre", "post")))
+CHOICES = list(product(("residual", "residual_relu", "gru"), ("sinusoidal", "learned"), ("pre", "post")))
 
 
 def made(seed: int = 0, **options) -> GTrXL:
@@ -77,7 +77,7 @@ def head_outputs(heads, hidden: list[torch.Tensor], window: int) -> torch.Tensor
 
 
 def distance_score(heads, head: int, query, distance: int):
-    if heads.relative == "learned":
+    if not heads.sinusoidal:
         return query @ heads.distance[head, :, distance] + heads.distance_bias[head, 0, distance]
     frequencies = [10000 ** (-2 * i / heads.head_dim) for i in range(heads.head_dim // 2)]
     wave = [math.sin(distance * f) for f in frequencies] + [math.cos(distance * f) for f in frequencies]
@@ -85,18 +85,18 @@ def distance_score(heads, head: int, query, distance: int):
     return (query + heads.position_bias[head, 0]) @ mapped
 
 
-@pytest.mark.parametrize(("gating", "relative", "norm"), CHOICES)
-def test_it_computes_its_formulas(gating, relative, norm):
-    model, x = made(gating=gating, relative=relative, norm=norm), sequence()
+@pytest.mark.parametrize(("gating", "position_encoding", "norm"), CHOICES)
+def test_it_computes_its_formulas(gating, position_encoding, norm):
+    model, x = made(gating=gating, position_encoding=position_encoding, norm=norm), sequence()
     expected = torch.stack([written_out(model, x[:, lane], gating, norm) for lane in range(LANES)], 1)
     torch.testing.assert_close(outputs(model, x), expected, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("relative", ["waves", "learned"])
+@pytest.mark.parametrize("position_encoding", ["sinusoidal", "learned"])
 @pytest.mark.parametrize("grad", [True, False], ids=["with gradients", "without"])
-def test_a_window_as_long_as_the_trial_or_longer_computes_its_formulas(relative, grad):
+def test_a_window_as_long_as_the_trial_or_longer_computes_its_formulas(position_encoding, grad):
     for memory_length in (STEPS - 1, STEPS + 40):
-        model, x = made(relative=relative, memory_length=memory_length), sequence()
+        model, x = made(position_encoding=position_encoding, memory_length=memory_length), sequence()
         with torch.set_grad_enabled(grad):
             carry, rows = model.initial_carry(LANES), []
             for row in x:
@@ -107,11 +107,11 @@ def test_a_window_as_long_as_the_trial_or_longer_computes_its_formulas(relative,
             torch.testing.assert_close(torch.stack(rows), expected, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("relative", ["waves", "learned"])
+@pytest.mark.parametrize("position_encoding", ["sinusoidal", "learned"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("memory_length", [1, 4])
-def test_layers_see_as_many_windows_back(layers, memory_length, relative):
-    model = made(num_layers=layers, memory_length=memory_length, relative=relative)
+def test_layers_see_as_many_windows_back(layers, memory_length, position_encoding):
+    model = made(num_layers=layers, memory_length=memory_length, position_encoding=position_encoding)
     x = sequence().requires_grad_()
     (slopes,) = torch.autograd.grad(outputs(model, x)[-1].sum(), x)
     seen = slopes.abs().amax((1, 2)) > 0
@@ -119,10 +119,10 @@ def test_layers_see_as_many_windows_back(layers, memory_length, relative):
     assert seen.tolist() == [t >= farthest for t in range(STEPS)]
 
 
-@pytest.mark.parametrize("relative", ["waves", "learned"])
-def test_only_distance_counts(relative):
+@pytest.mark.parametrize("position_encoding", ["sinusoidal", "learned"])
+def test_only_distance_counts(position_encoding):
     """What was seen in the window decides, wherever in the trial it is."""
-    model, x = made(relative=relative, num_layers=2), sequence()
+    model, x = made(position_encoding=position_encoding, num_layers=2), sequence()
     late = torch.cat([sequence(31), x])
     torch.testing.assert_close(outputs(model, late)[-8:], outputs(model, x)[-8:], atol=1e-10, rtol=1e-10)
     assert not torch.allclose(outputs(model, late)[31], outputs(model, x)[0], atol=1e-3)
@@ -165,6 +165,6 @@ def test_every_block_of_a_gate_starts_at_xavier_scale():
 def test_sizes_that_do_not_fit_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"model.num_heads=5 does not divide model.hidden_size=12; one of \[1, 2, 3"):
         GTrXL(INPUT, hidden_size=12, num_heads=5)
-    with pytest.raises(ValueError, match=r"model.hidden_size=12 over model.num_heads=4 .* model.relative=learned"):
+    with pytest.raises(ValueError, match=r"hidden_size=12 over model.num_heads=4 .* model.position_encoding=learned"):
         GTrXL(INPUT, hidden_size=12, num_heads=4)
-    assert GTrXL(INPUT, hidden_size=12, num_heads=4, relative="learned").output_dim == 12
+    assert GTrXL(INPUT, hidden_size=12, num_heads=4, position_encoding="learned").output_dim == 12

@@ -26,7 +26,7 @@ from metarl.checking.models import (
     whole,
 )
 from metarl.configuration.compose import CONF, options
-from metarl.models import banded, linear_attention
+from metarl.models import linear_attention, sliding_window
 from metarl.types import EnvSpec
 
 INPUT = 9  # a box of 4, 3 actions, reward and flag
@@ -87,7 +87,7 @@ def with_gradients(memory, run, x: torch.Tensor) -> list[torch.Tensor]:
 def test_the_law_holds_in_double_precision_for_any_length_and_cuts(model_option, length, monkeypatch):
     """In blocks of time of usual sizes; and, for 33 steps, of 8, which are four blocks and a step."""
     if length == 33:
-        monkeypatch.setattr(banded, "SMALLEST_BLOCK", 8)
+        monkeypatch.setattr(sliding_window, "SMALLEST_BLOCK", 8)
         in_chunks = partial(linear_attention.gated_linear_attention, chunk=8)
         monkeypatch.setattr(linear_attention, "gated_linear_attention", in_chunks)
     policy = make_policy(f"model={model_option}", trial_length=length + 3)

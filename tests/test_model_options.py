@@ -45,7 +45,7 @@ def model_options() -> list[tuple[str, str, str]]:
 NEEDED = {
     ("splagger", "temperature"): ("model.aggregator=softmax",),
     ("amrl", "temperature"): ("model.aggregator=softmax",),
-    ("transformer", "context"): ("model.attention=sparse",),
+    ("transformer", "context"): ("model.positions=learned",),
 }
 CONTINUOUS = ("initial_std", "state_dependent_std")  # refused where actions are discrete
 

@@ -145,7 +145,7 @@ def test_the_oldest_episode_is_dropped():
     _, before = model(x[:-1], model.initial_carry(1))
     torch.testing.assert_close(carry.slots[:, :2], before.slots[:, 1:])
     assert not torch.allclose(carry.slots[:, 2], before.slots[:, 2], atol=1e-3)
-    assert carry.episodes.tolist() == [STEPS] and carry.age.tolist() == [1]
+    assert carry.episodes.tolist() == [STEPS] and carry.episode_step.tolist() == [1]
 
 
 def test_only_the_slot_of_the_present_episode_is_written():
@@ -166,8 +166,8 @@ def test_the_window_ends_at_its_length_and_at_the_start_of_an_episode():
         given = x[:length].clone().requires_grad_()
         plan = model._plan(given[..., -1] > 0.5, model.initial_carry(1))
         rows = torch.cat([model.initial_carry(1).recent.transpose(0, 1), model.embed(given)])
-        absent = torch.arange(2, -1, -1) > plan.age.unsqueeze(-1)
-        newest = model._encode(rows, absent)[-1, :, -1]
+        padding_mask = torch.arange(2, -1, -1) > plan.episode_step.unsqueeze(-1)
+        newest = model._encode(rows, padding_mask)[-1, :, -1]
         (slopes,) = torch.autograd.grad(newest.sum(), given)
         assert (slopes.abs().amax((1, 2)) > 0).tolist() == [t >= length - expected for t in range(length)]
 
@@ -187,7 +187,7 @@ def test_a_trial_starts_an_episode_even_where_no_flag_says_so():
     flagged, plain = sequence([0, 7]), sequence([7])
     _, left = model(flagged, model.initial_carry(1))
     _, right = model(plain, model.initial_carry(1))
-    assert torch.equal(left.age, right.age) and torch.equal(left.episodes, right.episodes)
+    assert torch.equal(left.episode_step, right.episode_step) and torch.equal(left.episodes, right.episodes)
 
 
 @pytest.mark.parametrize("lengths", [(1,) * STEPS, (5, 1, 12, 1), (18, 1)], ids=["steps", "pieces", "one more"])

@@ -150,3 +150,32 @@ def test_weights_of_another_version_are_one_message(tmp_path):
     save(state, checkpoint)
     with pytest.raises(CheckpointError, match=r"a run of an earlier version needs the commit in its summary"):
         load_agent(RunDirectory(tmp_path / "run"), "latest")
+
+
+@pytest.mark.parametrize(
+    ("former", "kind", "attention"),
+    [
+        ({"connections": "residual", "attention": "full"}, "transformer", None),
+        ({"connections": "residual", "attention": "sparse"}, "sparse_transformer", None),
+        ({"connections": "dense", "attention": "sparse"}, "dense_transformer", "sparse"),
+        ({"connections": "dense", "attention": "full"}, "dense_transformer", "full"),
+    ],
+)
+def test_a_former_transformer_is_read_as_the_model_it_is(former, kind, attention):
+    config = config_of("model=transformer")
+    config["model"] |= former
+    found = present(config)
+    assert found["choices"]["model"] == kind
+    assert found["model"]["memory"]["_target_"] == config_of(f"model={kind}")["model"]["memory"]["_target_"]
+    assert "connections" not in found["model"] and found["model"].get("attention") == attention
+
+
+def test_former_values_of_memories_are_read():
+    config = config_of("model=trmrl")
+    config["model"] |= {"past": "banded", "initialization": "published"}
+    del config["model"]["attention"], config["model"]["tfixup"]
+    assert {"attention": "sliding", "tfixup": "code"}.items() <= present(config)["model"].items()
+    config = config_of("model=splagger")
+    config["model"] |= {"encoder": "invariant_lstm", "skip": "half"}
+    expected = {"encoder": "permutation_invariant_lstm", "skip": "split"}
+    assert expected.items() <= present(config)["model"].items()

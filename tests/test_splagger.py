@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from aggregator_inputs import LANES, WIDTH, every_aggregator, inputs, whole
 from helpers import perturb
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from metarl.models.amrl import AMRL
 from metarl.models.gru import GRU
 from metarl.models.lstm import LSTM
 from metarl.models.splagger import SplAgger
 from metarl.seeding import make_generator
+from metarl.tree import tree_leaves
 
 every_kind = pytest.mark.parametrize("kind", [SplAgger, AMRL])
 
@@ -45,13 +45,13 @@ def test_sizes_are_the_published_ones(kind, options, parameters, carry):
     assert sum(leaf.shape[1] for leaf in tree_leaves(model.initial_carry(5))) == carry
 
 
-@pytest.mark.parametrize(("skip", "expected"), [("half", 8 + 4), ("whole", 16 + 8), ("none", 8)])
+@pytest.mark.parametrize(("skip", "expected"), [("split", 8 + 4), ("all", 16 + 8), ("none", 8)])
 def test_units_bypass_the_aggregator_or_enter_it(skip, expected):
     model = memory(skip=skip, aggregator="weighted_average")
     x = inputs(dtype=torch.float32)
     encoded, _ = model.encoder(x, model.encoder.initial_carry(LANES))
     y, _ = model(x, model.initial_carry(LANES))
-    aggregate, _ = whole(model.aggregator, encoded[..., 8:] if skip == "half" else encoded)
+    aggregate, _ = whole(model.aggregator, encoded[..., 8:] if skip == "split" else encoded)
     assert y.shape[-1] == model.output_dim == expected
     assert torch.equal(y[..., expected - aggregate.shape[-1] :], aggregate)
     assert torch.equal(y[..., : expected - aggregate.shape[-1]], encoded[..., : expected - aggregate.shape[-1]])
@@ -65,6 +65,7 @@ def test_a_learned_initial_state_starts_at_zero_and_is_trained(name, kind, encod
     assert all(start.abs().max() == 0 for start in model.initial)
     perturb(model)
     y, _ = model(inputs(4, torch.float32), model.initial_carry(LANES))
+    assert len({start.data_ptr() for start in model.initial}) == len(model.initial)
     starts = torch.autograd.grad(y.square().sum(), list(model.initial))
     assert all(gradient.abs().max() > 0 for gradient in starts)
 
@@ -80,7 +81,7 @@ def test_no_temperature_given_is_a_tenth_and_it_stays_positive():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": 7}, ["model.hidden_size=7", "divisible by 2", "model.skip=half", "use 8"]),
+        ({"size": 7}, ["model.hidden_size=7", "divisible by 2", "model.skip=split", "use 8"]),
         ({"size": 10, "aggregator": "gaussian"}, ["model.hidden_size=10", "divisible by 4", "gaussian", "use 12"]),
         ({"size": 7, "skip": "none", "aggregator": "average_max"}, ["model.hidden_size=7", "divisible by 2"]),
         ({"temperature": 0.5}, ["model.temperature=0.5", "model.aggregator=max", "softmax", "null"]),
@@ -110,10 +111,10 @@ def test_without_encoder_a_memory_is_blind_to_order_and_with_one_it_is_not(name)
     assert change_by_order(memory(aggregator=name)) > 0.05
 
 
-@pytest.mark.parametrize(("invariant_start", "expected"), [(True, True), (False, False)])
-def test_cells_of_an_invariant_lstm_sum_whatever_the_order_at_the_start(invariant_start, expected):
+@pytest.mark.parametrize(("permutation_invariant_init", "expected"), [(True, True), (False, False)])
+def test_cells_of_an_invariant_lstm_sum_whatever_the_order_at_the_start(permutation_invariant_init, expected):
     torch.manual_seed(0)
-    model, x = LSTM(WIDTH, 16, invariant_start=invariant_start), inputs(dtype=torch.float32)
+    model, x = LSTM(WIDTH, 16, permutation_invariant_init=permutation_invariant_init), inputs(dtype=torch.float32)
     cells = [model(some, model.initial_carry(LANES))[1][1] for some in (x, x.flip(0))]
     total = torch.tanh(x @ model.lstm.weight_ih_l0[32:48].T).sum(0)
     for found in (cells[1], total):  # gates stand open up to 1e-4 of a cell of a few units, per step
@@ -122,7 +123,7 @@ def test_cells_of_an_invariant_lstm_sum_whatever_the_order_at_the_start(invarian
 
 def test_an_invariant_lstm_can_learn_to_close_its_gates():
     torch.manual_seed(0)
-    model = LSTM(WIDTH, 16, invariant_start=True)
+    model = LSTM(WIDTH, 16, permutation_invariant_init=True)
     y, _ = model(inputs(dtype=torch.float32), model.initial_carry(LANES))
     y.square().sum().backward()
     for weight in model.parameters():

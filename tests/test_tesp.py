@@ -13,7 +13,7 @@ from metarl.algorithms.per_task import expand_per_task
 from metarl.algorithms.samples import by_task
 from metarl.algorithms.tesp import episodes_of
 from metarl.errors import ConfigError
-from metarl.models.episode_encoder import EpisodeEncoder, Episodes, best_episodes, no_episodes
+from metarl.models.episode_encoder import EpisodeEncoder, Episodes, best_episodes, empty_episodes
 from metarl.seeding import make_generator
 
 SIZE = ("model.hidden_size=6", "env.num_episodes=2", "lanes_per_task=3", "algorithm.num_best_episodes=4")
@@ -129,7 +129,7 @@ def episodes(returns: list[float]) -> Episodes:
 def test_the_best_episodes_are_kept_in_order_the_older_first():
     kept = best_episodes(episodes([3.0, 1.0]), episodes([3.0, 2.0, 0.0]), 3)
     assert kept.returns.tolist() == [[3, 3, 2]] and kept.features.flatten().tolist() == [0, 0, 1]
-    few = best_episodes(no_episodes(1, 1, 1, torch.device("cpu")), episodes([1.0]), 3)
+    few = best_episodes(empty_episodes(1, 1, 1, torch.device("cpu")), episodes([1.0]), 3)
     assert few.returns.tolist() == [[1.0]]
 
 

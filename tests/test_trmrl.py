@@ -100,7 +100,7 @@ def test_depth_does_not_widen_the_window(layers, window):
 
 @pytest.mark.parametrize(("layers", "window"), [(1, 4), (3, 4), (3, 1)])
 def test_depth_widens_what_a_band_sees(layers, window):
-    model = small(num_layers=layers, window=window, memory_scope="trial", past="banded")
+    model = small(num_layers=layers, window=window, memory_scope="trial", attention="sliding")
     x = inputs().requires_grad_()
     y, _ = model(x, model.initial_carry(LANES))
     (gradient,) = torch.autograd.grad(y[12].sum(), x)
@@ -108,9 +108,9 @@ def test_depth_widens_what_a_band_sees(layers, window):
     assert seen == list(range(12 - layers * (window - 1), 13))
 
 
-@pytest.mark.parametrize("past", ["windows", "banded"])
-def test_an_episode_forgets_the_one_before(past):
-    model = small(past=past)
+@pytest.mark.parametrize("attention", ["windowed", "sliding"])
+def test_an_episode_forgets_the_one_before(attention):
+    model = small(attention=attention)
     x = inputs().requires_grad_()
     y, _ = model(x, model.initial_carry(LANES))
     (gradient,) = torch.autograd.grad(y[7, 0].sum(), x)
@@ -132,15 +132,15 @@ def test_published_parameter_counts(input_dim, size, heads, feed, embed, layers)
     ("size", "feed", "deviation", "attention", "feedforward"),
     [(128, 512, 0.0361, 0.0725, 0.0459), (32, 128, 0.0722, 0.1451, 0.0917)],
 )
-@pytest.mark.parametrize("how", ["published", "paper"])
-def test_t_fixup_scales_of_four_layers(size, feed, deviation, attention, feedforward, how):
+@pytest.mark.parametrize("tfixup", ["code", "paper"])
+def test_t_fixup_scales_of_four_layers(size, feed, deviation, attention, feedforward, tfixup):
     torch.manual_seed(0)
-    model = TrMRL(200, size, 4, 4, feed, initialization=how)
+    model = TrMRL(200, size, 4, 4, feed, tfixup=tfixup)
     assert model.embed.weight.std().item() == pytest.approx(deviation, rel=0.03)
     unscaled = attention / (0.67 * 4**-0.25)
     for layer in model.layers:
         query, key, value = layer.project.weight.split(size)
-        queries = attention if how == "published" else unscaled
+        queries = attention if tfixup == "code" else unscaled
         bounds = [(query, queries), (key, queries), (value, attention), (layer.output.weight, attention)]
         bounds += [(layer.feed_in.weight, feedforward), (layer.feed_out.weight, feedforward)]
         for weight, bound in bounds:
@@ -149,8 +149,8 @@ def test_t_fixup_scales_of_four_layers(size, feed, deviation, attention, feedfor
 
 @pytest.mark.parametrize("option", [{"head_input": "full"}, {"recurrent_feedback": True}])
 def test_a_band_has_no_rows(option):
-    with pytest.raises(ValueError, match=r"model\.past=banded.*use model\.past=windows"):
-        small(past="banded", **option)
+    with pytest.raises(ValueError, match=r"model\.attention=sliding.*use model\.attention=windowed"):
+        small(attention="sliding", **option)
 
 
 def test_recurrent_feedback_needs_an_earlier_step():
@@ -159,5 +159,5 @@ def test_recurrent_feedback_needs_an_earlier_step():
 
 
 def test_heads_of_odd_width_cannot_be_rotated():
-    with pytest.raises(ValueError, match=r"heads of odd width.*or use model\.past=windows"):
-        small(hidden_size=6, num_heads=2, past="banded")
+    with pytest.raises(ValueError, match=r"heads of odd size.*or use model\.attention=windowed"):
+        small(hidden_size=6, num_heads=2, attention="sliding")

@@ -93,10 +93,11 @@ WRONG = {
     "model=transformer model.num_heads=3": ["model.num_heads=3", "model.hidden_size=128", "128] does"],
     "model=linear_attention model.num_heads=3": ["model.num_heads=3", "model.hidden_size=128", "128] does"],
     "model=trmrl model.num_heads=7": ["model.num_heads=7", "model.hidden_size=128", "128] does"],
-    "model=transformer model.hidden_size=12": ["model.hidden_size=12", "odd width", "model.positions=learned"],
+    "model=transformer model.hidden_size=12": ["model.hidden_size=12", "odd size", "model.positions=learned"],
     "model=snail model.context=9": ["model.context=9", "shorter than a trial of 10 steps", "leave it null"],
     "model=transformer model.context=1": ["model.context=1", "shorter than a trial of 10 steps"],
-    "model=transformer model.attention=sparse env.num_episodes=11": ["model.context=11", "rows", "model.context=12"],
+    "model=transformer model.attention=sparse": ["model.attention=sparse: is now a choice", "model=sparse_transformer"],
+    "model=transformer model.connections=dense": ["is now a choice of the model; use model=dense_transformer"],
     # neither number nor end
     "algorithm.learning_rate=nan": ["algorithm.learning_rate=nan", FINITE],
     "algorithm.discount=nan": ["algorithm.discount=nan", FINITE],

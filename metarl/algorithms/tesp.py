@@ -23,7 +23,7 @@ from metarl.algorithms.gradient_adaptation import AdaptedState
 from metarl.algorithms.latents import latent_conditioned_output, latent_policy
 from metarl.algorithms.meta_sgd import MetaSGD
 from metarl.algorithms.samples import Samples, by_lane, by_task, steps_of_episodes
-from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, Kernel, best_episodes, no_episodes
+from metarl.models.episode_encoder import EpisodeEncoder, Episodes, Gates, Kernel, best_episodes, empty_episodes
 from metarl.tree import tree_map
 from metarl.types import Rollout, Timestep
 
@@ -132,9 +132,8 @@ class TESP(MetaSGD):
         adapted = super().initial_state(tasks)
         count, device = len(tasks) // self.lanes_per_task, tasks.description.device
         latent = torch.zeros(count, self.latent_dim, device=device)
-        return TESPState(
-            adapted._replace(context={"latent": latent}), no_episodes(count, self.horizon, self.feature_dim, device), 0
-        )
+        episodes = empty_episodes(count, self.horizon, self.feature_dim, device)
+        return TESPState(adapted._replace(context={"latent": latent}), episodes, 0)
 
     def act(self, timestep, state, generator, greedy=False):
         return super().act(timestep, state.adapted, generator, greedy)[0], state

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from metarl.analysis import style
 from metarl.analysis.tables import Row
+from metarl.models.attention_recorder import AttentionRecord, Unit, record_attention
 from metarl.models.base import SequenceModel
-from metarl.models.watching import Look, Unit, watched
 
 
 class AttentionMap(NamedTuple):
@@ -33,10 +33,10 @@ def attention_maps(memory: SequenceModel, x: Tensor, mask: Tensor) -> list[Atten
     carry, steps = memory.initial_carry(x.shape[1]), []
     units: list[Unit] = []
     for t, row in enumerate(x):
-        with watched() as looks:
+        with record_attention() as records:
             _, carry = memory.step(row, carry)
-        units = [look.unit for look in looks]
-        steps.append(list(_summaries(looks, t, len(x), episode, mask[t])))
+        units = [record.unit for record in records]
+        steps.append(list(_summaries(records, t, len(x), episode, mask[t])))
     maps = []
     for unit, layer in zip(units, zip(*steps, strict=True), strict=True):
         weights, distance, entropy = (np.stack(column, axis=1) for column in zip(*layer, strict=True))
@@ -45,10 +45,10 @@ def attention_maps(memory: SequenceModel, x: Tensor, mask: Tensor) -> list[Atten
 
 
 def _summaries(
-    looks: list[Look], t: int, steps: int, episode: Tensor, mask: Tensor
+    records: list[AttentionRecord], t: int, steps: int, episode: Tensor, mask: Tensor
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Attention of one step, per layer: weights ``[heads, T or E]``, distance and entropy ``[heads]``."""
-    for weights, distance, unit in looks:
+    for weights, distance, unit in records:
         now = episode[t, mask] if unit == "episode" else torch.full_like(episode[t, mask], t)
         size = int(episode.max()) + 1 if unit == "episode" else steps
         distance = distance[mask] if distance.ndim == 2 else distance.expand(len(now), -1)
@@ -62,7 +62,7 @@ def _summaries(
 
 
 def head_table(maps: dict[str, list[AttentionMap]]) -> list[Row]:
-    """A row per head: how far back it looks, and the entropy of what it sees in nats, means over the steps.
+    """A row per head: how far back it records, and the entropy of what it sees in nats, means over the steps.
 
     Args:
         maps: by model.

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from metarl.checking.comparing import demand, demand_close, perturb
 from metarl.checking.outcomes import Check
 from metarl.models.base import SequenceModel
 from metarl.models.policy import Policy
-from metarl.tree import tree_map
+from metarl.tree import tree_leaves, tree_map
 from metarl.types import EnvSpec, Timestep
 
 STEPS, LANES = 37, 5  # 37: no power of two, prime

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.configuration.renamed import present_name, present_value
+from metarl.configuration.renamed import present_name, present_value, replacement
 from metarl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -89,6 +89,8 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     present = present_name(key, allowed)
     if present is not None:
         return f"{key}: is now called {present}"
+    if (choice := replacement(key, value)) is not None:
+        return f"{key}={value}: is now a choice of the model; use {choice}"
     parent, _, name = key.rpartition(".")
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""

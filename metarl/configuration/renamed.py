@@ -49,6 +49,10 @@ RENAMED: dict[str, str] = {
     "model.conditioning.observation_size": "model.conditioning.observation_embedding_size",
     "model.conditioning.generated": "model.conditioning.generated_layers",
     "model.conditioning.base": "model.conditioning.weight_init",
+    "model.initialization": "model.tfixup",
+    "model.invariant_start": "model.permutation_invariant_init",
+    "model.past": "model.attention",
+    "model.relative": "model.position_encoding",
 }
 # As above, for a former name that other options of the group still use: by (present) group and option.
 RENAMED_IN: dict[tuple[str, str], dict[str, str]] = {
@@ -62,6 +66,16 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     "env.position_encoding": {"wave": "sincos"},
     "model.critic": {"present": "memoryless"},
     "model.inputs": {"step": "action_reward", "conjunction": "outer_product"},
+    "model.attention": {"windows": "windowed", "banded": "sliding"},
+    "model.encoder": {"normalized_gru": "layernorm_gru", "invariant_lstm": "permutation_invariant_lstm"},
+    "model.position_encoding": {"waves": "sinusoidal"},
+    "model.skip": {"half": "split", "whole": "all"},
+    "model.tfixup": {"published": "code"},
+}
+# Former key and value: the choice of a group that has taken their place.
+REPLACED: dict[str, dict[str, str]] = {
+    "model.connections": {"residual": "model=transformer", "dense": "model=dense_transformer"},
+    "model.attention": {"full": "model=transformer", "sparse": "model=sparse_transformer (or dense_transformer)"},
 }
 # Former module, or former class with its module: present one.
 MOVED: dict[str, str] = {
@@ -87,6 +101,11 @@ def present_value(key: str, value: Any) -> str | None:
     return RENAMED_VALUES.get(key, {}).get(value) if isinstance(value, str) else None
 
 
+def replacement(key: str, value: Any) -> str | None:
+    """The choice of a group that has taken the place of a key and its value; None if there is none."""
+    return REPLACED.get(key, {}).get(value) if isinstance(value, str) else None
+
+
 def present(config: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved configuration with present names in place of former ones."""
     choices = _present({"choices": config.get("choices")}, "", RENAMED)["choices"]
@@ -97,6 +116,7 @@ def present(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = _present(config, "", table)
     if isinstance(found.get("model"), Mapping):
         found["model"] = _model(found["model"])
+        found = _transformer(found)
     return found
 
 
@@ -114,6 +134,24 @@ def _model(node: Mapping[str, Any]) -> Mapping[str, Any]:
         changed["state_dependent_std"] = node["state_dependent_std"] == "state"
     kept = {name: value for name, value in (dict(node) | changed).items() if name not in removed}
     return kept | {"heads": {"_target_": heads, "_partial_": True}}
+
+
+def _transformer(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the model that an earlier version chose by ``connections`` and ``attention``."""
+    model, choices = config["model"], config.get("choices")
+    memory = model.get("memory")
+    former = isinstance(memory, Mapping) and memory.get("_target_") == "metarl.models.transformer.Transformer"
+    if not former or not {"connections", "attention"} & set(model):
+        return config
+    dense, sparse = model.get("connections") == "dense", model.get("attention") == "sparse"
+    kind = "dense_transformer" if dense else "sparse_transformer" if sparse else "transformer"
+    name = "".join(word.capitalize() for word in kind.split("_"))
+    kept = {key: value for key, value in model.items() if key not in ("connections", "attention")}
+    kept["memory"] = dict(memory) | {"_target_": f"metarl.models.{kind}.{name}"}
+    if dense:
+        kept["attention"] = model.get("attention", "full")
+    chosen = {"choices": dict(choices) | {"model": kind}} if isinstance(choices, Mapping) else {}
+    return config | {"model": kept} | chosen
 
 
 def _renamed(key: str, table: Mapping[str, str]) -> str | None:

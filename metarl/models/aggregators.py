@@ -1,7 +1,7 @@
 """Running sums, averages and maxima of a sequence (Beck et al. 2020, 2024), each a prefix scan over time.
 
-An aggregator forgets nothing and, but for rounding, does not care about order: what it has seen of ``x_1 .. x_t`` is a
-set. None has a loop over time: sums and maxima are scans of torch, softmax averages a linear recurrence.
+An aggregator is lossless in time and, up to rounding, permutation-invariant: it reads ``x_1 .. x_t`` as a set. None has
+a loop over time: sums and maxima are scans of torch, softmax averages a linear recurrence.
 """
 
 from abc import ABC, abstractmethod
@@ -24,27 +24,27 @@ AggregatorName = Literal[
     "softmax",
     "gaussian",
 ]
-Scan = tuple[Tensor, ...]  # carry of an aggregator: [B, ...] each
+AggregatorCarry = tuple[Tensor, ...]  # [B, ...] each
 
-SMALLEST_NORM = 0.1  # a maximum shorter than this is not scaled up
-SMALLEST_WEIGHT = 0.1  # total weights below this count as this: an average of next to nothing stays near 0
+SMALLEST_NORM = 0.1  # a maximum of a smaller norm is not scaled to norm 1
+SMALLEST_WEIGHT = 0.1  # lower bound of a total weight, which keeps averages of small weights near 0
 DEFAULT_TEMPERATURE = 0.1
 
 
 class Aggregator(nn.Module, ABC):
-    """A causal map ``[T, B, input_dim]`` to ``[T, B, output_dim]`` whose carry is a statistic of all it was fed.
+    """A causal map ``[T, B, input_dim]`` to ``[T, B, output_dim]`` whose carry is a statistic of all inputs so far.
 
-    Straight-through gradients (Beck et al. 2020) leave outputs as they are and change what is passed back: a maximum
-    passes the gradient on unchanged to both of its arguments, hence to every earlier input; a quotient to its
-    numerator alone. So each input is told the sum of what all later outputs are told. This is the gradient of another
-    scan, the running sum of the same terms, and flows through the same carry.
+    Straight-through gradients (Beck et al. 2020) leave the outputs unchanged and replace the backward pass: a maximum
+    passes its gradient unchanged to both arguments, hence to every earlier input; a quotient to its numerator alone.
+    Each input therefore receives the sum of the gradients of all later outputs. This is the gradient of another scan,
+    the running sum of the same terms, and flows through the same carry.
 
     Args:
         input_dim: size of the input, a multiple of ``parts``.
-        straight_through: whether gradients are.
+        straight_through: whether to use straight-through gradients.
     """
 
-    parts: ClassVar[int] = 1  # equal shares the input is taken as
+    parts: ClassVar[int] = 1  # number of equal parts that the input is split into
     has_temperature: ClassVar[bool] = False
 
     def __init__(self, input_dim: int, straight_through: bool = False):
@@ -56,15 +56,15 @@ class Aggregator(nn.Module, ABC):
         return self.input_dim
 
     @abstractmethod
-    def first(self, x: Tensor) -> Scan:
-        """The carry of having been fed ``[B, input_dim]`` alone."""
+    def first(self, x: Tensor) -> AggregatorCarry:
+        """The carry after one input ``[B, input_dim]``."""
 
-    def empty(self, like: Tensor) -> Scan:
-        """The carry of having been fed nothing, for lanes, type and device ``like [B, input_dim]``."""
+    def empty(self, like: Tensor) -> AggregatorCarry:
+        """The carry before any input, with the lanes, data type and device of ``like [B, input_dim]``."""
         return tuple(torch.zeros_like(part) for part in self.first(torch.zeros_like(like)))
 
     @abstractmethod
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         """``[T, B, input_dim]`` to ``[T, B, output_dim]``, and the carry after the last step."""
 
     def _quotient(self, numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ class Aggregator(nn.Module, ABC):
 
 
 class Sum(Aggregator):
-    """``S_t = S_{t-1} + x_t``. Straight-through or not, its gradient is the same."""
+    """``S_t = S_{t-1} + x_t``. Its straight-through gradient is its gradient."""
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         return (x,)
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         total = running_sum(x, carry[0])
         return total, (total[-1],)
 
@@ -86,10 +86,10 @@ class Sum(Aggregator):
 class Average(Aggregator):
     """``S_t / t``: the aggregation of conditional neural processes. Carry: sum ``[B, n]`` and count ``[B, 1]``."""
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         return x, torch.ones_like(x[:, :1])
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         total, count = running_sum(x, carry[0]), running_sum(torch.ones_like(x[..., :1]), carry[1])
         return self._quotient(total, count), (total[-1], count[-1])
 
@@ -97,11 +97,11 @@ class Average(Aggregator):
 class Max(Aggregator):
     """``m_t = max(m_{t-1}, x_t)``, from ``m_0 = 0``."""
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         return (x,)
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
-        # One scan over carry and input: on a tie the later one gets the gradient, wherever pieces are cut.
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
+        # One scan over carry and input: on a tie the later one receives the gradient, wherever a sequence is cut.
         highest = torch.cat([carry[0].unsqueeze(0), x]).cummax(0).values[1:]
         if self.straight_through:
             highest = straight_through(highest, running_sum(x, carry[0]))
@@ -111,14 +111,14 @@ class Max(Aggregator):
 class NormalizedMax(Max):
     """``m_t / max(|m_t|, 0.1)``: the direction of the maximum, its length taken as a constant."""
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         highest, carry = super().forward(x, carry)
         length = highest.detach().norm(dim=-1, keepdim=True).clamp(min=SMALLEST_NORM)
         return self._quotient(highest, length), carry
 
 
 class AverageMax(Aggregator):
-    """The average of the first half of the input beside the maximum of the second."""
+    """The average of the first half of the input, concatenated to the maximum of the second half."""
 
     parts = 2
 
@@ -127,11 +127,11 @@ class AverageMax(Aggregator):
         self.average = Average(input_dim // 2, straight_through)
         self.max = Max(input_dim // 2, straight_through)
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         to_average, to_max = x.chunk(2, dim=-1)
         return *self.average.first(to_average), *self.max.first(to_max)
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         to_average, to_max = x.chunk(2, dim=-1)
         average, averaged = self.average(to_average, carry[:2])
         highest, maximum = self.max(to_max, carry[2:])
@@ -150,11 +150,11 @@ class WeightedAverage(Aggregator):
     def output_dim(self) -> int:
         return self.input_dim // 2
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         value, weight = x.chunk(2, dim=-1)
         return F.softplus(weight) * value, F.softplus(weight)
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         weighted, weight = self.first(x)
         total, total_weight = running_sum(weighted, carry[0]), running_sum(weight, carry[1])
         return self._output(total, total_weight.clamp(min=SMALLEST_WEIGHT)), (total[-1], total_weight[-1])
@@ -164,10 +164,10 @@ class WeightedAverage(Aggregator):
 
 
 class GaussianProduct(WeightedAverage):
-    """The product of one Gaussian factor per step, means and ``softplus`` precisions the halves of the input.
+    """The product of one Gaussian factor per step; means and ``softplus`` precisions are the halves of the input.
 
-    Output: mean and log variance of the product, side by side (PEARL, Rakelly et al. 2019). There is no prior factor,
-    unless the initial state is learned: it is one.
+    Output: mean and log variance of the product, concatenated (PEARL, Rakelly et al. 2019). There is no prior factor,
+    unless a learned initial state acts as one.
     """
 
     @property
@@ -182,12 +182,13 @@ class Softmax(Aggregator):
     """``sum p x / sum p`` with ``p = exp((x - 2) / temperature)``: between the average (hot) and the maximum (cold).
 
     Carry: the average and the logarithm of the sum of weights, ``[B, n]`` each. A step moves the average by its share
-    of all weight so far, a difference of logarithms, which neither overflows nor vanishes at any temperature or length.
-    The 2 cancels, and is left out but for the straight-through gradient, which is that of ``sum p x``.
-    The published code divides by ``max(sum p, exp(-3 / temperature))``, which no input within ±1 reaches.
+    of the total weight, a difference of logarithms, which neither overflows nor vanishes at any temperature or length.
+    The 2 cancels, except in the straight-through gradient, which is that of ``sum p x``. The published code divides by
+    ``max(sum p, exp(-3 / temperature))``, a bound that no input within ±1 reaches.
 
     Args:
-        temperature: to start with; its logarithm is learned, so that it stays positive.
+        input_dim, straight_through: see ``Aggregator``.
+        temperature: initial value; its logarithm is learned, so that it stays positive.
     """
 
     has_temperature = True
@@ -196,18 +197,18 @@ class Softmax(Aggregator):
         super().__init__(input_dim, straight_through)
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
 
-    def first(self, x: Tensor) -> Scan:
+    def first(self, x: Tensor) -> AggregatorCarry:
         value, weight = self._value_and_weight(x)
         return value, weight / self.log_temperature.exp()
 
-    def empty(self, like: Tensor) -> Scan:
+    def empty(self, like: Tensor) -> AggregatorCarry:
         value, log_weight = super().empty(like)
         return value, torch.full_like(log_weight, -torch.inf)
 
-    def forward(self, x: Tensor, carry: Scan) -> tuple[Tensor, Scan]:
+    def forward(self, x: Tensor, carry: AggregatorCarry) -> tuple[Tensor, AggregatorCarry]:
         value, log_weight = self.first(x)
         log_total = torch.logaddexp(log_weight.logcumsumexp(0), carry[1])
-        excess = log_weight - torch.cat([carry[1].unsqueeze(0), log_total[:-1]])  # over all weight before
+        excess = log_weight - torch.cat([carry[1].unsqueeze(0), log_total[:-1]])  # over the total weight before
         average = linear_scan(torch.sigmoid(-excess), torch.sigmoid(excess) * value, carry[0])
         if self.straight_through:
             published = (log_weight - 2 / self.log_temperature.exp()).exp()
@@ -219,7 +220,7 @@ class Softmax(Aggregator):
 
 
 class WeightedSoftmax(Softmax):
-    """The same with ``p = exp((w - 2) / temperature)``, where ``[x, w]`` are the halves of the input."""
+    """``Softmax`` with ``p = exp((w - 2) / temperature)``, where ``[x, w]`` are the halves of the input."""
 
     parts = 2
 
@@ -246,7 +247,7 @@ AGGREGATORS: dict[AggregatorName, type[Aggregator]] = {
 
 
 def running_sum(x: Tensor, start: Tensor) -> Tensor:
-    """Sums of ``start [...]`` and all of ``x [T, ...]`` so far, ``[T, ...]``."""
+    """Cumulative sums ``[T, ...]`` of ``x [T, ...]`` over time, from ``start [...]``."""
     return x.cumsum(0) + start
 
 

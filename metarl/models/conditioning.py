@@ -184,7 +184,7 @@ class Film(Conditioning):
 
 
 class PerTask(Conditioning):
-    """Separate networks for every task, selected by the one-hot number of the task, which the agent is given.
+    """Separate networks for every task, selected by the one-hot index of the task, an input of the agent.
 
     Args:
         dims: ``observation_dim``, ``memory_dim``, ``num_outputs`` and ``actor_gain``.

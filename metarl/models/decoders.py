@@ -1,4 +1,4 @@
-"""What a latent says about a task: rewards, next observations, the task itself."""
+"""Decoders of a latent: reward, next observation, and rewarding cells of a task."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -22,10 +22,10 @@ class TransitionDecoder(nn.Module):
 
     Args:
         latent_dim: size of the latent.
-        observation_space, action_space: of the environment.
+        observation_space, action_space: spaces of the environment.
         predicts: ``reward``, from latent, observation, action and next observation; or ``observation``, the next one,
             from latent, observation and action.
-        layers: units.
+        layers: units of the hidden layers.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TransitionDecoder(nn.Module):
         self.predicts_reward = predicts == "reward"
         width = self.observation.output_dim * (2 if self.predicts_reward else 1) + self.action.output_dim
         output_dim = 1 if self.predicts_reward else self.observation.output_dim
-        # One layer over latent and transition, in two parts: each latent meets each transition without a copy of both.
+        # The first layer in two parts: each latent is combined with each transition without a copy of both.
         self.of_latent = nn.Linear(latent_dim, layers[0])
         self.of_transition = nn.Linear(width, layers[0], bias=False)
         self.layers = mlp(layers, nn.ReLU, output_dim)
@@ -49,27 +49,27 @@ class TransitionDecoder(nn.Module):
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
     ) -> Tensor:
-        """Of transitions ``[D, B, ...]`` under latents ``[E, B, latent_dim]``: ``[E, D, B]``."""
-        kind = latent.dtype
-        following = self.observation(next_observation).to(kind)
-        parts = [self.observation(observation).to(kind), self.action(action).to(kind)]
+        """Errors ``[E, D, B]`` of D transitions ``[D, B, ...]`` under E latents ``[E, B, latent_dim]``."""
+        dtype = latent.dtype
+        next_features = self.observation(next_observation).to(dtype)
+        parts = [self.observation(observation).to(dtype), self.action(action).to(dtype)]
         if self.predicts_reward:
-            parts.append(following)
-        target = reward.unsqueeze(-1) if self.predicts_reward else following
+            parts.append(next_features)
+        target = reward.unsqueeze(-1) if self.predicts_reward else next_features
         transition = self.of_transition(torch.cat(parts, dim=-1))
         predicted = self.layers(F.relu(self.of_latent(latent).unsqueeze(1) + transition))
         return (predicted - target).square().mean(-1)
 
 
 class CellDecoder(nn.Module):
-    """From a latent to the probability that a cell is rewarding, for all cells at once.
+    """MLP with ReLU from a latent to the probability that each cell is rewarding.
 
     Args:
         latent_dim: size of the latent.
-        num_cells: of the environment.
-        cell: gives the cell of an observation.
-        goal_reward: what a rewarding cell earns at least.
-        layers: units.
+        num_cells: number of cells of the environment.
+        cell: maps observations to indices of cells.
+        goal_reward: smallest reward of a rewarding cell.
+        layers: units of the hidden layers.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class CellDecoder(nn.Module):
     def errors(
         self, latent: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor
     ) -> Tensor:
-        """Minus the log-probability that steps ``[D, B]`` earned what the goal does, or did not: ``[E, D, B]``."""
+        """Negative log-likelihood ``[E, D, B]`` of rewards ``[D, B]`` that reach ``goal_reward`` or not."""
         logits = self.layers(latent)
         cells = self.cell(next_observation).unsqueeze(0).expand(len(latent), -1, -1)
         logits = logits.unsqueeze(1).expand(-1, cells.shape[1], -1, -1).gather(-1, cells.unsqueeze(-1)).squeeze(-1)
@@ -95,5 +95,5 @@ class CellDecoder(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def probabilities(self, latent: Tensor) -> Tensor:
-        """That each cell is rewarding, ``[..., num_cells]``."""
+        """Probability that each cell is rewarding, ``[..., num_cells]``."""
         return self.layers(latent).sigmoid()

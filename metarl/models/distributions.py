@@ -12,86 +12,86 @@ from torch import Generator, Tensor
 
 
 class ActionDistribution(ABC):
-    """A family of distributions over actions ``[..., *action_shape]``, given parameters ``[..., num_parameters]``."""
+    """A family of distributions over actions ``[..., *action_shape]``, by parameters ``[..., num_parameters]``."""
 
     num_parameters: int
 
     @abstractmethod
-    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+    def sample(self, params: Tensor, generator: Generator) -> Tensor:
         """One action per row."""
 
     @abstractmethod
-    def mode(self, parameters: Tensor) -> Tensor:
+    def mode(self, params: Tensor) -> Tensor:
         """The most likely action of each row."""
 
     @abstractmethod
-    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-probability (density) of the actions, ``[...]``."""
 
     @abstractmethod
-    def entropy(self, parameters: Tensor) -> Tensor:
+    def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats, ``[...]``."""
 
     @abstractmethod
-    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        """KL divergence of the distribution with ``parameters`` to ``other`` in nats, ``[...]``."""
+    def kl(self, params: Tensor, other: Tensor) -> Tensor:
+        """KL divergence of the distribution with ``params`` to ``other`` in nats, ``[...]``."""
 
 
 class Categorical(ActionDistribution):
-    """One of n actions, by logits; actions are numbered from ``first`` on."""
+    """One of n actions, given logits; actions are numbered from ``first`` on."""
 
     def __init__(self, num_actions: int, first: int = 0):
         self.num_parameters, self.first = num_actions, first
 
-    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+    def sample(self, params: Tensor, generator: Generator) -> Tensor:
         # Exponential race: the first of n independent clocks with rates exp(logit) is a categorical draw.
-        clocks = torch.empty_like(parameters).exponential_(generator=generator)
-        return self._action((parameters - clocks.log_()).argmax(-1))
+        clocks = torch.empty_like(params).exponential_(generator=generator)
+        return self._action((params - clocks.log_()).argmax(-1))
 
-    def mode(self, parameters: Tensor) -> Tensor:
-        return self._action(parameters.argmax(-1))
+    def mode(self, params: Tensor) -> Tensor:
+        return self._action(params.argmax(-1))
 
     def _action(self, index: Tensor) -> Tensor:
         return index + self.first if self.first else index
 
-    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         index = action - self.first if self.first else action
-        return parameters.log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return params.log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
-    def entropy(self, parameters: Tensor) -> Tensor:
-        log_probs = parameters.log_softmax(-1)
+    def entropy(self, params: Tensor) -> Tensor:
+        log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        log_probs = parameters.log_softmax(-1)
+    def kl(self, params: Tensor, other: Tensor) -> Tensor:
+        log_probs = params.log_softmax(-1)
         return (log_probs.exp() * (log_probs - other.log_softmax(-1))).sum(-1)
 
 
 class DiagonalGaussian(ActionDistribution):
-    """Independent normals; parameters are means, then log standard deviations."""
+    """Independent normals, given means, then log standard deviations."""
 
     def __init__(self, action_dim: int):
         self.num_parameters = 2 * action_dim
 
-    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
-        mean, log_std = parameters.chunk(2, -1)
+    def sample(self, params: Tensor, generator: Generator) -> Tensor:
+        mean, log_std = params.chunk(2, -1)
         noise = torch.empty_like(mean).normal_(generator=generator)
         return torch.addcmul(mean, log_std.exp(), noise)
 
-    def mode(self, parameters: Tensor) -> Tensor:
-        return parameters.chunk(2, -1)[0]
+    def mode(self, params: Tensor) -> Tensor:
+        return params.chunk(2, -1)[0]
 
-    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        mean, log_std = parameters.chunk(2, -1)
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = params.chunk(2, -1)
         standardized = (action - mean) * torch.exp(-log_std)
         return (-0.5 * standardized.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def entropy(self, parameters: Tensor) -> Tensor:
-        log_std = parameters.chunk(2, -1)[1]
+    def entropy(self, params: Tensor) -> Tensor:
+        log_std = params.chunk(2, -1)[1]
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        (mean, log_std), (other_mean, other_log_std) = parameters.chunk(2, -1), other.chunk(2, -1)
+    def kl(self, params: Tensor, other: Tensor) -> Tensor:
+        (mean, log_std), (other_mean, other_log_std) = params.chunk(2, -1), other.chunk(2, -1)
         apart = (mean - other_mean).square() + (2 * log_std).exp()
         return (other_log_std - log_std + 0.5 * apart * (-2 * other_log_std).exp() - 0.5).sum(-1)
 

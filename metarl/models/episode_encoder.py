@@ -1,4 +1,4 @@
-"""From the episodes of a task to an embedding of it, with encoder weights of its own for every task."""
+"""Encoder of the episodes of a task into an embedding, with separate encoder weights for every task (TESP)."""
 
 from typing import Literal, NamedTuple
 
@@ -9,31 +9,31 @@ from metarl.models.conditional_layers import initializer
 
 Gates = Literal["keras", "torch"]
 Kernel = Literal["joint", "each"]
-SMALL = 0.01  # norm of the projection's rows at first
+SMALL = 0.01  # initial norm of the rows of the projection
 
 
 class Episodes(NamedTuple):
-    """Episodes of N tasks, M each: features ``[N, M, T, F]``, lengths ``[N, M]`` (0: none), returns ``[N, M]``."""
+    """M episodes for each of N tasks."""
 
-    features: Tensor
-    lengths: Tensor
-    returns: Tensor
+    features: Tensor  # [N, M, T, F]
+    lengths: Tensor  # int64 [N, M], steps; 0: no episode
+    returns: Tensor  # [N, M]
 
 
 class EpisodeEncoder(nn.Module):
     """A GRU over each episode, a linear projection of its last state, and the mean over episodes (Lan et al. 2019).
 
-    The recurrence is written out over stacked weights: ``vmap`` has no rule for ``nn.GRU``.
+    The recurrence is written out over batched weights, because ``vmap`` does not support ``nn.GRU``.
 
     Args:
         input_dim: features of a step.
-        hidden_size: units.
-        output_dim: of the embedding.
-        gates: ``keras`` has hard sigmoids and resets the state before its product, as published; ``torch`` is
-            ``nn.GRU``'s form.
-        kernel: how recurrent weights start: orthogonal over both gates and the candidate, ``joint``, as published, so
-            that all three add up to the identity; or ``each`` of the three an orthogonal matrix, three times as large
-            in squares.
+        hidden_size: units of the GRU.
+        output_dim: size of the embedding.
+        gates: ``keras`` has hard sigmoids and resets the state before its matrix product, as published;
+            ``torch`` is the form of ``nn.GRU``.
+        kernel: initialisation of the recurrent weights: ``joint`` is one orthogonal matrix for both gates and the
+            candidate, as published; ``each`` is an orthogonal matrix for each of the three, with three times the sum of
+            squares.
     """
 
     def __init__(self, input_dim: int, hidden_size: int, output_dim: int, gates: Gates, kernel: Kernel = "joint"):
@@ -52,7 +52,7 @@ class EpisodeEncoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Episodes ``[N, M, T, F]`` of ``[N, M]`` steps to ``[N, output_dim]``; 0 for a task without episodes.
 
-        Weights are those of N tasks, ``[N, ...]`` each.
+        To be called with weights of N tasks, ``[N, ...]`` each (``torch.func.functional_call``).
         """
         tasks, episodes, steps, _ = features.shape
         flat = features.flatten(1, 2).to(self.input_weight.dtype)
@@ -72,32 +72,32 @@ class EpisodeEncoder(nn.Module):
     def _keras(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
         gates_in, candidate_in = inputs.split(gate_split(hidden), dim=2)
         gates = torch.baddbmm(gates_in, hidden, gate_weight, beta=0.2, alpha=0.2).add(0.5).clamp(0, 1)
-        keep, reset = gates.chunk(2, dim=2)
+        update, reset = gates.chunk(2, dim=2)
         candidate = torch.tanh(torch.baddbmm(candidate_in, reset * hidden, candidate_weight))
-        return torch.lerp(candidate, hidden, keep)
+        return torch.lerp(candidate, hidden, update)
 
     def _torch(self, inputs: Tensor, hidden: Tensor, gate_weight: Tensor, candidate_weight: Tensor) -> Tensor:
         gates_in, candidate_in = inputs.split(gate_split(hidden), dim=2)
-        keep, reset = torch.sigmoid(torch.baddbmm(gates_in, hidden, gate_weight)).chunk(2, dim=2)
+        update, reset = torch.sigmoid(torch.baddbmm(gates_in, hidden, gate_weight)).chunk(2, dim=2)
         candidate = torch.tanh(torch.addcmul(candidate_in, reset, torch.bmm(hidden, candidate_weight)))
-        return torch.lerp(candidate, hidden, keep)
+        return torch.lerp(candidate, hidden, update)
 
 
 def gate_split(hidden: Tensor) -> list[int]:
-    """Sizes of what enters both gates, and the candidate."""
+    """Sizes of the inputs of both gates and of the candidate."""
     return [2 * hidden.shape[2], hidden.shape[2]]
 
 
-def no_episodes(tasks: int, steps: int, features: int, device: torch.device) -> Episodes:
-    """None yet."""
+def empty_episodes(tasks: int, steps: int, features: int, device: torch.device) -> Episodes:
+    """No episodes for each of the tasks."""
     shape = (tasks, 0, steps, features)
     lengths = torch.zeros(tasks, 0, dtype=torch.long, device=device)
     return Episodes(torch.zeros(shape, device=device), lengths, torch.zeros(tasks, 0, device=device))
 
 
-def best_episodes(known: Episodes, new: Episodes, count: int) -> Episodes:
-    """The ``count`` with the highest returns of both, of equal ones the older."""
-    both = Episodes(*(torch.cat(parts, dim=1) for parts in zip(known, new, strict=True)))
+def best_episodes(stored: Episodes, new: Episodes, count: int) -> Episodes:
+    """The ``count`` episodes with the highest returns, older ones first among equal returns."""
+    both = Episodes(*(torch.cat(parts, dim=1) for parts in zip(stored, new, strict=True)))
     rank = both.returns.nan_to_num(nan=-torch.inf)
     order = rank.sort(dim=1, descending=True, stable=True).indices[:, :count]
     lanes = torch.arange(len(order), device=order.device).unsqueeze(1)

@@ -14,10 +14,10 @@ class GRU(SequenceModel):
     Args:
         input_dim: size of the input.
         hidden_size: units.
-        layer_norm: normalise both projections of gates and candidate separately, as in the published RL²
-            codes. The input's projection and its normalisation run over all time at once.
-        timescale: the longest memory at the start, in steps: units keep their state for between 1 and this many
-            (chrono initialisation, Tallec & Ollivier 2018). 1 leaves the gates half open.
+        layer_norm: normalise the projections of input and state separately, for gates and for the candidate, as in the
+            published RL² codes. The input is projected and normalised for all time at once.
+        timescale: longest initial memory in steps: the units' time constants are drawn between 1 and this number
+            (chrono initialisation, Tallec & Ollivier 2018). 1 leaves the biases of the gates at 0.
     """
 
     def __init__(
@@ -35,40 +35,40 @@ class GRU(SequenceModel):
         if timescale > 1:
             bias = self.input_norm.get_parameter("0.bias") if layer_norm else self.gru.all_weights[0][2]
             steps = 1 + (timescale - 1) * torch.rand(hidden_size)
-            bias.data[hidden_size : 2 * hidden_size] = steps.log()  # the gate that keeps follows the one that resets
+            bias.data[hidden_size : 2 * hidden_size] = steps.log()  # torch orders the gates reset, update, new
 
     def initial_carry(self, batch_size: int) -> Tensor:
         return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
 
     def forward(self, x: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         if self.layer_norm:
-            return self._normalised(x, carry)
+            return self._normalized(x, carry)
         y, last = self.gru(x, carry.unsqueeze(0))
         return y, last.squeeze(0)
 
     def step(self, x: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         if self.layer_norm:
-            _, carry = self._normalised(x.unsqueeze(0), carry)
+            _, carry = self._normalized(x.unsqueeze(0), carry)
             return carry, carry
         carry = torch.gru_cell(x, carry, *self.gru.all_weights[0])
         return carry, carry
 
-    def _normalised(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalized(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         gates = slice(0, 2 * self.hidden_size)
         candidate = slice(2 * self.hidden_size, None)
         input_weight, hidden_weight, input_bias, hidden_bias = self.gru.all_weights[0]
-        # All that does not depend on the recurrence, for all time at once. Separate products for gates and
-        # candidate, because a slice of one product would be copied before it is normalised.
+        # Everything that does not depend on the recurrence, for all time at once. Gates and candidate are separate
+        # products, because a slice of one product would be copied before it is normalised.
         gate_inputs = self.input_norm[0](F.linear(x, input_weight[gates], input_bias[gates]))
         candidate_inputs = self.input_norm[1](F.linear(x, input_weight[candidate], input_bias[candidate]))
         gate_weight, gate_bias = hidden_weight[gates], hidden_bias[gates]
         candidate_weight, candidate_bias = hidden_weight[candidate], hidden_bias[candidate]
         outputs = []
         for gate_input, candidate_input in zip(gate_inputs.unbind(0), candidate_inputs.unbind(0), strict=True):
-            open_gates = torch.sigmoid(gate_input + self.hidden_norm[0](F.linear(hidden, gate_weight, gate_bias)))
-            reset, keep = open_gates.chunk(2, dim=-1)
+            gates_open = torch.sigmoid(gate_input + self.hidden_norm[0](F.linear(hidden, gate_weight, gate_bias)))
+            reset, update = gates_open.chunk(2, dim=-1)
             recurrent = self.hidden_norm[1](F.linear(hidden, candidate_weight, candidate_bias))
             proposed = torch.tanh(torch.addcmul(candidate_input, reset, recurrent))
-            hidden = torch.lerp(proposed, hidden, keep)
+            hidden = torch.lerp(proposed, hidden, update)
             outputs.append(hidden)
         return torch.stack(outputs), hidden

@@ -20,7 +20,7 @@ from metarl.models.normalization import ValueHead, ValueLayer
 from metarl.types import EnvSpec, Timestep
 
 Gain = Annotated[float, Field(gt=0, le=1e3)]
-# Of actions between -1 and 1; the squares of much larger ones, or of their inverses, overflow.
+# Actions lie between -1 and 1; squares of much larger deviations, or of their inverses, overflow.
 StandardDeviation = Annotated[float, Field(ge=1e-6, le=1e3)]
 Critic = Literal["shared", "separate", "privileged", "memoryless"]
 
@@ -42,7 +42,7 @@ class HeadOutput(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """Parts of a policy below its heads: these take their sizes from it, and refuse what they cannot read."""
+    """Parts of a policy below its heads, from which heads take their sizes."""
 
     spec: EnvSpec
     features: Features
@@ -183,7 +183,7 @@ class ConditionedHeads(Heads):
 
 
 def _check_readable(trunk: Trunk) -> None:
-    """Refuse trunks whose observations do not reach conditioned networks."""
+    """Refuse trunks whose observations do not max_lookback conditioned networks."""
     if trunk.critic == "memoryless":
         raise ValueError(
             "model.critic=memoryless cannot be combined with conditioning; use model.critic=shared, or "

@@ -1,4 +1,4 @@
-"""Gated linear attention: attention whose past is one matrix per head (Yang et al. 2024, arXiv 2312.06635).
+"""Gated linear attention: attention whose state is one matrix per head (Yang et al. 2024, arXiv 2312.06635).
 
 The gate is one number per head and step, as in Mamba-2 (Dao & Gu 2024, arXiv 2405.21060): decays then enter chunks
 as ratios between two steps, which never overflow.
@@ -19,17 +19,17 @@ CHUNK = 64  # steps; attention is quadratic within a chunk and linear over chunk
 class LinearAttention(SequenceModel):
     """Residual layers of gated linear attention and feed-forward networks, normalised at their inputs.
 
-    Acting costs the same at every step of however long a trial; training is linear in its length.
+    The cost of acting does not grow with the step of a trial; that of training is linear in the length of a trial.
 
     Args:
         input_dim: size of the input.
-        hidden_size: width of a step and of each layer.
-        num_layers: pairs of attention and feed-forward layers.
-        num_heads: of attention; divides ``hidden_size``.
+        hidden_size: size of the embedding of a step, and of each layer.
+        num_layers: number of pairs of an attention and a feed-forward layer.
+        num_heads: number of attention heads; divides ``hidden_size``.
         feedforward_size: units of the feed-forward layers.
-        timescale: the longest memory at the start, in steps: heads keep their state for between 1 and this many. None
-            takes the context.
-        context: the longest sequence; only ``timescale`` asks for it.
+        timescale: longest initial memory in steps: time constants of the heads lie between 1 and this number. None: the
+            context.
+        context: the longest sequence; used by ``timescale`` alone.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``hidden_size``.
@@ -85,7 +85,7 @@ class LinearAttentionLayer(nn.Module):
         self.feed = feed_forward(size, feedforward_size, size)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A sequence and the state ``[B, heads, key, value]`` before it; with the state after it."""
+        """Output of a sequence after a state ``[B, heads, key_dim, value_dim]``, and the state after the sequence."""
         normed = self.norm(x)
         stacked, gate = self.project(normed).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
         query, key, value = split_heads(stacked, self.num_heads)
@@ -103,12 +103,12 @@ def gated_linear_attention(
 
     Args:
         query, key, value: ``[B, heads, T, dim]``.
-        log_decay: ``[B, heads, T]``, zero at most.
+        log_decay: ``[B, heads, T]``, not positive.
         state: ``[B, heads, key_dim, value_dim]``, S before the first step.
-        chunk: steps treated at once; changes the cost, not the result.
+        chunk: steps of a chunk; changes the cost, not the result.
 
     Returns:
-        What is read, ``[B, heads, T, value_dim]``, and S after the last step.
+        The output ``[B, heads, T, value_dim]``, and S after the last step.
     """
     outputs = []
     causal = torch.ones(min(chunk, query.shape[2]), min(chunk, query.shape[2]), dtype=torch.bool, device=query.device)
@@ -120,6 +120,6 @@ def gated_linear_attention(
         )
         inside = ((q @ k.transpose(-1, -2)) * between.exp()) @ v
         outputs.append(inside + (q * total.exp().unsqueeze(-1)) @ state)
-        kept = (total[..., -1:] - total).exp().unsqueeze(-1)
-        state = state * total[..., -1, None, None].exp() + (k * kept).transpose(-1, -2) @ v
+        remaining = (total[..., -1:] - total).exp().unsqueeze(-1)
+        state = state * total[..., -1, None, None].exp() + (k * remaining).transpose(-1, -2) @ v
     return torch.cat(outputs, 2), state

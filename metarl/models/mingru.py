@@ -1,4 +1,4 @@
-"""minGRU: a gated recurrence whose gates see the input alone (Feng et al. 2024, arXiv 2410.01201)."""
+"""minGRU: a gated recurrence whose gates depend on the input alone (Feng et al. 2024, arXiv 2410.01201)."""
 
 import torch
 from pydantic import PositiveInt
@@ -11,16 +11,16 @@ from metarl.models.scan import linear_scan
 class MinGRU(SequenceModel):
     """Layers of ``h[t] = (1 - z[t]) h[t-1] + z[t] c[t]``, gate and candidate linear in the layer's input.
 
-    The recurrence is linear in ``h``, so that all time steps of a trial are learned from in parallel. As in the
-    paper's blocks each layer is normalised before, and added to, what it reads; a feed-forward layer follows it.
+    The recurrence is linear in ``h``, so that all steps of a trial are computed in parallel during learning. As in the
+    blocks of the paper, layers have pre-normalisation and residual connections, and a feed-forward layer follows each.
 
     Args:
         input_dim: size of the input.
-        hidden_size: width of a step and units of each layer.
-        num_layers: recurrences.
-        timescale: the longest memory at the start, in steps: units of a layer keep their state for between 1 and this
-            many. None takes the context.
-        context: the longest sequence; only ``timescale`` asks for it.
+        hidden_size: size of the embedding of a step, and units of each layer.
+        num_layers: number of recurrences.
+        timescale: longest initial memory in steps: time constants of the units are drawn between 1 and this number.
+            None: the context.
+        context: the longest sequence; used by ``timescale`` alone.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class MinGRU(SequenceModel):
 
 
 class MinGRULayer(nn.Module):
-    """One recurrence and one feed-forward layer, each beside a residual: ``[T, B, size]`` to ``[T, B, size]``."""
+    """A recurrence and a feed-forward layer, with residual connections: ``[T, B, size]`` to ``[T, B, size]``."""
 
     def __init__(self, size: int, timescale: int):
         super().__init__()
         self.norm, self.feed_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.project = nn.Linear(size, 2 * size)
         steps = 1 + (timescale - 1) * torch.rand(size)
-        self.project.bias.data[:size] = -steps.log()  # a unit lets in one part of its input in so many steps
+        self.project.bias.data[:size] = -steps.log()  # the initial gate of a unit is about 1 / steps
         self.feed = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
 
     def forward(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """A sequence and the state ``[B, size]`` before it; with the state after it."""
-        opening, candidate = self.project(self.norm(x)).chunk(2, dim=-1)
-        let_in = torch.sigmoid(opening)
-        states = linear_scan(1 - let_in, let_in * candidate, hidden)
+        """Output of a sequence after a state ``[B, size]``, and the state after the sequence."""
+        gate, candidate = self.project(self.norm(x)).chunk(2, dim=-1)
+        gate = torch.sigmoid(gate)
+        states = linear_scan(1 - gate, gate * candidate, hidden)
         x = x + states
         return x + self.feed(self.feed_norm(x)), states[-1]

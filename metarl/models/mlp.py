@@ -1,4 +1,4 @@
-"""Multilayer perceptrons; as a memory, the memoryless ablation."""
+"""Multilayer perceptrons, also as a memory: the memoryless ablation."""
 
 import itertools
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def mlp(
     """Layers of ``sizes[1:]`` units on ``sizes[0]`` inputs, each followed by an activation.
 
     Args:
-        sizes: of the input and of each layer; an input alone gives the identity.
+        sizes: input size, then units of each layer; an input size alone gives the identity.
         activation: makes the module after each layer.
         output_dim: outputs of a linear layer on top, without activation; None: no such layer.
-        layer: makes a linear layer from its input and output size, initialised as it should be.
+        layer: makes an initialised linear layer from its input and output size.
     """
     modules: list[nn.Module] = []
     for width, size in itertools.pairwise(sizes):

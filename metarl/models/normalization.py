@@ -1,4 +1,4 @@
-"""Running statistics that keep inputs and targets of a learner in range."""
+"""Normalisation of inputs and value targets by running statistics."""
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,10 @@ class ValueHead(nn.Module):
         """Include a batch of targets, 1-D, in the statistics."""
         old_mean, old_std = self.mean.clone(), self.std
         self.batches += 1
-        # Bias-corrected, so that the first batch counts whole.
+        # Bias-corrected: the first batch has weight 1.
         rate = (1 - self.decay) / (1 - self.decay**self.batches)
         self.mean.lerp_(targets.mean(), rate)
-        # Second moments about the new mean: nothing large is subtracted from anything large.
+        # Second moments about the new mean avoid catastrophic cancellation.
         self.variance.add_((old_mean - self.mean).square()).lerp_((targets - self.mean).square().mean(), rate)
         self.layer.rescale_(old_std / self.std, (old_mean - self.mean) / self.std)
 

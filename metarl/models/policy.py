@@ -1,4 +1,4 @@
-"""Policies: features of what an agent sees, a memory, perhaps a belief, and the heads of actor and critic."""
+"""Policies: features of a timestep, a memory, optionally a belief, and the heads of actor and critic."""
 
 import inspect
 from collections.abc import Callable
@@ -78,7 +78,7 @@ class Policy(nn.Module):
         return self.heads.value_head
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
-        """The empty memories of ``batch_size`` lanes: the actor's, then the critic's if it has one."""
+        """The initial carries of ``batch_size`` lanes: the actor's, then the critic's if it has one."""
         memories = [self.memory] if self.critic_memory is None else [self.memory, self.critic_memory]
         return tuple(memory.initial_carry(batch_size) for memory in memories)
 

@@ -11,13 +11,13 @@ from torch.autograd import Function
 def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     """All states of ``state[t] = decay[t] * state[t - 1] + inputs[t]``.
 
-    Time is cut into about sqrt(T) chunks of sqrt(T) steps: all chunks run side by side from zero, then their last
-    states are chained, then each chunk adds what it inherited. About 2 sqrt(T) operations in a row instead of T,
-    twice the arithmetic; products of decays may vanish, nothing overflows, nothing is divided. Gradients are the same
-    recurrence backwards in time.
+    Time is cut into about sqrt(T) chunks of sqrt(T) steps: all chunks are computed in parallel from zero, then their
+    last states are chained, then each chunk adds the contribution of the state before it. This takes about 2 sqrt(T)
+    sequential operations instead of T, with twice the arithmetic; products of decays may vanish, but nothing overflows
+    or is divided. The gradient is the same recurrence backwards in time.
 
     Args:
-        decay: ``[T, B, ...]``, of size one at most in each element.
+        decay: ``[T, B, ...]``, with absolute values of at most 1.
         inputs: ``[T, B, ...]``.
         initial: ``[B, ...]``, the state before the first step.
 
@@ -28,7 +28,7 @@ def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
 
 
 class LinearScan(Function):
-    """``linear_scan`` with a backward pass of its own: nothing but the states is kept for it."""
+    """``linear_scan`` with a backward pass that needs the states alone."""
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:

@@ -8,63 +8,42 @@ from torch import Tensor, nn
 
 from metarl.models.attention import (
     Cache,
-    Pattern,
     Positions,
-    Waves,
-    attend,
+    Sinusoids,
+    causal_attention,
     empty_cache,
     join_heads,
     relative_key,
     relative_query,
-    row_length,
-    sparse_attend,
+    sinusoidal_positions,
     split_heads,
     split_rotated_heads,
-    waves,
 )
 from metarl.models.base import Depth, SequenceModel
 from metarl.models.mlp import mlp
 
-Connections = Literal["residual", "dense"]
-Norm = Literal["pre", "post", "none"]
-SPARSE: tuple[Pattern, ...] = ("row", "column", "previous_row")  # in turns, layer by layer
+Norm = Literal["pre", "post"]
 
 
-class Transformer(SequenceModel):
-    """Attention and feed-forward layers; acting keeps keys and values of the whole trial.
+class CausalTransformer(SequenceModel):
+    """Carry and forward pass of transformers; subclasses add the layers, ``final_norm`` and ``output_dim``.
+
+    The carry has the keys and values of all steps of the trial, one cache for each attention layer.
 
     Args:
         input_dim: size of the input.
-        hidden_size: width of an embedded step and of each layer.
-        num_layers: pairs of attention and feed-forward layers.
-        num_heads: of attention; divides ``hidden_size``.
-        feedforward_size: units of the feed-forward layers.
-        positions: ``rotary`` turns queries and keys, ``relative`` scores distances (Transformer-XL), ``sinusoidal`` and
-            ``learned`` add a code of the absolute position to the embedding (dense connections: beside it).
-        norm: layer normalisation before each layer (``pre``), after it (``post``), or ``none``.
-        connections: ``residual`` adds a layer's output to its input, ``dense`` puts it beside the input, so that the
-            width grows by ``hidden_size`` per layer.
-        attention: ``full``, or ``sparse``: layers see their row, their column and the previous row of the folded trial
-            in turns.
-        context: the longest sequence; learned positions and sparse attention need it.
+        hidden_size: size of the embedding of a step.
+        num_heads: number of attention heads; divides ``hidden_size``.
+        positions: see ``Transformer``.
+        context: see ``Transformer``.
 
     Raises:
-        ValueError: sizes that do not fit each other.
+        ValueError: sizes that do not fit each other, or learned positions without ``context``.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_size: PositiveInt = 128,
-        num_layers: Depth = 2,
-        num_heads: PositiveInt = 4,
-        feedforward_size: PositiveInt = 256,
-        positions: Positions = "rotary",
-        norm: Norm = "pre",
-        connections: Connections = "residual",
-        attention: Literal["full", "sparse"] = "full",
-        context: PositiveInt | None = None,
-    ):
+    final_norm: nn.Module
+
+    def __init__(self, input_dim: int, hidden_size: int, num_heads: int, positions: Positions, context: int | None):
         super().__init__()
         check_sizes(hidden_size, num_heads, "model.positions=learned" if positions in ("rotary", "relative") else None)
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
@@ -73,20 +52,7 @@ class Transformer(SequenceModel):
         nn.init.xavier_uniform_(self.embed.weight)
         absolute = positions in ("sinusoidal", "learned")
         self.position = PositionCode(positions, hidden_size, context) if absolute else None
-        self.dense = connections == "dense"
-        width = hidden_size * (2 if self.dense and absolute else 1)
-        row = _row(context) if attention == "sparse" else 0
         self.attentions, self.feeds = nn.ModuleList(), nn.ModuleList()
-        for index in range(num_layers):
-            pattern = SPARSE[index % len(SPARSE)] if row else None
-            heads = Heads(width, hidden_size, num_heads, positions, pattern, row)
-            self.attentions.append(Connected(heads, width, hidden_size, norm, self.dense))
-            width += hidden_size * self.dense
-            feed = feed_forward(width, feedforward_size, hidden_size)
-            self.feeds.append(Connected(feed, width, hidden_size, norm, self.dense))
-            width += hidden_size * self.dense
-        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
-        self.output_dim = width
 
     def initial_carry(self, batch_size: int) -> tuple[Cache, ...]:
         like = self.embed.weight
@@ -98,9 +64,8 @@ class Transformer(SequenceModel):
         start, steps = carry[0].steps, len(x)
         x = self.embed(x)
         if self.position is not None:
-            code = self.position(start, steps).unsqueeze(1)
-            x = torch.cat([x, code.expand_as(x)], dim=-1) if self.dense else x + code
-        at = waves(start, steps, self.head_dim, x)
+            x = self.with_position(x, self.position(start, steps).unsqueeze(1))
+        at = sinusoidal_positions(start, steps, self.head_dim, x)
         caches = []
         for attention, feed, cache in zip(self.attentions, self.feeds, carry, strict=True):
             x, cache = attention(x, cache, at)
@@ -108,41 +73,83 @@ class Transformer(SequenceModel):
             caches.append(cache)
         return self.final_norm(x), tuple(caches)
 
+    def with_position(self, x: Tensor, code: Tensor) -> Tensor:
+        """Embeddings ``[T, B, hidden_size]`` combined with position codes ``[T, 1, hidden_size]``: their sum."""
+        return x + code
 
-def check_sizes(hidden_size: int, num_heads: int, unpaired: str | None = None) -> None:
-    """Refuse widths that cannot be divided into heads.
+
+class Transformer(CausalTransformer):
+    """Residual layers of causal attention over the whole trial, with a cache of keys and values for acting.
 
     Args:
-        unpaired: where heads must be even, because rotations and waves pair their channels, what does not need that.
+        input_dim: size of the input.
+        hidden_size: size of the embedding of a step, and of each layer.
+        num_layers: number of pairs of an attention and a feed-forward layer.
+        num_heads: number of attention heads; divides ``hidden_size``.
+        feedforward_size: units of the feed-forward layers.
+        positions: ``rotary`` rotates queries and keys, ``relative`` scores distances (Transformer-XL), ``sinusoidal``
+            and ``learned`` add a code of the absolute position to the embedding.
+        norm: layer normalisation before each layer (``pre``) or after its residual connection (``post``).
+        context: the longest sequence; learned positions need it.
 
     Raises:
-        ValueError: naming what fits.
+        ValueError: sizes that do not fit each other, or learned positions without ``context``.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_size: PositiveInt = 128,
+        num_layers: Depth = 2,
+        num_heads: PositiveInt = 4,
+        feedforward_size: PositiveInt = 256,
+        positions: Positions = "rotary",
+        norm: Norm = "pre",
+        context: PositiveInt | None = None,
+    ):
+        super().__init__(input_dim, hidden_size, num_heads, positions, context)
+        for _ in range(num_layers):
+            attention = SelfAttention(hidden_size, hidden_size, num_heads, positions)
+            self.attentions.append(Residual(attention, hidden_size, norm))
+            self.feeds.append(Residual(feed_forward(hidden_size, feedforward_size, hidden_size), hidden_size, norm))
+        self.final_norm = nn.LayerNorm(hidden_size) if norm == "pre" else nn.Identity()
+        self.output_dim = hidden_size
+
+
+def check_sizes(hidden_size: int, num_heads: int, alternative: str | None = None) -> None:
+    """Refuse sizes that cannot be divided into heads.
+
+    Args:
+        hidden_size, num_heads: of the model.
+        alternative: where heads must have even size, because rotations and sinusoids pair their channels: the setting
+            that does not need it.
+
+    Raises:
+        ValueError: the sizes do not fit; names those that do.
     """
     if hidden_size % num_heads:
         fitting = [heads for heads in range(1, min(hidden_size, 1024) + 1) if hidden_size % heads == 0]
         raise ValueError(
             f"model.num_heads={num_heads} does not divide model.hidden_size={hidden_size}; one of {fitting} does"
         )
-    if unpaired and hidden_size // num_heads % 2:
+    if alternative and hidden_size // num_heads % 2:
         raise ValueError(
-            f"model.hidden_size={hidden_size} over model.num_heads={num_heads} gives heads of odd width, "
-            f"whose channels cannot be paired; change one of them, or use {unpaired}"
+            f"model.hidden_size={hidden_size} over model.num_heads={num_heads} gives heads of odd size, "
+            f"whose channels cannot be paired; change one of them, or use {alternative}"
         )
-
-
-def _row(context: int | None) -> int:
-    if context is None:
-        raise ValueError("model.context=null: sparse attention folds a trial of known length; set model.context")
-    if context > 3 and row_length(context) == 1:
-        raise ValueError(
-            f"model.context={context} is prime and does not fold into rows, which model.attention=sparse needs; "
-            f"use model.context={context + 1}"
-        )
-    return row_length(context)
 
 
 class PositionCode(nn.Module):
-    """A vector per position: ``learned``, or sines beside cosines."""
+    """A vector for each position: learned, or sines and cosines.
+
+    Args:
+        positions: ``learned`` or ``sinusoidal``.
+        size: of a vector.
+        context: number of learned positions.
+
+    Raises:
+        ValueError: learned positions without ``context``, or sinusoids of an odd size.
+    """
 
     def __init__(self, positions: Positions, size: int, context: int | None):
         super().__init__()
@@ -158,61 +165,52 @@ class PositionCode(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, start: int, steps: int) -> Tensor:
-        """Of the positions from ``start`` on, ``[steps, size]``."""
+        """Codes ``[steps, size]`` of the positions from ``start`` on."""
         if self.table is None:
-            return torch.cat(waves(start, steps, self.size, self.like), dim=-1)
+            return torch.cat(sinusoidal_positions(start, steps, self.size, self.like), dim=-1)  # [steps, size]
         if start + steps > len(self.table):
             raise ValueError(f"step {start + steps} is beyond model.context={len(self.table)}; raise it")
         return self.table[start : start + steps]
 
 
-class Connected(nn.Module):
-    """A layer, its normalisation and its way round: ``[..., width]`` to ``[..., width]``, or beside it when dense."""
+class Residual(nn.Module):
+    """A layer with normalisation and a residual connection: ``[..., size]`` to ``[..., size]``."""
 
-    def __init__(self, function: nn.Module, width: int, hidden_size: int, norm: Norm, dense: bool):
+    def __init__(self, function: nn.Module, size: int, norm: Norm):
         super().__init__()
-        self.function, self.dense = function, dense
-        self.before = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
-        self.after = nn.LayerNorm(hidden_size) if norm == "post" else nn.Identity()
+        self.function = function
+        self.before = nn.LayerNorm(size) if norm == "pre" else nn.Identity()
+        self.after = nn.LayerNorm(size) if norm == "post" else nn.Identity()
 
     def forward(self, x: Tensor, *memory) -> tuple:
-        """The output, and what else the layer returns when it is given a memory."""
-        y, *rest = self.function(self.before(x), *memory) if memory else (self.function(self.before(x)),)
-        return (torch.cat([x, self.after(y)], dim=-1) if self.dense else self.after(x + y), *rest)
+        """The output, followed by the new cache if the layer takes a cache and positions."""
+        y, *cache = self.function(self.before(x), *memory) if memory else (self.function(self.before(x)),)
+        return (self.after(x + y), *cache)
 
 
-class Heads(nn.Module):
-    """Causal attention of several heads.
+class SelfAttention(nn.Module):
+    """Multi-head causal attention: ``[T, B, input_dim]`` to ``[T, B, hidden_size]``.
 
     Args:
-        input_dim, hidden_size: ``[T, B, input_dim]`` to ``[T, B, hidden_size]``.
-        num_heads: of ``hidden_size / num_heads`` channels each.
-        positions: what queries and keys know of positions.
-        pattern, row: of sparse attention; None sees everything before.
+        input_dim, hidden_size: input and output size.
+        num_heads: number of heads of ``hidden_size / num_heads`` channels.
+        positions: how queries and keys depend on positions; not at all if positions are absolute.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_size: int,
-        num_heads: int,
-        positions: Positions,
-        pattern: Pattern | None = None,
-        row: int = 0,
-    ):
+    def __init__(self, input_dim: int, hidden_size: int, num_heads: int, positions: Positions):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
-        self.positions, self.pattern, self.row = positions, pattern, row
+        self.positions = positions
         self.project = head_projection(input_dim, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
         nn.init.xavier_uniform_(self.output.weight)
         if positions == "relative":
-            self.distance = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim))  # query to waves
+            self.distance = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim))  # query to sinusoids
             nn.init.xavier_uniform_(self.distance)
             self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))
             self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))
 
-    def forward(self, x: Tensor, cache: Cache, at: Waves) -> tuple[Tensor, Cache]:
+    def forward(self, x: Tensor, cache: Cache, at: Sinusoids) -> tuple[Tensor, Cache]:
         """T steps ``[T, B, input_dim]`` at positions ``at``, after those of the cache."""
         projected = self.project(x)
         if self.positions == "rotary":
@@ -223,16 +221,15 @@ class Heads(nn.Module):
             distance = (query + self.position_bias) @ self.distance
             query, key = relative_query(query + self.content_bias, distance, at), relative_key(key, at)
         cache = cache.append(key, value)
-        scale = self.head_dim**-0.5
-        if self.pattern is None:
-            y = attend(query, cache, scale)
-        else:
-            y = sparse_attend(query, cache, scale, self.pattern, self.row)
-        return self.output(join_heads(y)), cache
+        return self.output(join_heads(self.attend(query, cache))), cache
+
+    def attend(self, query: Tensor, cache: Cache) -> Tensor:
+        """Attention of the last T steps of the cache: ``[B, heads, T, key_dim]`` to ``[B, heads, T, head_dim]``."""
+        return causal_attention(query, cache, self.head_dim**-0.5)
 
 
 def head_projection(input_dim: int, size: int) -> nn.Linear:
-    """To query, key and value of ``size`` each: Xavier weights of each by itself, no bias."""
+    """A linear layer to query, key and value of ``size`` each: Xavier weights of each by itself, no bias."""
     project = nn.Linear(input_dim, 3 * size, bias=False)
     for block in project.weight.data.split(size):
         nn.init.xavier_uniform_(block)
