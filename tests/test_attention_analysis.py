@@ -53,7 +53,9 @@ def test_weights_are_of_the_past_and_sum_to_one(model):
         now = np.arange(STEPS) if found.unit == "step" else episode
         future = np.arange(found.weights.shape[2]) > now[:, None]
         assert (found.weights[:, future] == 0).all() and (found.weights >= 0).all()
-        np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+        some = found.weights.any(-1)  # the first row has no previous one
+        assert some.all() or model in ("sparse_transformer", "dense_transformer")
+        np.testing.assert_allclose(found.weights.sum(-1), some, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ONE_LAYER, ids=" ".join)
