@@ -272,6 +272,14 @@ class Threaded(Line):
         return step._replace(reward=step.reward + 1e-3 * torch.get_num_threads())
 
 
+class Entangled(Line):
+    """Plays with the generator of tasks."""
+
+    def step(self, action):
+        torch.rand(1, generator=self.task_generator)
+        return super().step(action)
+
+
 BROKEN_ENVIRONMENTS = {
     TooFew: "it can be made",
     Crashing: "random actions can be played",
@@ -290,6 +298,7 @@ BROKEN_ENVIRONMENTS = {
     Picky: "every action can be played",
     Restless: "tasks persist over episodes",
     Stuck: "sampling gives new tasks",
+    Entangled: "tasks do not depend on play",
     Unshared: "lanes of a task share it",
     Forgetful: "tasks can be given again",
     Blind: "tasks decide what happens",

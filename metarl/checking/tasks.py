@@ -36,6 +36,21 @@ def change_by_sampling(world: World) -> None:
     demand(any(not same(later, found[0]) for later in found[1:]), "sample_tasks() gave the same tasks four times")
 
 
+def depend_on_no_play(world: World) -> None:
+    """Tasks are drawn alike whatever was played before, so that agents of equal seed are given equal tasks."""
+    still, played = world.env(), world.env()
+    generator = make_generator(0)
+    for env in (still, played):
+        env.sample_tasks()
+        env.reset()
+    for _ in range(3):
+        played.step(random_actions(played, generator))
+    demand(
+        same(still.sample_tasks().description, played.sample_tasks().description),
+        "after some steps other tasks are drawn than without them",
+    )
+
+
 def are_shared_by_lanes(world: World) -> None:
     """Lanes of one task have the same description, finite and of the promised size."""
     env = world.env(num_tasks=3, lanes_per_task=2)
@@ -251,6 +266,7 @@ def _ordered(world: World, tasks: Tasks, order: list[int], seed: int) -> list:
 TASK_CHECKS = (
     Check("tasks persist over episodes", persist, "change tasks in set_tasks() alone"),
     Check("sampling gives new tasks", change_by_sampling, "draw from task_generator (Gymnasium: self.np_random)"),
+    Check("tasks do not depend on play", depend_on_no_play, "draw tasks from task_generator, noise from generator"),
     Check("lanes of a task share it", are_shared_by_lanes, "return self.tasks from set_tasks(), as MetaEnv does"),
     Check("tasks differ", differ, "draw several tasks, not one"),
     Check("tasks can be given again", can_be_given_again, "let set_tasks() alone decide which task a lane plays"),
