@@ -12,6 +12,7 @@ import yaml
 from processes import REPOSITORY
 
 from metarl.cli import main
+from metarl.trust import TYPED, locate
 
 CONF = REPOSITORY / "conf"
 FOLDERS = (".", "docs", "results", "launch")
@@ -135,3 +136,12 @@ def test_commands_name_what_exists(source):
             given = {word.partition("=")[0] for word in words if word.startswith("--")}
             wrong += [f"metarl {words[1]} has no {flag}" for flag in given - flags(words[1])]
         assert not wrong, f"{' '.join(words)}: {'; '.join(wrong)}"
+
+
+def test_the_page_of_models_lists_every_memory_as_its_class_describes_it():
+    page, described = (REPOSITORY / "docs" / "models.md").read_text(), {}
+    for file in sorted((CONF / "model").glob("[!_]*.yaml")):
+        memory = locate(yaml.safe_load(file.read_text())["memory"]["_target_"], "model.memory", TYPED)
+        described[file.stem] = memory.__doc__.strip().splitlines()[0]
+    listed = dict(re.findall(r"^- \*\*(\w+)\*\*: (.*)$", page.partition("## The memories")[2], re.MULTILINE))
+    assert listed == described

@@ -115,15 +115,15 @@ class HyperLinear(ConditionalLayer):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         terms, output_dim, input_dim = self.weight.shape
         leading = x.shape[:-1]
-        condition = self._terms(condition).reshape(-1, terms)
-        x = x.reshape(-1, input_dim)
+        condition = self._terms(condition).reshape(-1, terms)  # [N, terms]
+        x = x.reshape(-1, input_dim)  # [N, input_dim]
         if input_dim <= output_dim:  # the smaller of the two intermediate results
             pairs = (condition.unsqueeze(2) * x.unsqueeze(1)).flatten(1)  # [N, terms * input_dim]
-            y = pairs @ self.weight.transpose(1, 2).reshape(-1, output_dim)
+            y = pairs @ self.weight.transpose(1, 2).reshape(-1, output_dim)  # [N, output_dim]
         else:
-            of_terms = (x @ self.weight.reshape(-1, input_dim).T).unflatten(1, (terms, output_dim))
+            of_terms = (x @ self.weight.reshape(-1, input_dim).T).unflatten(1, (terms, output_dim))  # [N, terms, out]
             y = torch.bmm(condition.unsqueeze(1), of_terms).squeeze(1)  # [N, output_dim]
-        return (y + condition @ self.bias).unflatten(0, leading)
+        return (y + condition @ self.bias).unflatten(0, leading)  # [..., output_dim]
 
     def _terms(self, condition: Tensor) -> Tensor:
         return torch.cat([condition, torch.ones_like(condition[..., :1])], dim=-1) if self.shared else condition

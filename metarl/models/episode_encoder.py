@@ -55,7 +55,7 @@ class EpisodeEncoder(nn.Module):
         To be called with weights of N tasks, ``[N, ...]`` each (``torch.func.functional_call``).
         """
         tasks, episodes, steps, _ = features.shape
-        flat = features.flatten(1, 2).to(self.input_weight.dtype)
+        flat = features.flatten(1, 2).to(self.input_weight.dtype)  # [N, M T, F]
         inputs = torch.baddbmm(self.bias.unsqueeze(1), flat, self.input_weight.mT).unflatten(1, (episodes, steps))
         size = self.recurrent_weight.shape[2]
         hidden = inputs.new_zeros(tasks, episodes, size)

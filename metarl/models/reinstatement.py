@@ -103,7 +103,7 @@ class Reinstatement(SequenceModel):
     def forward(self, x: Tensor, carry: EpisodicCarry) -> tuple[Tensor, EpisodicCarry]:
         plan = self._plan(x[..., -1] > 0.5, carry)
         embedding = self.embed(x)
-        rows = torch.cat([carry.recent.transpose(0, 1), embedding])
+        rows = torch.cat([carry.recent.transpose(0, 1), embedding])  # [window - 1 + T, B, size]
         longest = min(self.window, int(plan.episode_step.max()) + 1)  # longest window; all earlier rows are masked
         padding_mask = torch.arange(longest - 1, -1, -1, device=x.device) > plan.episode_step.unsqueeze(
             -1
@@ -111,7 +111,7 @@ class Reinstatement(SequenceModel):
         encoded = self._encode(rows[self.window - longest :], padding_mask)
         sources = [source(encoded, padding_mask) for source in self.sources]
         written, slots = self._decode(sources, plan, carry.slots)
-        recent = rows[len(rows) - (self.window - 1) :].transpose(0, 1)
+        recent = rows[len(rows) - (self.window - 1) :].transpose(0, 1)  # [B, window - 1, size]
         after = EpisodicCarry(recent, plan.episode_step[-1] + 1, slots, plan.episodes)
         return torch.cat([embedding, written], dim=-1), after
 

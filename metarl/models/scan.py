@@ -54,7 +54,7 @@ def _scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     if missing:
         decay = torch.cat([decay, decay.new_ones(missing, *decay.shape[1:])])
         inputs = torch.cat([inputs, inputs.new_zeros(missing, *inputs.shape[1:])])
-    decay, inputs = decay.unflatten(0, (-1, size)), inputs.unflatten(0, (-1, size))
+    decay, inputs = decay.unflatten(0, (-1, size)), inputs.unflatten(0, (-1, size))  # [chunks, size, B, ...]
     states, shares = torch.empty_like(inputs), torch.empty_like(decay)  # states from zero, products of decays
     states[:, 0], shares[:, 0] = inputs[:, 0], decay[:, 0]
     for t in range(1, size):
@@ -64,4 +64,4 @@ def _scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     inherited[0] = initial
     for chunk in range(1, len(states)):
         torch.addcmul(states[chunk - 1, -1], shares[chunk - 1, -1], inherited[chunk - 1], out=inherited[chunk])
-    return states.addcmul_(shares, inherited.unsqueeze(1)).flatten(0, 1)[:steps]
+    return states.addcmul_(shares, inherited.unsqueeze(1)).flatten(0, 1)[:steps]  # [T, B, ...]

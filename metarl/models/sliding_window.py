@@ -141,18 +141,18 @@ def blockwise_attention(
     Returns:
         ``[B, heads, T, value_dim]``.
     """
-    batch, steps, past = len(query), query.shape[2], keys.shape[2] - query.shape[2]
-    window = min(window, past + steps)
-    if past == 0 and window == steps and relative_bias is None and max_lookback is None:
+    batch, steps, earlier = len(query), query.shape[2], keys.shape[2] - query.shape[2]
+    window = min(window, earlier + steps)
+    if earlier == 0 and window == steps and relative_bias is None and max_lookback is None:
         return sdpa(query, keys, values, scale, is_causal=True)
     size = min(steps, block or max(window, SMALLEST_BLOCK))
     count = -(-steps // size)
-    blocks = Blocks(count, size, window - 1 if count > 1 else past, count * size - steps)
-    mask = _mask(_lookback(steps, past, window, max_lookback, query.device), blocks, window, relative_bias)
+    blocks = Blocks(count, size, window - 1 if count > 1 else earlier, count * size - steps)
+    mask = _mask(_lookback(steps, earlier, window, max_lookback, query.device), blocks, window, relative_bias)
     if count > 1:
         mask = mask.expand(batch, count, -1, -1, -1)
     query = F.pad(query, (0, 0, 0, blocks.padding)).unflatten(2, (count, size)).transpose(1, 2).flatten(0, 1)
-    padding = (0, 0, blocks.before - past, blocks.padding)
+    padding = (0, 0, blocks.before - earlier, blocks.padding)
     keys, values = (_overlapping(F.pad(part, padding), blocks) for part in (keys, values))
     out = sdpa(query, keys, values, scale, attn_mask=mask.flatten(0, 1))  # [B blocks, heads, size, value_dim]
     return out.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, :steps]  # [B, heads, T, value_dim]
@@ -164,9 +164,9 @@ def _overlapping(x: Tensor, blocks: Blocks) -> Tensor:
     return sections.permute(0, 2, 1, 4, 3).flatten(0, 1)  # [B blocks, heads, before + size, dim]
 
 
-def _lookback(steps: int, past: int, window: int, max_lookback: Tensor | None, device: torch.device) -> Tensor:
+def _lookback(steps: int, earlier: int, window: int, max_lookback: Tensor | None, device: torch.device) -> Tensor:
     """Largest distance that each step attends to, ``[B or 1, T]``."""
-    available = torch.arange(past, past + steps, device=device).clamp(max=window - 1).unsqueeze(0)  # [1, T]
+    available = torch.arange(earlier, earlier + steps, device=device).clamp(max=window - 1).unsqueeze(0)  # [1, T]
     return available if max_lookback is None else torch.minimum(available, max_lookback)
 
 
@@ -175,7 +175,7 @@ def _mask(lookback: Tensor, blocks: Blocks, window: int, relative_bias: Tensor |
 
     Bool, True where a step attends; with a bias, the bias there and minus infinity elsewhere.
     """
-    lookback = F.pad(lookback, (0, blocks.padding)).unflatten(1, (blocks.number, blocks.size))
+    lookback = F.pad(lookback, (0, blocks.padding)).unflatten(1, (blocks.number, blocks.size))  # [B or 1, blocks, size]
     distance = _distance(blocks, lookback.device)
     mask = ((distance >= 0) & (distance <= lookback.unsqueeze(-1))).unsqueeze(2)  # [B or 1, blocks, 1, size, ...]
     if relative_bias is None:

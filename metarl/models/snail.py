@@ -65,9 +65,9 @@ class SNAIL(SequenceModel):
 
     def forward(self, x: Tensor, carry: SNAILCarry) -> tuple[Tensor, SNAILCarry]:
         start, steps = carry.cache.steps, len(x)
-        past = self._past(carry.recent, start) if start else None
+        earlier = self._earlier(carry.recent, start) if start else None
         for convolution, dilation in zip(self.convolutions, self.dilations, strict=True):
-            before = None if past is None else past[-dilation:, :, : x.shape[-1]]
+            before = None if earlier is None else earlier[-dilation:, :, : x.shape[-1]]
             x = torch.cat([x, convolution(x, dilation, before)], dim=-1)
         rows = x[-self.max_dilation :, :, : -self.hidden_size]
         slots = torch.arange(start + steps - len(rows), start + steps, device=x.device) % self.max_dilation
@@ -94,7 +94,7 @@ class SNAIL(SequenceModel):
         read = causal_attention(query, cache, self.hidden_size**-0.5)
         return torch.cat([x, read.squeeze(1).transpose(0, 1)], dim=-1), SNAILCarry(recent, cache)  # [T, B, output_dim]
 
-    def _past(self, recent: Tensor, end: int) -> Tensor:
+    def _earlier(self, recent: Tensor, end: int) -> Tensor:
         """Inputs of the steps before ``end``, ``[max_dilation, B, channels]``, oldest first; zeros before the start."""
         return recent.roll(-(end % self.max_dilation), 1).transpose(0, 1)  # [max_dilation, B, channels]
 
@@ -125,15 +125,15 @@ class GatedConv1d(nn.Module):
         """
         if dilation is None:
             assert before is not None
-            now, past = self.weight.chunk(2)
-            return self._gate(torch.addmm(F.linear(x, now), before, past.T))
+            current, earlier = self.weight.chunk(2)
+            return self._gate(torch.addmm(F.linear(x, current), before, earlier.T))
         # One product for both taps, then a shift: no copy of the input is made.
-        now, past = F.linear(x, self.weight).chunk(2, dim=-1)
+        current, earlier = F.linear(x, self.weight).chunk(2, dim=-1)  # [T, B, size]
         if before is None:
-            shifted = F.pad(past[:-dilation], (0, 0, 0, 0, min(dilation, len(x)), 0))
+            shifted = F.pad(earlier[:-dilation], (0, 0, 0, 0, min(dilation, len(x)), 0))
         else:
-            shifted = torch.cat([F.linear(before, self.weight[self.size :]), past])[: len(x)]
-        return self._gate(now + shifted)
+            shifted = torch.cat([F.linear(before, self.weight[self.size :]), earlier])[: len(x)]
+        return self._gate(current + shifted)
 
     def _gate(self, y: Tensor) -> Tensor:
         gate, value = self.norm(y if self.bias is None else y + self.bias).chunk(2, dim=-1)

@@ -81,7 +81,7 @@ def fold(context: int | None) -> int:
         ValueError: ``context`` is missing.
     """
     if context is None:
-        raise ValueError("model.context=null: sparse attention folds a trial of known length; set model.context")
+        raise ValueError("model.context=null: sparse attention folds the longest trial; set model.context")
     return row_length(context)
 
 
@@ -136,7 +136,7 @@ def _folded_attention(query: Tensor, keys: Tensor, values: Tensor, scale: float,
         query, keys, values = (part.transpose(2, 3) for part in (query, keys, values))  # [B, heads, row, rows, dim]
     folds, causal = query.shape[1:3], pattern != "previous_row"
     out = sdpa(query.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), scale, is_causal=causal)
-    out = out.unflatten(1, folds)
+    out = out.unflatten(1, folds)  # [B, heads, rows, row, dim], or row before rows
     if pattern == "column":
         out = out.transpose(2, 3)
     return out.flatten(2, 3)[:, :, :steps]  # [B, heads, T, dim]

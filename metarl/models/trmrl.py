@@ -152,12 +152,12 @@ class TrMRL(SequenceModel):
         return torch.where(start >= 0, time - start, elapsed + time)
 
     def _append(self, x: Tensor, carry: WindowCarry) -> WindowCarry:
-        recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)
+        recent = torch.cat([carry.recent, x.transpose(0, 1)], dim=1)  # [B, window - 1 + T, input_dim]
         return WindowCarry(recent[:, recent.shape[1] - (self.window - 1) :], self._elapsed(x, carry.elapsed)[-1] + 1)
 
     def _windowed(self, x: Tensor, carry: WindowCarry) -> tuple[Tensor, Tensor]:
         """The output ``[T, B, output_dim]``, and the last layer's rows ``[T, B, window or 1, hidden_size]``."""
-        tokens = self.embed(torch.cat([carry.recent.transpose(0, 1), x]))
+        tokens = self.embed(torch.cat([carry.recent.transpose(0, 1), x]))  # [window - 1 + T, B, hidden_size]
         filled = self._elapsed(x, carry.elapsed).clamp(max=self.window - 1)  # [T, B], rows before the current one
         windows = Windows(tokens, filled, self.window)
         every_row = self.head_input == "full" or self.feedback is not None
@@ -184,7 +184,7 @@ class Windows:
 
     def __init__(self, tokens: Tensor, filled: Tensor, window: int):
         lanes = filled.shape[1]
-        time = torch.arange(window - 1, window - 1 + len(filled), device=filled.device).view(-1, 1, 1)
+        time = torch.arange(window - 1, window - 1 + len(filled), device=filled.device).view(-1, 1, 1)  # [T, 1, 1]
         row = torch.arange(window, device=filled.device)
         source = (time - filled.unsqueeze(-1) + row) * lanes + torch.arange(lanes, device=filled.device).view(1, -1, 1)
         empty = tokens.shape[0] * lanes  # one more token, of zeros, for rows that are not filled
@@ -194,7 +194,7 @@ class Windows:
 
     def gather(self, tokens: Tensor) -> Tensor:
         """Values of all tokens ``[window - 1 + T, B, size]``, arranged in windows: ``[T * B, window, size]``."""
-        table = F.pad(tokens.flatten(0, 1), (0, 0, 0, 1))
+        table = F.pad(tokens.flatten(0, 1), (0, 0, 0, 1))  # [(window - 1 + T) B + 1, size]
         return table.index_select(0, self.source).unflatten(0, (-1, self.window))  # [T * B, window, size]
 
     def pick(self, rows: Tensor) -> Tensor:
