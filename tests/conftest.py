@@ -1,4 +1,4 @@
-"""Options of ``conf/`` as fixtures: a new YAML meets every law without a change here."""
+"""Options of ``conf/`` as fixtures: every law applies to a new YAML file without a change here."""
 
 import os
 from inspect import isfunction
@@ -117,7 +117,7 @@ def sweep(tmp_path) -> list[Path]:
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    """Cards that are not there: call it with the free memory in MiB of each; each has 10,000."""
+    """Simulated GPUs: call it with the free memory of each in MiB, of 10,000."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""Sweeps of jobs that do not train: what launchers make of them, in a moment."""
+"""Sweeps of jobs that do not train, to test launchers quickly."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What several test files share: tiny configurations, things built from them, and a small environment and agent."""
+"""Shared helpers of tests: tiny configurations, objects built from them, and a small environment and agent."""
 
 import json
 from functools import cache
@@ -36,7 +36,7 @@ DEFAULTS = {"env": "bandit", "model": "gru", "algorithm": "rl2", "meta_optimizer
 
 
 def given_choices(overrides) -> dict[str, str]:
-    """The option chosen of each group, as ``run.py`` notes them."""
+    """Chosen option of each group, as ``run.py`` records it."""
     pairs = (override.partition("=") for override in overrides)
     return DEFAULTS | {name: option for name, _, option in pairs if name in DEFAULTS}
 
@@ -112,7 +112,7 @@ def brief(env_option: str) -> tuple[str, ...]:
 
 
 def batch_of(agent: PolicyGradient, rollout: Rollout) -> Batch:
-    """The trials of a rollout as the agent learns from them; moves its statistics of returns."""
+    """Training batch of an agent from a rollout; updates its statistics of returns."""
     return agent._batch(rollout, agent.extra_inputs(rollout))
 
 
@@ -154,7 +154,7 @@ def usual_combinations() -> list[tuple[str, str, str]]:
 
 
 def few_combinations() -> list[tuple[str, str, str]]:
-    """Usual ones where algorithms other than RL² are used with one environment of each kind of action.
+    """Combinations that are usual: algorithms other than RL² with one environment of each kind of action.
 
     For laws that do not depend on how an algorithm and an environment fit together.
     """
@@ -187,7 +187,7 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory and what it holds, and every folder."""
+    """Every file below a directory with its content, and every folder."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b"<folder>"
         for path in sorted(directory.rglob("*"))
@@ -195,7 +195,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 class Corridor(MetaEnv):
-    """A test environment of episodes of unequal length, where everything can be worked out by hand.
+    """A test environment with episodes of unequal length, whose results can be computed by hand.
 
     A task has a ``length``: the episode terminates after that many steps, or is truncated at the horizon.
     The reward is ``bonus + elapsed / 8 + action``; the observation is ``(elapsed, length)``.
@@ -239,7 +239,7 @@ class Counts(NamedTuple):
 
 
 class Counter:
-    """A test agent that counts what happens to it; it acts 1 once it has adapted (on ``parity`` lanes: by lane)."""
+    """A test agent that counts its calls; it acts 1 once it has adapted (on ``parity`` lanes: by lane)."""
 
     def __init__(self, *rollouts: int, parity: bool = False):
         self.rollouts = rollouts
@@ -265,7 +265,7 @@ class Counter:
 
 
 def corridor_with(lengths: list[int], bonus: list[float] | None = None, **options) -> Corridor:
-    """A corridor whose tasks have these lengths."""
+    """A corridor with tasks of given lengths."""
     env = Corridor(num_tasks=len(lengths), **options)
     bonuses = torch.tensor(bonus or [0.0] * len(lengths)).unsqueeze(1)
     env.set_tasks(Tasks({"length": torch.tensor(lengths).unsqueeze(1), "bonus": bonuses}))
@@ -273,7 +273,7 @@ def corridor_with(lengths: list[int], bonus: list[float] | None = None, **option
 
 
 def whole_and_resumed(config: dict, folder: Path, stop_at: int) -> list:
-    """A run left alone until its end, and one that was stopped after some iterations and is about to go on."""
+    """A finished run, and one that was stopped after some iterations and is about to resume."""
     whole, first = trainer_of(config, folder / "whole"), trainer_of(config, folder / "parts")
     finish(whole)
     first.train(StopAt(first, stop_at))

@@ -1,4 +1,4 @@
-"""Programs in processes of their own: run, watched, stopped and killed."""
+"""Programs in separate processes: started, monitored, stopped and killed."""
 
 import atexit
 import json

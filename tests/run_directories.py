@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, made up: known numbers, no training."""
+"""Synthetic run directories in the format of training, with given numbers."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def write_run(
 
 
 def evaluation(total: float, slope: float = 0.04) -> dict:
-    """Of a trial with this return, later episodes better by ``slope``."""
+    """Evaluation of a trial with this return, each episode better by ``slope`` than the one before."""
     curve = total / EPISODES + slope * (np.arange(EPISODES) - (EPISODES - 1) / 2)
     return {
         "return_mean": total,

@@ -1,4 +1,4 @@
-"""What each method of adaptation by gradient steps adds: its formulas worked out by hand, its options, its refusals."""
+"""Methods of adaptation by gradient steps: their formulas computed by hand, their options, their refusals."""
 
 import copy
 

@@ -36,7 +36,7 @@ def some_mdps(size=SMALL, num_tasks=3):
 
 
 def some_experience(size=SMALL, num_tasks=3, seed=0):
-    """What random play has shown, and the rollout that showed it."""
+    """Experience of random play, and its rollout."""
     env = make_mdp(size, num_tasks=num_tasks, seed=seed)
     env.sample_tasks()
     rollout = collect_trial(env, Random(env.action_space, size.num_episodes), make_generator(seed))[0]

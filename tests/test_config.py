@@ -28,7 +28,7 @@ def configuration(overrides: tuple[str, ...]) -> dict:
 
 
 def complaint(overrides: tuple[str, ...], run_dir, capsys) -> str:
-    """What the user is told, after ``error: ``; exactly one line of it."""
+    """Error message after ``error: ``, which must be a single line."""
     capsys.readouterr()
     try:
         trainer_of(configuration(overrides), run_dir, TYPED)

@@ -1,4 +1,4 @@
-"""What a sweep was launched with is what it runs, its record is data, and a process that dies is a failed run."""
+"""A sweep runs what it was launched with, its record is data, and a process that dies is a failed run."""
 
 import json
 import os

@@ -64,7 +64,7 @@ def obey(law, learner: Learner) -> None:
 
 
 def test_ratio_one(combination):
-    """What ``update`` recomputes before its first gradient step is what acting stored, in every later iteration too."""
+    """Values that ``update`` recomputes before its first gradient step equal those of acting, in every iteration."""
     obey(has_ratio_one, learner_of(combination))
 
 
@@ -141,7 +141,7 @@ def test_lanes_are_isolated_in_the_update(model_option, critic):
 
 
 def test_agents_do_not_look_at_the_task_while_acting(usual_combination):
-    """The same experience under another description of the task: the same actions."""
+    """Experience with another description of the task leads to the same actions."""
     obey(acts_without_the_task, learner_of(usual_combination))
 
 

@@ -48,7 +48,7 @@ def test_bits_of_a_latent_maze_tell_over_episodes():
 
 
 def expected_goals(ways: list[int], steps: int) -> float:
-    """Of an episode, where each goal is found after one of ``ways``, all as likely, and collected in one more step."""
+    """Goals per episode, if each is found after one of ``ways``, all as likely, and collected in one more step."""
     found = [0.0] * (steps + 1)
     for left in range(steps + 1):
         found[left] = sum(1 + found[left - way - 1] for way in ways if way < left) / len(ways)

@@ -37,7 +37,7 @@ def measured():
 
 
 def test_gradients_with_respect_to_inputs(measured):
-    """Of a sum of d averages over t + 1 steps, scaled by 2: 2 sqrt(d) / (t + 1)."""
+    """Gradient norm of a sum of d averages over t + 1 steps, scaled by 2: 2 sqrt(d) / (t + 1)."""
     count = np.arange(1, STEPS + 1)
     np.testing.assert_allclose(measured["first_input_gradient"], 2 * DIM**0.5 / count, rtol=1e-5)
     np.testing.assert_allclose(measured["input_gradient"], np.full(STEPS, 2 * DIM**0.5 / STEPS), rtol=1e-5)

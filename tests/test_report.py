@@ -78,7 +78,7 @@ def test_figures_of_many_runs(sweep):
 
 
 class Page(HTMLParser):
-    """What the tests look at: tags, ids, addresses and text."""
+    """Parser that collects tags, ids, addresses and text."""
 
     VOID = frozenset({"meta", "link", "img", "br"})
 

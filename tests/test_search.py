@@ -48,7 +48,7 @@ def configurations(jobs) -> list[dict]:
 
 
 def told(directory: Path, number: int, scores: list[float], **options) -> list[bool]:
-    """What a search answers to the held-out returns of one of its runs."""
+    """Answers of a search to the held-out returns of one of its runs."""
     logger = SearchLogger(**options)
     logger.start(directory / str(number), {}, None)
     return [logger.log({"eval/sampled/return_mean": score, "iteration": step}) for step, score in enumerate(scores, 1)]

@@ -125,7 +125,7 @@ class Twin:
 
 
 def spied(env) -> dict:
-    """What ``observe``, ``reward`` and ``ended`` last said, in float64 and before any lane starts anew."""
+    """Last results of ``observe``, ``reward`` and ``ended``, in float64 and before any lane is reset."""
     said: dict = {}
     for name in ("reward", "observe", "ended"):
         original = getattr(env, name)

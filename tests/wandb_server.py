@@ -90,7 +90,7 @@ class WandbServer:
         return {"bucket": bucket, "inserted": inserted}
 
     def status(self, name: str) -> dict[str, Any] | None:
-        """What a client that goes on with a run wants to know; None where there is no such run."""
+        """Answer to a client that resumes a run; None if there is no such run."""
         if name not in self.runs:
             return None
         rows = self.history[name]

@@ -1,4 +1,4 @@
-"""Hydra's launchers of metarl: they keep a sweep's record, and leave alone what is finished or runs already.
+"""Hydra's launchers of metarl: they keep a record of the sweep, and skip finished and running jobs.
 
 Hydra loads this file at every start: nothing heavy is imported here.
 """
@@ -28,8 +28,8 @@ class SweepLauncher(Launcher):
     """Common base of all launchers.
 
     Args:
-        shuffle: start the jobs in another order, the same for the same sweep.
-        first: overrides whose jobs come before the others, as ``["seed=0"]``.
+        shuffle: start the jobs in a random order that depends only on the sweep.
+        first: overrides whose jobs start before the others, as ``["seed=0"]``.
     """
 
     def __init__(self, shuffle: bool = False, first: Sequence[str] = ()):
@@ -85,7 +85,7 @@ class SweepLauncher(Launcher):
     def launch_resolved(
         self, overrides: Sequence[Sequence[str]], first: int, configs: Mapping[int, Mapping[str, Any]]
     ) -> list["JobStatus"]:
-        """Freeze the configurations of jobs that are new, and run what is not finished."""
+        """Freeze the configurations of new jobs, and run all unfinished ones."""
         from metarl.runs import frozen
         from metarl.runs import sweep as sweeps
 
@@ -96,7 +96,7 @@ class SweepLauncher(Launcher):
             return self.go_on(sweep, [job for job in sweep.jobs if job.number in configs])
 
     def go_on(self, sweep: "Sweep", jobs: list["Job"]) -> list["JobStatus"]:
-        """Run those that are not finished, as they were frozen; what has become of all."""
+        """Run unfinished jobs with their frozen configurations; returns the status of all."""
         from metarl.runs.sweep import finished_summary
 
         waiting = self.order([job for job in jobs if finished_summary(job.directory) is None])
@@ -108,7 +108,7 @@ class SweepLauncher(Launcher):
         return [sweep.status(job, active.get(sweep.cluster_id(job))) for job in jobs]
 
     def active(self, sweep) -> dict[str, str]:
-        """Runs that a cluster has not ended: an error of theirs is of an earlier attempt."""
+        """Jobs that a cluster has not ended; an error in their directories is from an earlier attempt."""
         return {}
 
     def order(self, jobs: list) -> list:
@@ -118,10 +118,10 @@ class SweepLauncher(Launcher):
         return sorted(jobs, key=lambda job: not set(self.first) & set(job.overrides))
 
     def check(self) -> None:
-        """Refuse what cannot be launched, before anything is written."""
+        """Refuse jobs that cannot be launched, before anything is written."""
 
     def start(self, sweep, jobs: list) -> None:
-        """Run the jobs, or hand them to a cluster."""
+        """Run the jobs, or submit them to a cluster."""
         raise NotImplementedError
 
     @staticmethod
@@ -134,7 +134,7 @@ class SweepLauncher(Launcher):
 
 
 def refuse_ranks() -> None:
-    """Refuse to be one of several processes; all of them would write and remove the same directory."""
+    """Refuse to launch from several processes, which would write and remove the same directory."""
     from metarl.errors import ConfigError
 
     if "RANK" in os.environ:
@@ -145,14 +145,14 @@ def refuse_ranks() -> None:
 
 
 def trust_typed(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Have the runs trust the packages that configurations name which the user composed just now."""
+    """Let the runs trust the packages that the configurations composed by the user name."""
     from metarl.trust import extend_environment, packages_of
 
     extend_environment({name for config in configs for name in packages_of(config)})
 
 
 def raise_on_failures(path: Path, statuses: Sequence["JobStatus"]) -> None:
-    """End with an error where runs failed."""
+    """Raise an error if runs failed."""
     from metarl.errors import RunDirectoryError
 
     failed = [str(status.job.number) for status in statuses if status.state == "failed"]
@@ -161,7 +161,7 @@ def raise_on_failures(path: Path, statuses: Sequence["JobStatus"]) -> None:
 
 
 def leave_nothing(sweep_dir: Path) -> None:
-    """Take back what Hydra's sweeper wrote before anything was checked, where there is no sweep."""
+    """Remove the files that Hydra's sweeper wrote before the checks, if no sweep exists."""
     if not (sweep_dir / "sweep.json").exists():
         (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
         for folder in (sweep_dir, *sweep_dir.parents[:1]):
@@ -172,7 +172,7 @@ def leave_nothing(sweep_dir: Path) -> None:
 
 
 def _compose_once(loader: ConfigLoader) -> None:
-    """Remember what was composed: Hydra's own sweeper composes every job before it launches them, only to check."""
+    """Cache compositions: Hydra's own sweeper composes every job once before the launch, as a check."""
     compose, found = loader.load_sweep_config, {}
 
     def remembered(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -185,7 +185,7 @@ def _compose_once(loader: ConfigLoader) -> None:
 
 
 class ProcessLauncher(SweepLauncher):
-    """One run after the other, in this process."""
+    """Runs one after another, in this process."""
 
     def start(self, sweep: "Sweep", jobs: list["Job"]) -> None:
         from metarl.configuration.reporting import report
@@ -204,16 +204,16 @@ class ProcessLauncher(SweepLauncher):
 
 
 class PoolLauncher(SweepLauncher):
-    """Runs of this machine, a process each.
+    """Runs on this machine, one process each.
 
     Args:
-        slots: runs at a time, without graphics cards; null: one for each core.
-        gpus: numbers or UUIDs of the graphics cards to use, or ``all`` that this process was given
+        slots: parallel runs without GPUs; null: one per core.
+        gpus: numbers or UUIDs of the GPUs to use, or ``all`` that this process was given
             (``CUDA_VISIBLE_DEVICES``); null: none.
-        jobs_per_gpu: runs at a time on each of them.
-        min_free_memory: GiB a card must have free before a run starts there; null: any.
-        threads: of each run's numerical libraries.
-        common: of all launchers.
+        jobs_per_gpu: parallel runs on each GPU.
+        min_free_memory: free memory in GiB that a GPU must have before a run starts there; null: any.
+        threads: number of threads of each run's numerical libraries.
+        common: options of all launchers.
     """
 
     def __init__(
@@ -256,12 +256,12 @@ class SlurmLauncher(SweepLauncher):
 
     Args:
         wait: wait until all runs have ended; otherwise return after submission, see ``metarl status``.
-        required: options that have to be given.
-        max_num_timeout: how often a run may go back into the queue at its time limit.
-        python: what runs Python on the nodes, with a path from where the sweep is launched.
-        options: of ``submitit``, as ``timeout_min``, or with the prefix ``slurm_`` of ``sbatch``, but for the short
-            names ``partition``, ``account``, ``signal_delay_s``, ``array_parallelism`` and ``setup``.
-        common: of all launchers.
+        required: options that the user must give.
+        max_num_timeout: number of times a run may be requeued at its time limit.
+        python: command that runs Python on the nodes; its path is relative to the directory of the launch.
+        options: options of ``submitit``, as ``timeout_min``; those of ``sbatch`` with the prefix ``slurm_`` except the
+            short names ``partition``, ``account``, ``signal_delay_s``, ``array_parallelism`` and ``setup``.
+        common: options of all launchers.
     """
 
     SHORT = ("partition", "account", "signal_delay_s", "array_parallelism", "setup")

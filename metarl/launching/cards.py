@@ -26,7 +26,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics card, its memory in GiB."""
+    """A GPU, with memory in GiB."""
 
     index: str
     uuid: str
@@ -43,11 +43,11 @@ def gpu_slots(gpus: Sequence[int | str] | None, jobs_per_gpu: int) -> list[Slot]
     """Slots for ``jobs_per_gpu`` runs on each GPU, the first of every GPU before the second.
 
     Args:
-        gpus: numbers or UUIDs of cards; None takes all that ``CUDA_VISIBLE_DEVICES`` gives, or else all there are.
-        jobs_per_gpu: runs at a time on each.
+        gpus: numbers or UUIDs of GPUs; None: all in ``CUDA_VISIBLE_DEVICES`` or, without it, of the machine.
+        jobs_per_gpu: parallel runs on each GPU.
 
     Raises:
-        ConfigError: there are none, or one is not there or not given to this process.
+        ConfigError: there is no GPU, or one does not exist or is hidden from this process.
     """
     given = visible()
     wanted = None if gpus is None else [str(gpu) for gpu in gpus]
@@ -67,7 +67,7 @@ def gpu_slots(gpus: Sequence[int | str] | None, jobs_per_gpu: int) -> list[Slot]
 
 
 def visible() -> list[str] | None:
-    """Cards that ``CUDA_VISIBLE_DEVICES`` gives to this process; None where it is not set."""
+    """GPUs in ``CUDA_VISIBLE_DEVICES``; None if it is not set."""
     if VISIBLE not in os.environ:
         return None
     text = os.environ[VISIBLE].strip()
@@ -75,10 +75,10 @@ def visible() -> list[str] | None:
 
 
 def check_memory(wanted: float | None, slots: Sequence[Slot]) -> None:
-    """Refuse to wait for memory that none of the cards has.
+    """Refuse a ``min_free_memory`` that no GPU has.
 
     Raises:
-        ConfigError: the value is not allowed, none has as much, or none reports it.
+        ConfigError: the value is not allowed, no GPU has as much memory, or none reports its memory.
     """
     if wanted is None:
         return
@@ -96,16 +96,16 @@ def check_memory(wanted: float | None, slots: Sequence[Slot]) -> None:
 
 
 def card_of(slot: Slot, found: Sequence[Card]) -> Card | None:
-    """The card of a slot; None where it is none of those, as a part of a card."""
+    """The GPU of a slot; None if it is not listed, such as a part of a GPU (MIG)."""
     name = slot.gpu or ""
     return next((card for card in found if name == card.index or (len(name) > 4 and card.uuid.startswith(name))), None)
 
 
 def cards() -> list[Card]:
-    """All cards of this machine.
+    """All GPUs of this machine.
 
     Raises:
-        ConfigError: nvidia-smi is not there, or does not answer as it should.
+        ConfigError: nvidia-smi is not found, or its output cannot be read.
     """
     found = []
     for row in _nvidia("index,uuid,memory.free,memory.total"):
@@ -123,12 +123,12 @@ def _gib(mebibytes: str) -> float:
 
 
 def _check_there(slots: Sequence[Slot]) -> None:
-    """Refuse numbers and UUIDs of cards that are not there; parts of cards are not in that list."""
+    """Refuse numbers and UUIDs of GPUs that do not exist; parts of GPUs (MIG) are not listed and not checked."""
     there = cards()
     for slot in slots:
         if card_of(slot, there) is None and not str(slot.gpu).startswith("MIG"):
-            known = ", ".join(card.index for card in there)
-            raise ConfigError(f"hydra.launcher.gpus: {slot.gpu} is not there; nvidia-smi lists {known}")
+            listed = ", ".join(card.index for card in there)
+            raise ConfigError(f"hydra.launcher.gpus: {slot.gpu} not found; nvidia-smi lists {listed}")
 
 
 def _nvidia(query: str) -> list[str]:

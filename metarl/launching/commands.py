@@ -14,7 +14,7 @@ UNENDED = ("running", "queued")
 
 
 def status_rows(sweep: Sweep) -> tuple[list[dict[str, Any]], str]:
-    """A row for each job, and a line about all."""
+    """A row for each job, and a summary line."""
     found = sweep.statuses(slurm.states(sweep))
     common = set.intersection(*(set(job.overrides) for job in sweep.jobs)) if len(found) > 1 else set()
     rows = [_row(status, common) for status in found]
@@ -43,14 +43,14 @@ def _row(status: JobStatus, common: set[str]) -> dict[str, Any]:
 
 
 def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
-    """Resume unfinished runs with their frozen configurations; running ones are left alone.
+    """Resume unfinished runs with their frozen configurations; running ones are not touched.
 
     Args:
         sweep: sweep to resume.
-        overrides: where it runs: ``cluster=...`` and ``hydra.launcher.*``.
+        overrides: where to run: ``cluster=...`` and ``hydra.launcher.*``.
 
     Raises:
-        ConfigError: other overrides, which would make it another sweep; or it cannot run there.
+        ConfigError: an override would change the sweep, or the sweep cannot run there.
         RunDirectoryError: runs failed.
     """
     from hydra_plugins.metarl_launcher import raise_on_failures

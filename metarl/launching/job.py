@@ -1,4 +1,4 @@
-"""One run in this process: of a configuration that was composed just now, or was frozen when its sweep was launched.
+"""One run in this process, with a newly composed configuration or one that was frozen at the launch of its sweep.
 
 This module decides how a job of a sweep is run, not the record of the sweep. Imports torch only once there is
 something to train.
@@ -36,14 +36,14 @@ def train(
     trust: Trust | None = None,
     fresh: bool = False,
 ) -> None:
-    """Build what a resolved configuration describes, and run it to its end.
+    """Build and run a resolved configuration to its end.
 
     Args:
-        config: resolved.
-        run_dir: of the run.
-        sweep: name of the sweep this run belongs to, whose reader finds an error in the run directory.
-        trust: in the code that the configuration names; None trusts metarl and what ``METARL_TRUST`` lists.
-        fresh: the name of the run directory is no choice of the user, see ``RunDirectory.open``.
+        config: resolved configuration.
+        run_dir: directory of the run.
+        sweep: name of the sweep of this run; errors are then also written into the run directory.
+        trust: trust in the code that the configuration names; None trusts metarl and what ``METARL_TRUST`` lists.
+        fresh: the run directory was named by the program, not by the user, see ``RunDirectory.open``.
     """
     from metarl import parallel
     from metarl.configuration.build import build
@@ -112,7 +112,7 @@ def _version(found: dict[str, Any]) -> str:
 
 @contextmanager
 def _arguments(arguments: list[str]) -> Iterator[None]:
-    """Let the summary of the run state the command that repeats it alone."""
+    """Write into the summary of the run the command that repeats this run."""
     before = sys.argv
     sys.argv = [str(CONF.parent / "run.py"), *arguments]
     try:

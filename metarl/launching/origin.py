@@ -26,7 +26,7 @@ WORD = re.compile(r"[\w.,:=/+-]*", re.ASCII)
 
 
 def launcher(sweep: Sweep, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """The launcher that a sweep was launched with, or that of the overrides, and a record of it for the sweep.
+    """Launcher of a sweep, as recorded or as the overrides name it, and a record of it for the sweep.
 
     Raises:
         ConfigError: there is no such cluster or launcher, or an option must be given again.
@@ -59,15 +59,15 @@ def _plain(node: Any) -> dict[str, Any]:
 
 
 def _known(key: str, record: Mapping[str, Any]) -> str:
-    """A cluster or launcher of the record that is one of ours."""
-    name, known = record.get(key), options({"launcher": "hydra/launcher"}.get(key, key))
-    if name not in known:
-        raise ConfigError(f"the sweep was launched with {key}={name!r}; use cluster=..., one of {', '.join(known)}")
+    """Name of a cluster or launcher in the record, which must be one of metarl's."""
+    name, existing = record.get(key), options({"launcher": "hydra/launcher"}.get(key, key))
+    if name not in existing:
+        raise ConfigError(f"the sweep was launched with {key}={name!r}; use cluster=..., one of {', '.join(existing)}")
     return str(name)
 
 
 def _options(sweep: Sweep, where: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Overrides that give this launcher the plain options it had."""
+    """Overrides with the recorded plain options of this launcher."""
     recorded, usual = sweep.record.get("options"), _plain(compose(where, hydra_node=True).hydra.launcher)
     said = {text.lstrip("+~").removeprefix(OPTION).partition("=")[0].partition(".")[0] for text in typed}
     changed = {
@@ -95,17 +95,17 @@ def _is_word(text: str) -> bool:
 
 
 def _said(value: Any) -> str:
-    """A plain value as an override on the command line spells it."""
+    """A plain value in the syntax of an override on the command line."""
     if isinstance(value, list):
         return f"[{','.join(_said(item) for item in value)}]"
     return f"'{value}'" if isinstance(value, str) else json.dumps(value)
 
 
 def _check_device(sweep: Sweep, where: Sequence[str], config: Any) -> None:
-    """Refuse cards for runs that were frozen without, and the reverse.
+    """Refuse GPUs for runs that were frozen for a CPU, and the reverse.
 
     Raises:
-        ConfigError: the cluster is for another device.
+        ConfigError: the cluster runs on another device.
     """
     chosen = yaml.safe_load((CONF / "cluster" / f"{config.hydra.runtime.choices['cluster']}.yaml").read_text())
     if "device" not in chosen or not sweep.jobs:

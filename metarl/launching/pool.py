@@ -1,4 +1,4 @@
-"""Many runs on one machine: a process each, so many at a time, the next where one ends."""
+"""Many runs on one machine: one process per run, a limited number in parallel."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def died(status: JobStatus) -> bool:
 
 
 def write_death(directory: Path, text: str) -> None:
-    """Write into a run how its process ended."""
+    """Write into a run directory how the process of the run ended."""
     with suppress(OSError):  # a full disk may be why it died
         replace_file(directory / ERROR, text + "\n")
 
@@ -44,7 +44,7 @@ def _signal(code: int) -> str:
 
 
 def _tail(log: Path, beginning: int) -> str:
-    """The end of what was written to a log from some place on."""
+    """Last lines of a log after a position."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -62,11 +62,11 @@ class Pool:
     for. Once asked to stop, it asks the runs to stop, which save first, and waits for them.
 
     Args:
-        sweep: what to run.
-        slots: where.
-        threads: of each run's numerical libraries.
-        min_free_memory: GiB a card must have free before a run starts there.
-        command: what runs a job.
+        sweep: sweep with the jobs.
+        slots: slots to run them in.
+        threads: number of threads of each run's numerical libraries.
+        min_free_memory: free memory in GiB that a GPU must have before a run starts there.
+        command: command line that runs a job.
     """
 
     sweep: Sweep
@@ -82,7 +82,7 @@ class Pool:
         self.stopping = False
 
     def run(self, jobs: Sequence[Job], echo: Callable[[str], None] = print) -> None:
-        """Run them all, in this order; returns when nothing runs any more."""
+        """Run all jobs in this order; returns when no run is left."""
         self.elsewhere = [job for job in jobs if owner_of(job.directory) is not None]
         waiting = deque(job for job in jobs if job not in self.elsewhere)
         with StopRequest() as asked:
@@ -98,13 +98,13 @@ class Pool:
                 asked.chain_previous_handler()
 
     def stop(self) -> None:
-        """Start nothing more, and ask all runs to stop."""
+        """Start no further runs, and send all running ones a stop signal."""
         self.stopping = True
         for process, *_ in self.running.values():
             process.send_signal(signal.SIGTERM)
 
     def _collect(self, echo: Callable[[str], None]) -> None:
-        """Notice whose process has ended."""
+        """Handle the runs whose processes have ended."""
         for number, (process, _, job) in list(self.running.items()):
             if process.poll() is not None:
                 del self.running[number]
@@ -113,7 +113,7 @@ class Pool:
                     write_death(job.directory, death)
                     status = self.sweep.status(job)
                 echo(f"{number}: {status.state}" + (f" ({status.error})" if status.error else ""))
-                if status.state == "running":  # by an earlier launcher's process, which was there first
+                if status.state == "running":  # in the process of an earlier launcher
                     self.elsewhere.append(status.job)
 
     def _death(self, job: Job, code: int) -> str | None:
@@ -127,7 +127,7 @@ class Pool:
         return "\n".join([*lines, f"{DIED}: {ending}{last}"])
 
     def _take_over(self, waiting: deque[Job]) -> None:
-        """Runs of an earlier launcher that have ended, unfinished, come next."""
+        """Put unfinished runs of an earlier launcher whose processes have ended at the front of the queue."""
         ended = [job for job in self.elsewhere if owner_of(job.directory) is None]
         self.elsewhere = [job for job in self.elsewhere if job not in ended]
         waiting.extendleft(job for job in ended if finished_summary(job.directory) is None)

@@ -1,4 +1,4 @@
-"""The configurations that a search changes, frozen when it began: what it proposes later rests on the same files.
+"""Frozen base configurations of a search, so that later proposals do not depend on changed files.
 
 A proposal that names another option of a group, as ``model=lstm``, has a configuration of its own to start from.
 """
@@ -31,8 +31,8 @@ class Proposals:
     """Frozen settings and configurations of a search.
 
     Attributes:
-        settings: of the search: its space, and how it goes about.
-        fixed: overrides that hold for every run.
+        settings: settings of the search: its space, sampler and counts.
+        fixed: overrides of every run.
         bases: for each combination of options of the groups that are searched: that, the names of all choices, and
             the configuration, whose references to other keys are not resolved.
     """
@@ -45,7 +45,7 @@ class Proposals:
     def composed(
         cls, settings: dict[str, Any], fixed: Sequence[str], compose: Callable[[list[str]], Any]
     ) -> "Proposals":
-        """As the files of ``conf/`` are now; ``compose`` gives a configuration of Hydra for overrides."""
+        """Compose the configurations from the current files of ``conf/``; ``compose`` is Hydra's, for overrides."""
         groups = {key: found for key, found in settings["space"].items() if (CONF / key).is_dir()}
         bases = []
         for names in itertools.product(*groups.values()):
@@ -55,7 +55,7 @@ class Proposals:
 
     @classmethod
     def of(cls, sweep: Path, typed: bool = False) -> "Proposals":
-        """As they were frozen.
+        """Read the frozen configurations.
 
         Args:
             sweep: directory of the search.
@@ -79,7 +79,7 @@ class Proposals:
             raise RunDirectoryError(f"{path_of(sweep, SEARCH)} is damaged; start the search again elsewhere") from None
 
     def present(self) -> "Proposals":
-        """Settings and configurations under present names, where an earlier version wrote them."""
+        """Settings and configurations of an earlier version, with current names of keys."""
         settings = present({"hydra": {"sweeper": self.settings}})["hydra"]["sweeper"]
         return Proposals(settings, self.fixed, [_present_base(base) for base in self.bases])
 
@@ -103,7 +103,7 @@ class Proposals:
         """The resolved configuration of a proposal.
 
         Raises:
-            ConfigError: it names what is not there.
+            ConfigError: it names something that does not exist.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from omegaconf import OmegaConf
@@ -152,7 +152,7 @@ def _present_base(base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(found: Proposals) -> None:
-    """Raise what is raised where the parts are not what they should be."""
+    """Raise an error if the parts have wrong types."""
     for base in found.bases:
         if not isinstance(base["config"], dict) or not isinstance(base["choices"], dict):
             raise TypeError

@@ -93,7 +93,7 @@ def checked_space(space: Mapping[str, Any]) -> dict[str, Domain]:
 
 
 def _text(value: Any) -> str:
-    """A value as an override on the command line spells it."""
+    """A value in the syntax of an override on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -131,7 +131,7 @@ class Search:
         self.study.sampler = samplers.get(sampler, lambda: optuna.samplers.RandomSampler(seed=seed))()
 
     def next_round(self) -> list[int]:
-        """Consecutive numbers of the trials to run now: unfinished ones, or else new ones."""
+        """Consecutive numbers of the trials to run now: unfinished ones, otherwise new ones."""
         trials = self.study.get_trials(deepcopy=False)
         unended = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         if unended:
@@ -141,7 +141,7 @@ class Search:
         return [self._complete(self.study.ask()) for _ in range(count)]
 
     def _complete(self, trial: Trial) -> int:
-        """Propose values for all keys that the trial has none for; a killed search may have proposed some."""
+        """Propose values for all keys of a trial without one; a killed search may have proposed some."""
         for key, domain in self.space.items():
             domain.suggest(trial, key)
         return trial.number
@@ -163,7 +163,7 @@ class Search:
             self.study.tell(number, value)
 
     def lost(self, number: int) -> None:
-        """Record that a run ended without a result or an error: it is run once more, then counted as failed."""
+        """Record that a run ended with neither result nor error: it is repeated once, then counted as failed."""
         found = self._trial(number)
         if LOST in found.user_attrs:
             self.tell(number, None)
@@ -171,7 +171,7 @@ class Search:
             Trial(self.study, found._trial_id).set_user_attr(LOST, True)
 
     def _check_space(self) -> None:
-        """Refuse to resume trials of another space."""
+        """Refuse to resume trials of another search space."""
         wanted = {key: domain.distribution for key, domain in self.space.items()}
         for trial in self.study.get_trials(deepcopy=False):
             if any(wanted.get(key) != distribution for key, distribution in trial.distributions.items()):
@@ -217,7 +217,7 @@ def run_proposals(search: Search, launcher: Any, proposals: Proposals) -> str:
 
 
 def resume(sweep: Path, launcher: Any) -> str:
-    """Resume a search from the files in its directory alone; returns its conclusion.
+    """Resume a search from the files in its directory; returns its conclusion.
 
     Raises:
         RunDirectoryError: the directory holds no search, or a damaged one.

@@ -25,8 +25,8 @@ class Run:
     """Function that submitit runs on a node: a job, in the process that receives the cluster's signals.
 
     Args:
-        sweep: path of its directory.
-        number: of the job.
+        sweep: path of the sweep's directory.
+        number: number of the job.
         packages: packages other than metarl whose code it may run.
     """
 
@@ -44,7 +44,7 @@ class Run:
             raise RuntimeError(f"the run failed; see error.txt in {self.sweep}/{self.number}") from None
 
     def checkpoint(self) -> Any:
-        """Called once the run has saved: the same again."""
+        """The same job again, when submitit requeues it; the run has saved its state by then."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -62,10 +62,10 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
     """Submit the jobs as one array; returns its number.
 
     Args:
-        sweep: they belong to.
-        jobs: in order of priority.
-        options: of ``submitit.AutoExecutor.update_parameters``; ``max_num_timeout`` is how often a job may go back
-            into the queue at its time limit, and ``python`` what runs Python on the nodes.
+        sweep: sweep of the jobs.
+        jobs: jobs in order of priority.
+        options: arguments of ``submitit.AutoExecutor.update_parameters``; ``max_num_timeout`` is the number of times
+            a job may go back into the queue at its time limit, and ``python`` what runs Python on the nodes.
 
     Raises:
         ConfigError: there is no SLURM here, no such partition, or SLURM refuses the jobs.
@@ -94,32 +94,32 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
 
 
 def check(partition: str | None) -> None:
-    """That there is a SLURM, and those partitions, of which ``partition`` may name several, as ``short,long``.
+    """Refuse to launch without SLURM or in unknown partitions; ``partition`` may name several, as ``short,long``.
 
     Raises:
-        ConfigError: there is not.
+        ConfigError: SLURM or a partition does not exist.
     """
     for tool in ("sbatch", "srun"):
         if shutil.which(tool) is None:
             raise ConfigError(
-                f"cluster=slurm: {tool} is not there; launch on a login node of the cluster, or use cluster=local_pool"
+                f"cluster=slurm: {tool} not found; launch on a login node of the cluster, or use cluster=local_pool"
             )
     if partition is None or shutil.which("sinfo") is None:
         return
-    known = sorted(set(_ask("sinfo", "-a", "-h", "-o", "%R").split()))  # with those that are hidden
-    unknown = [name for name in str(partition).split(",") if name not in known]
+    existing = sorted(set(_ask("sinfo", "-a", "-h", "-o", "%R").split()))  # with those that are hidden
+    unknown = [name for name in str(partition).split(",") if name not in existing]
     if unknown:
         which = "" if unknown == [partition] else f" as {unknown[0]}"
         raise ConfigError(
-            f"hydra.launcher.partition={partition}: no such partition{which}; there are {', '.join(known)}"
+            f"hydra.launcher.partition={partition}: no such partition{which}; there are {', '.join(existing)}"
         )
 
 
 def states(sweep: Sweep, quiet: bool = True) -> dict[str, str]:
-    """State of every job of the sweep that the cluster has not ended, by what the cluster calls it.
+    """State of every unfinished job of the sweep, by the cluster's identifier.
 
     Raises:
-        ConfigError: the cluster does not answer; nothing is known then, where that is to be ``quiet``.
+        ConfigError: the cluster does not answer, unless ``quiet``, which then returns no state.
     """
     ids = {name for job in sweep.jobs if (name := sweep.cluster_id(job)) is not None}
     if not ids or shutil.which("squeue") is None:
@@ -131,7 +131,7 @@ def states(sweep: Sweep, quiet: bool = True) -> dict[str, str]:
 
 
 def wait(sweep: Sweep, interval: float = 5.0) -> None:
-    """Until no job of the sweep is in the cluster any more, or one is asked to stop waiting."""
+    """Wait until no job of the sweep is left in the cluster, or a stop is requested."""
     with StopRequest() as asked:
         while not asked:
             try:
@@ -150,6 +150,6 @@ def _ask(*command: str, quiet: bool = False) -> str:
         if quiet:
             return ""
         raise ConfigError(f"cluster=slurm: {command[0]} does not answer ({error})") from None
-    if answer.returncode and not quiet and "Invalid job id" not in answer.stderr:  # which a job is that is long gone
+    if answer.returncode and not quiet and "Invalid job id" not in answer.stderr:  # for a job that ended long ago
         raise ConfigError(f"cluster=slurm: {command[0]}: {answer.stderr.strip()}")
     return answer.stdout
