@@ -23,7 +23,7 @@ COMBINATIONS_OF_FIXTURE = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--fast``, for daily work."""
+    """Add the option ``--fast``, for daily work."""
     parser.addoption("--fast", action="store_true", help="the first case of each test, and no slow test")
 
 

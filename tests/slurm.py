@@ -85,7 +85,7 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
 
 
 def told(environment: dict[str, str], *command: str) -> str:
-    """What a command says, with the cluster's environment."""
+    """Output of a command in the environment of the cluster."""
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout
 
 

@@ -44,7 +44,7 @@ class Run:
             raise RuntimeError(f"the run failed; see error.txt in {self.sweep}/{self.number}") from None
 
     def checkpoint(self) -> Any:
-        """The same job again, when submitit requeues it; the run has saved its state by then."""
+        """Submission of this job again, when submitit requeues it; the run has saved its state by then."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
