@@ -158,7 +158,7 @@ def test_a_worker_that_is_gone_is_noticed_and_asking_it_to_stop_does_nothing():
         os.kill(worker.pid, name)
     env.step(torch.zeros(4, 1))
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="a worker process of the environments is gone"):
+    with pytest.raises(RuntimeError, match="a worker process of the environments died"):
         env.step(torch.zeros(4, 1))
 
 

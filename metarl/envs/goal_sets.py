@@ -83,7 +83,7 @@ class GoalTasks(MetaEnv):
             return Tasks({"goal": self._fresh(num_tasks, task_set)})
         if num_tasks > self.plan.num_goals:
             raise ValueError(
-                f"env.num_goals={self.plan.num_goals}: fewer than {num_tasks} parallel tasks; lower "
+                f"{num_tasks} tasks in parallel: each set has env.num_goals={self.plan.num_goals}; lower "
                 "meta_batch_size or eval.batch_size, or raise env.num_goals"
             )
         chosen = torch.randperm(self.plan.num_goals, generator=self.task_generator, device=self.device)[:num_tasks]
