@@ -29,9 +29,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, one process per core."""
+    """All tests, in three processes: on two cores one of them often waits, for SLURM or for programs."""
     install(session, "-e", ".[dev]")
-    session.run("pytest", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-n", "3", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
