@@ -10,13 +10,13 @@ from metarl.trust import TYPED
 
 
 class Hiding(RL2):
-    def __init__(self, env, model, *, bonus: float = 0.1, **kwargs):
-        super().__init__(env, model, **kwargs)
+    def __init__(self, *, bonus: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
 
 
 class Inheriting(RL2):
-    def __init__(self, env, model, *, bonus: float = 0.1, **inherited):
-        super().__init__(env, model, **inherited)
+    def __init__(self, *, bonus: float = 0.1, **inherited):
+        super().__init__(**inherited)
 
 
 @pytest.mark.parametrize("line", [(), ("algorithm.discount=0.9",)])
