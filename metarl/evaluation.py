@@ -21,7 +21,7 @@ class MakeEnv(Protocol):
 
 
 class TaskSelection(TypedDict):
-    """On which tasks to play; the same values meet the same tasks, whoever plays.
+    """Selection of tasks to play; equal values give equal tasks to every agent.
 
     ``num_tasks`` of them, ``batch_size`` side by side (2000), drawn from ``task_set`` (``held_out``) by ``seed``.
     """
@@ -38,14 +38,14 @@ class Evaluation:
 
     Attributes:
         return_mean, return_se: return of a trial, mean and standard error.
-        adaptation_curve, adaptation_se: the same for each episode of the trial, in the order they were met.
+        adaptation_curve, adaptation_se: the same for each episode of the trial, in order.
         episodes_met: what each of these could know: how many episodes on the same task came before. Lanes of a task
             learn together where an agent adapts between rollouts, so all that they played there counts.
         success_rate: share of the trial's last episodes that had a success; None where the environment has none.
         fall_rate: share of them that ended without one before the horizon.
         pooled_return: return of an episode of the last rollout if each task were played for the same number of steps
             instead of episodes, so that short episodes count more often. It is how TESP (Lan et al. 2019) was scored;
-            not for anything else. Both are None where the environment knows no success or no episode ends early.
+            not for anything else. Both are None where the environment reports no success or no episode ends early.
         num_tasks: how many different tasks, where a finite set was played as a whole, or how many were drawn.
         trials_per_task: how often each was played.
         task_source: where they come from, see ``metarl.held_out``.
@@ -89,7 +89,7 @@ class PlayedTasks:
     Attributes:
         trials: return of each episode of each trial, float64 ``[E, R, N]``.
         episodes_met: see ``Evaluation``.
-        successes: share of trials whose last episode had a success, ``[N]``; None where the environment knows none.
+        successes: share of trials whose last episode had a success, ``[N]``; None where the environment reports none.
         falls: share of trials whose last episode ended early without one.
         last_returns, last_lengths: of an episode of the last rollout, and its steps, ``[N]``.
         tasks: N rows.
@@ -137,9 +137,9 @@ def evaluate_per_task(
     rounds = 1 if finite is None else num_tasks // len(finite)
     count = num_tasks if finite is None else len(finite)
     batches: list[list[torch.Tensor]] = []
-    met: list[Tasks] = []
+    played: list[Tasks] = []
     for tasks in _batches(env, finite, rounds * count, task_set):
-        met.append(tasks)
+        played.append(tasks)
         trial = collect_trial(env, agent, generator, greedy)
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
         parts = [torch.cat(per_episode), *_last_episodes(trial[-1], agent.rollouts[-1])]
@@ -147,10 +147,10 @@ def evaluate_per_task(
     columns = (_by_round(part, rounds, count).double().cpu() for part in zip(*batches, strict=True))
     trials, *others = columns
     lengths, successes, falls = (part.mean(1) for part in others)
-    tasks = _one_row_per_task(met, env.lanes_per_task, count)
+    tasks = _one_row_per_task(played, env.lanes_per_task, count)
     return PlayedTasks(
         trials=trials,
-        episodes_met=_episodes_met(agent.rollouts, env.lanes_per_task),
+        episodes_met=_episodes_before(agent.rollouts, env.lanes_per_task),
         successes=successes[0] if trial[-1].success is not None else None,
         falls=falls[0],
         last_returns=trials.mean(1)[-agent.rollouts[-1] :].mean(0),
@@ -189,7 +189,7 @@ class AdaptedTest:
 
     Attributes:
         returns: ``[N, episodes]``, those of all lanes of a task side by side.
-        successes: bool, whether an episode had one; None where the environment knows none.
+        successes: bool, whether an episode had one; None where the environment reports none.
         steps: until the first success, or the end of the episode.
         tasks: N rows.
     """
@@ -222,9 +222,9 @@ def evaluate_after_adaptation(
     count = num_tasks if finite is None else len(finite)
     generator = make_generator(acting_seed, env.device)
     columns: list[list[torch.Tensor]] = []
-    met: list[Tasks] = []
+    played: list[Tasks] = []
     for tasks in _batches(env, finite, count, task_set):
-        met.append(tasks)
+        played.append(tasks)
         trial, end = collect_to_branch(env, agent, generator)
         tests = []
         for _ in range(episodes):
@@ -234,7 +234,7 @@ def evaluate_after_adaptation(
         columns.append([torch.stack(part, 1) for part in zip(*map(_outcome, tests), strict=True)])
     outcomes = (torch.cat(part).unflatten(0, (-1, env.lanes_per_task)) for part in zip(*columns, strict=True))
     returns, successes, steps = (part.flatten(1)[:count].cpu() for part in outcomes)
-    tasks = _one_row_per_task(met, env.lanes_per_task, count)
+    tasks = _one_row_per_task(played, env.lanes_per_task, count)
     return AdaptedTest(returns, None if tests[0].success is None else successes, steps, tasks)
 
 
@@ -279,20 +279,20 @@ def _last_episodes(rollout: Rollout, episodes: int) -> list[torch.Tensor]:
     return [rollout.mask.float().sum(0, keepdim=True) / episodes, succeeded.float(), fell.float()]
 
 
-def _episodes_met(rollouts: tuple[int, ...], lanes_per_task: int) -> list[int]:
-    """Before each episode of a trial."""
-    met: list[int] = []
+def _episodes_before(rollouts: tuple[int, ...], lanes_per_task: int) -> list[int]:
+    """Episodes of the task before each episode of a trial, those of all its lanes."""
+    counts: list[int] = []
     for index, episodes in enumerate(rollouts):
         before = sum(rollouts[:index]) * lanes_per_task
-        met += range(before, before + episodes)
-    return met
+        counts += range(before, before + episodes)
+    return counts
 
 
-def _one_row_per_task(met: list[Tasks], lanes_per_task: int, count: int) -> Tasks:
-    """The first ``count`` of the tasks met; those of a finite set come in the same order in every round."""
+def _one_row_per_task(played: list[Tasks], lanes_per_task: int, count: int) -> Tasks:
+    """The first ``count`` tasks that were played; a finite set has the same order in every round."""
     of_tasks = slice(None, count * lanes_per_task, lanes_per_task)
-    names = met[0].parameters
-    return Tasks({name: torch.cat([those.parameters[name] for those in met])[of_tasks].cpu() for name in names})
+    names = played[0].parameters
+    return Tasks({name: torch.cat([tasks.parameters[name] for tasks in played])[of_tasks].cpu() for name in names})
 
 
 def _mean_over_lanes(values: torch.Tensor, lanes_per_task: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Attention maps: what each step of a trial saw, layer by layer and head by head, while an agent acted."""
+"""Attention maps: weights of earlier steps at each step of a trial, by layer and head."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

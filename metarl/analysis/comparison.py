@@ -46,8 +46,8 @@ def compare(runs: Sequence[Run], actions: Actions = "sampled", score: Score | No
     """Compare finished runs, grouped by what they have in common but the seed.
 
     Args:
-        runs: what to compare.
-        actions: how they acted.
+        runs: finished runs.
+        actions: kind of evaluation, of sampled or greedy actions.
         score: the return of a whole trial or of its last episode, which alone compares trials of different lengths;
             None takes the trial where all have the same length.
 

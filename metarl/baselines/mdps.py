@@ -127,15 +127,15 @@ class Experience(NamedTuple):
     def after(self, timestep: Timestep) -> "Experience":
         """With one more step of every lane ``[B]``; at the start of a trial there is none."""
         lanes, num_states, num_actions = self.visits.shape
-        acted = (timestep.previous_action >= 0).to(self.visits.dtype)
-        lane = torch.arange(lanes, device=acted.device)
+        taken = (timestep.previous_action >= 0).to(self.visits.dtype)
+        lane = torch.arange(lanes, device=taken.device)
         state, action = timestep.previous_observation.clamp(min=0), timestep.previous_action.clamp(min=0)
         pair = (lane * num_states + state) * num_actions + action
         triple = pair * num_states + timestep.observation
         return Experience(
-            _add_at(self.visits, pair, acted),
-            _add_at(self.reward_sum, pair, acted * timestep.previous_reward),
-            _add_at(self.transitions, triple, acted * ~timestep.first),
+            _add_at(self.visits, pair, taken),
+            _add_at(self.reward_sum, pair, taken * timestep.previous_reward),
+            _add_at(self.transitions, triple, taken * ~timestep.first),
         )
 
 

@@ -99,23 +99,23 @@ class GlobalStreams:
 
 
 class _NumpyState:
-    """That of NumPy's global generator.
+    """State of NumPy's global generator.
 
     Reading all of it takes 50 microseconds, more than stepping several environments, so it is read again only where it
     can have changed: its numbers have, or a normal number that was drawn along with another waited in it.
     """
 
     def __init__(self) -> None:
-        self._known: tuple[bytes, dict] | None = None
+        self._last: tuple[bytes, dict] | None = None
 
     def read(self) -> tuple[Any, dict]:
         """The bit generator, and the state if a number waits."""
         generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
         address = generator.ctypes.state_address
         numbers = ctypes.string_at(address, 625 * 4) if isinstance(generator, np.random.MT19937) else b""
-        if self._known is None or not numbers or self._known[0] != numbers or self._known[1]["has_gauss"]:
-            self._known = numbers, np.random.get_state(legacy=False)  # type: ignore[assignment]
-        return generator, self._known[1]
+        if self._last is None or not numbers or self._last[0] != numbers or self._last[1]["has_gauss"]:
+            self._last = numbers, np.random.get_state(legacy=False)  # type: ignore[assignment]
+        return generator, self._last[1]
 
 
 _numpy_state = _NumpyState()

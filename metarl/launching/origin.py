@@ -37,7 +37,7 @@ def launcher(sweep: Sweep, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
     given = [text for text in overrides if text not in typed]
     record = sweep.record
     if not given:  # where it was; the options of one launcher mean nothing to another
-        given = [f"cluster={_known('cluster', record)}", f"hydra/launcher={_known('launcher', record)}"]
+        given = [f"cluster={_own_option('cluster', record)}", f"hydra/launcher={_own_option('launcher', record)}"]
         given += _options(sweep, given, typed)
     config = compose([*given, *typed], hydra_node=True)
     _check_device(sweep, given, config)
@@ -58,7 +58,7 @@ def _plain(node: Any) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
-def _known(key: str, record: Mapping[str, Any]) -> str:
+def _own_option(key: str, record: Mapping[str, Any]) -> str:
     """Name of a cluster or launcher in the record, which must be one of metarl's."""
     name, existing = record.get(key), options({"launcher": "hydra/launcher"}.get(key, key))
     if name not in existing:
