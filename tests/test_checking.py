@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.checking.environments import ENVIRONMENT_CHECKS
-from metarl.checking.outcomes import failed, run
+from metarl.checking.outcomes import Check, failed, run
 from metarl.checking.world import World
 from metarl.envs.base import MetaEnv
 from metarl.envs.capabilities import Renderable
@@ -325,3 +325,12 @@ def test_a_sound_environment_passes():
 @pytest.mark.parametrize("broken", BROKEN_ENVIRONMENTS, ids=lambda kind: kind.__name__)
 def test_a_broken_environment_fails_the_check_it_breaks(broken):
     assert wrong_in(broken) == [BROKEN_ENVIRONMENTS[broken]]
+
+
+def test_an_error_is_located_in_the_code_that_is_checked():
+    check = Check("it runs", lambda _: iter(torch.zeros(())), "correct it")
+    (outcome,) = run("x", [check], None)
+    assert (
+        outcome.found
+        == f"TypeError: iteration over a 0-d tensor (test_checking.py:{check.law.__code__.co_firstlineno})"
+    )

@@ -59,6 +59,30 @@ def test_a_value_an_example_cannot_take_is_refused(extended, choice, value, mess
     assert done.returncode == 1 and f"{value}: {message}" in done.stderr
 
 
+def test_files_can_be_kept_outside_the_clone(extended, tmp_path):
+    """The example of a model, with its package and its YAML in a folder of the user's own."""
+    for name in ("my_models", "conf/model"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(extended / "metarl/models/trace.py", tmp_path / "my_models/trace.py")
+    described = (extended / "conf/model/trace.yaml").read_text().replace("metarl.models", "my_models")
+    (tmp_path / "conf/model/my_trace.yaml").write_text(described)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
+    own = ["model=my_trace", f"hydra.searchpath=[{tmp_path / 'conf'}]"]
+    checked = [sys.executable, "-m", "metarl", "check", *own]
+    small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]
+    trained = [
+        sys.executable,
+        str(PROJECT / "run.py"),
+        *own,
+        *small,
+        "eval.baselines=false",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    for command in (checked, trained):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_solver_and_a_bound_are_found_for_their_environment(extended):
     command = [sys.executable, "-m", "metarl", "baselines", "env=coin", "--num-tasks", "200", "--format", "csv"]
     environment = os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}

@@ -16,10 +16,12 @@ from processes import REPOSITORY
 from metarl.analysis import video
 from metarl.analysis.paths import with_path_frames
 from metarl.analysis.report import write_report
-from metarl.analysis.video_recorder import record_trial
+from metarl.analysis.video_recorder import RecordedEnv, record_trial
 from metarl.cli import main
 from metarl.configuration.build import build
+from metarl.envs.capabilities import Renderable
 from metarl.envs.rendering import Camera, NoRendererError, RenderError, choose_backend
+from metarl.envs.tabular_mdp import TabularMDP
 from metarl.experiment import run
 from metarl.rollout import episode_returns
 from metarl.types import Tasks
@@ -134,6 +136,18 @@ def test_a_goal_is_marked_where_it_is():
         pictures.append(env.render().astype(int))
     red = [np.argwhere((picture[..., 0] > 150) & (picture[..., 1] < 90)).mean(0) for picture in pictures]
     assert abs(red[0][1] - red[1][1]) > 50
+
+
+def test_render_may_require_the_lane():
+    class Drawn(TabularMDP, Renderable):
+        def render(self, lane):
+            return np.full((32, 32, 3), lane, np.uint8)
+
+    env = Drawn(num_states=3, num_actions=2, horizon=4, num_episodes=1, num_tasks=1, seed=0)
+    env.sample_tasks()
+    recorder = RecordedEnv(env, every=1)
+    recorder.reset()
+    assert len(recorder.recording.frames) == 1
 
 
 def test_an_environment_that_cannot_be_rendered_is_refused():

@@ -159,7 +159,10 @@ def score(run: Run, by: Criterion) -> float:
     """
     curve = run.curve()
     if len(curve.mean) == 0:
-        raise RunDirectoryError(f"{run.path} was not evaluated while it trained; use training.eval_every above 0")
+        raise RunDirectoryError(
+            f"{run.path} was not evaluated while it trained; train with training.eval_every above 0 "
+            "and at most the number of iterations"
+        )
     if by == "auc" and len(curve.mean) > 1:
         return float(np.trapezoid(curve.mean, curve.env_steps) / (curve.env_steps[-1] - curve.env_steps[0]))
     return float(curve.mean[-1] if by == "final" else curve.mean.mean())

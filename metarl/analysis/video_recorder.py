@@ -67,7 +67,7 @@ class RecordedEnv:
     def _render(self):
         if not isinstance(self.env, Renderable):
             raise RenderError(f"{type(self.env).__name__} does not support rendering")
-        return self.env.render()
+        return self.env.render(0)
 
 
 def record_trial(agent: Agent, env: MetaEnv, seed: int, every: int, greedy: bool = False) -> TrialRecording:

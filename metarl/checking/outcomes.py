@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from metarl.errors import ConfigError
+
 Status = Literal["passed", "failed", "not applicable"]
 
 
@@ -75,9 +77,10 @@ def _outcome(subject: str, check: Check, on: Any) -> Outcome:
 
 
 def _told(error: Exception) -> str:
-    """One line; of an unexpected error also where it was raised."""
+    """One line; of an unexpected error also where it was raised, outside installed packages if possible."""
     message = " ".join(str(error).split())
-    if isinstance(error, Fault):
+    if isinstance(error, Fault | ConfigError):
         return message
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((one for one in reversed(frames) if "site-packages" not in one.filename), frames[-1])
     return f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"

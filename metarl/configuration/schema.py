@@ -139,7 +139,8 @@ class Schema:
         later = node.get("_partial_", False)
         if not isinstance(later, bool) or (kind is not None and later is not kind.partial):
             wanted = "true or false" if kind is None else str(kind.partial).lower()
-            raise ConfigError(f"{path}._partial_={later}: must be {wanted} here")
+            given = f"={later}" if "_partial_" in node else " is missing"
+            raise ConfigError(f"{path}._partial_{given}: must be {wanted} here")
         return found, later
 
     def _locate(self, name: Any, key: str, kind: Kind | None) -> Any:
