@@ -62,7 +62,7 @@ def _summaries(
 
 
 def head_table(maps: dict[str, list[AttentionMap]]) -> list[Row]:
-    """A row per head: how far back it records, and the entropy of what it sees in nats, means over the steps.
+    """A row per head: mean distance of attended steps, and entropy of the weights in nats, averaged over steps.
 
     Args:
         maps: by model.
