@@ -57,8 +57,7 @@ class DenseTransformer(CausalTransformer):
             width += hidden_size
             self.feeds.append(Dense(feed_forward(width, feedforward_size, hidden_size), width, hidden_size, norm))
             width += hidden_size
-        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
-        self.output_dim = width
+        self.finish(width, norm)
 
     def with_position(self, x: Tensor, code: Tensor) -> Tensor:
         """Embeddings ``[T, B, hidden_size]`` and position codes ``[T, 1, hidden_size]``, concatenated."""

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.models.attention import Cache, Positions, attend_last, sdpa
 from metarl.models.base import Depth
-from metarl.models.transformer import CausalTransformer, Norm, Residual, SelfAttention, feed_forward
+from metarl.models.transformer import CausalTransformer, Norm, SelfAttention
 
 Pattern = Literal["row", "column", "previous_row"]
 PATTERNS: tuple[Pattern, ...] = ("row", "column", "previous_row")  # alternating, layer by layer
@@ -51,10 +51,8 @@ class SparseTransformer(CausalTransformer):
         row = fold(context)
         for index in range(num_layers):
             attention = SparseSelfAttention(hidden_size, hidden_size, num_heads, positions, index, row)
-            self.attentions.append(Residual(attention, hidden_size, norm))
-            self.feeds.append(Residual(feed_forward(hidden_size, feedforward_size, hidden_size), hidden_size, norm))
-        self.final_norm = nn.LayerNorm(hidden_size) if norm == "pre" else nn.Identity()
-        self.output_dim = hidden_size
+            self.add_layer(attention, feedforward_size, norm)
+        self.finish(hidden_size, norm)
 
 
 class SparseSelfAttention(SelfAttention):

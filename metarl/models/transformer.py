@@ -73,6 +73,17 @@ class CausalTransformer(SequenceModel):
             caches.append(cache)
         return self.final_norm(x), tuple(caches)
 
+    def add_layer(self, attention: nn.Module, feedforward_size: int, norm: Norm) -> None:
+        """Add an attention layer and a feed-forward layer with residual connections."""
+        size = self.embed.out_features
+        self.attentions.append(Residual(attention, size, norm))
+        self.feeds.append(Residual(feed_forward(size, feedforward_size, size), size, norm))
+
+    def finish(self, width: int, norm: Norm) -> None:
+        """Set the size of the output, which is normalised where layers normalise only their inputs."""
+        self.output_dim = width
+        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+
     def with_position(self, x: Tensor, code: Tensor) -> Tensor:
         """Embeddings ``[T, B, hidden_size]`` combined with position codes ``[T, 1, hidden_size]``: their sum."""
         return x + code
@@ -110,10 +121,8 @@ class Transformer(CausalTransformer):
         super().__init__(input_dim, hidden_size, num_heads, positions, context)
         for _ in range(num_layers):
             attention = SelfAttention(hidden_size, hidden_size, num_heads, positions)
-            self.attentions.append(Residual(attention, hidden_size, norm))
-            self.feeds.append(Residual(feed_forward(hidden_size, feedforward_size, hidden_size), hidden_size, norm))
-        self.final_norm = nn.LayerNorm(hidden_size) if norm == "pre" else nn.Identity()
-        self.output_dim = hidden_size
+            self.add_layer(attention, feedforward_size, norm)
+        self.finish(hidden_size, norm)
 
 
 def check_sizes(hidden_size: int, num_heads: int, alternative: str | None = None) -> None:
