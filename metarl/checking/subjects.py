@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl.checking.algorithms import LEARNER_CHECKS, Learner
 from metarl.checking.environments import ENVIRONMENT_CHECKS
-from metarl.checking.models import LONGEST, MEMORY_CHECKS, Memory
+from metarl.checking.models import CHECKS_OF_ANY_SIZE, LONGEST, Memory
 from metarl.checking.outcomes import Outcome, run
 from metarl.checking.world import World
 from metarl.configuration.build import build_env_factory, build_policy_factory
@@ -55,7 +55,7 @@ def subject_of(group: str, config: dict) -> tuple[Sequence, Any]:
         case "env":
             return ENVIRONMENT_CHECKS, world_of(here, bool(config["env"].get("num_workers")))
         case "model":
-            return MEMORY_CHECKS, memory_of(here)
+            return CHECKS_OF_ANY_SIZE, memory_of(here)
     return LEARNER_CHECKS, Learner(here)
 
 
