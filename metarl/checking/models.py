@@ -263,15 +263,15 @@ def random_timesteps(observation: spaces.Space, action: spaces.Space) -> Timeste
     )
 
 
-def beyond_rounding(law: Callable[[Memory], None]) -> Callable[[Memory], None]:
+def beyond_rounding(law: Callable[[Memory], str | None]) -> Callable[[Memory], str | None]:
     """A law that holds in single precision or, where a large network rounds too much for that, in double precision."""
 
-    def check(subject: Memory) -> None:
+    def check(subject: Memory) -> str | None:
         try:
-            law(subject)
+            return law(subject)
         except Fault as fault:
             try:
-                law(replace(subject, dtype=torch.float64))
+                return law(replace(subject, dtype=torch.float64))
             except Exception:
                 raise fault from None
 
