@@ -63,6 +63,12 @@ def test_a_row_written_again_after_a_resume_counts_once(bandit):
         ("summary.json", "{}", r"summary.json holds no evaluation"),
         ("config.yaml", "a: [", r"config.yaml is not readable as YAML"),
         ("config.yaml", "a: 1", r"config.yaml names no choices"),
+        (
+            "config.yaml",
+            "seed: 0\nchoices: {env: bandit, algorithm: rl2}\n",
+            r"config.yaml names no choices of env, model and algorithm",
+        ),
+        ("config.yaml", "seed: 0\nchoices: {env: bandit, algorithm: rl2, model: g}", r"config.yaml ends within a line"),
     ],
 )
 def test_damaged_files_are_named(bandit, file, text, message):

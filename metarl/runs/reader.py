@@ -43,7 +43,7 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
 
     Args:
         directory: of the run.
-        of_run: ask for what every run has, the choices of env and algorithm, and the seed.
+        of_run: ask for what every run has: the choices of env, model and algorithm, the seed, a whole last line.
 
     Raises:
         RunDirectoryError: there is none, or it is damaged or of another program.
@@ -57,11 +57,18 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
             f"{directory} is not a run directory (no {CONFIG}); give the folder that training wrote"
         )
     config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
-    if not isinstance(config, dict) or (of_run and not _has_choices(config)):
-        raise RunDirectoryError(f"{path} names no choices of env and algorithm, or no seed; it is not of a metarl run")
+    config = present(config) if isinstance(config, dict) else None
+    if config is None or (of_run and not _has_choices(config)):
+        raise RunDirectoryError(
+            f"{path} names no choices of env, model and algorithm, or no seed; it is damaged, or not of a metarl run"
+        )
+    if of_run and not text.endswith(b"\n"):
+        raise RunDirectoryError(
+            f"{path} ends within a line, as a file that was cut short; put the one of the run back, or end the line"
+        )
     if of_run and (wrong := next((name for name in GROUPS if not isinstance(config.get(name) or {}, dict)), None)):
         raise RunDirectoryError(f"{path}: {wrong} holds no keys; it is damaged: put the one of the run back")
-    return present(config)
+    return config
 
 
 def read_summary(directory: str | Path) -> dict[str, Any] | None:
@@ -318,7 +325,7 @@ def _with_nan(part: Any) -> Any:
 
 def _has_choices(config: dict[str, Any]) -> bool:
     choices = config.get("choices")
-    return isinstance(choices, dict) and {"env", "algorithm"} <= set(choices) and is_number(config.get("seed"))
+    return isinstance(choices, dict) and {"env", "model", "algorithm"} <= set(choices) and is_number(config.get("seed"))
 
 
 def _is_curve(value: Any) -> bool:
