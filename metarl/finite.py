@@ -41,7 +41,7 @@ def check_rollout(rollout: Rollout, agent: object) -> None:
 
 
 def _parts(rollout: Rollout) -> list[_Part]:
-    """All that a step makes, in order."""
+    """Quantities that a step makes, in order."""
     decision = rollout.decision
     return [
         _Part("observation", rollout.timestep.observation, FROM_ENVIRONMENT),

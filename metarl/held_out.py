@@ -1,4 +1,4 @@
-"""Where the tasks of an evaluation come from, and what the standard error of its means is over."""
+"""Sources of the tasks of an evaluation, and the kind of standard error of its means."""
 
 import math
 from typing import Literal
@@ -16,7 +16,7 @@ ErrorOver = Literal["tasks", "trials"]
 
 
 def task_source(env: MetaEnv, task_set: str, played: Tasks) -> TaskSource:
-    """Where the tasks ``played``, drawn from ``task_set``, come from."""
+    """Source of the tasks ``played``, which were drawn from ``task_set``."""
     known = env.all_tasks(task_set)
     if known is not None:
         return "all" if len(known) == env.num_tasks_total else "fixed"

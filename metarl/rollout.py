@@ -64,8 +64,7 @@ def collect(
         NonFiniteError: a reward, an observation or an output of the agent is NaN or infinite.
     """
     timestep = first_timestep(env) if after is None else next_timestep(env, after)
-    remaining = torch.full((env.num_lanes,), episodes, device=env.device)
-    rows = []
+    rows, remaining = [], torch.full((env.num_lanes,), episodes, device=env.device)
     for _ in range(episodes * env.horizon):
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)

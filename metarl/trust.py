@@ -1,4 +1,4 @@
-"""Which code a configuration may name: decided before anything is imported.
+"""Code that a configuration may name, decided before anything is imported.
 
 A run directory or a sweep of somebody else is data. It may name the environments, models, algorithms and loggers of
 metarl, and code of packages that the user of the command trusts. A configuration that the user typed may name anything.

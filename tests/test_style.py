@@ -13,7 +13,9 @@ FILES = [
     ROOT / "run.py",
     *(file for name in ("metarl", "launch", "benchmarks") for file in (ROOT / name).rglob("*.py")),
 ]
-FRAGMENT = re.compile(r"(Of|What|Those|The same|How)\b")
+FRAGMENT = re.compile(
+    r"(Of|What|Those|The same|How|That|Whose|Which|Where|With|To|By|In|From|As|It|All that|Step by step|See above)\b"
+)
 MOST_LINES = 350
 
 

@@ -79,7 +79,7 @@ class TrialBuffer:
         return like.new_zeros(self.capacity, *shape)
 
     def sample(self, count: int, generator: Generator) -> Trials:
-        """At most ``count`` trials drawn without replacement, cut to the length of the longest."""
+        """Up to ``count`` trials drawn without replacement, cut to the length of the longest."""
         rows = torch.randperm(self.size, generator=generator)[:count].to(self.columns["mask"].device)
         drawn = {name: column[rows] for name, column in self.columns.items()}
         length = int(drawn["mask"].sum(1).max())

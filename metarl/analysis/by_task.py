@@ -41,7 +41,7 @@ def _columns(played: PlayedTasks) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _groups(name: str, column: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Which tasks belong together, as masks."""
+    """Masks of tasks that belong together."""
     values = column.unique()
     if len(values) <= FEW:
         for value in values:

@@ -138,7 +138,7 @@ def _scores(runs: Sequence[Run], actions: Actions, score: Score) -> np.ndarray:
 
 
 def _interquartile(strata: Sequence[np.ndarray]) -> Estimate:
-    """With its interval where every environment has seeds enough for one."""
+    """Interquartile mean, with its interval where every environment has enough seeds."""
     estimate = stratified_bootstrap(strata, interquartile_mean)
     return estimate if _enough(strata) else Estimate(estimate.value)
 

@@ -71,8 +71,6 @@ def publish(
         RunDirectoryError: no run is finished.
         ConfigError: W&B cannot be reached.
     """
-    import wandb
-
     compared = selection.chosen if selection is not None else [run for run in runs if run.finished]
     if not compared:
         raise RunDirectoryError(f"{sweep}: no run is finished yet")
@@ -82,13 +80,7 @@ def publish(
     if selection is not None:
         tables["settings"] = selection.rows
         figures["selection"] = selection.figure()
-    try:
-        run = wandb.init(
-            mode=mode, **wandb_identity(sweep), name=f"{sweep.name} (sweep)", group=sweep.name,
-            job_type="sweep", project=project, entity=entity,
-        )  # fmt: skip
-    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-        raise ConfigError(f"--mode {mode}: {' '.join(str(error).split())}") from None
+    run = _begin(sweep, project, entity, mode)
     content: dict[str, Any] = {f"tables/{key}": _table(rows) for key, rows in tables.items() if rows}
     run.log(content | {f"figures/{key}": as_image(figure) for key, figure in figures.items()})
     run.summary.update({f"best/{row['environment']}": row["method"] for row in _best(comparison.rows)})
@@ -98,6 +90,19 @@ def publish(
     except TimeoutError:
         raise ConfigError(f"W&B did not take all in time; to send it again: {sync_command(directory)}") from None
     return directory
+
+
+def _begin(sweep: Path, project: str, entity: str | None, mode: Mode) -> Any:
+    """The W&B run of a sweep, begun or continued."""
+    import wandb
+
+    try:
+        return wandb.init(
+            mode=mode, **wandb_identity(sweep), name=f"{sweep.name} (sweep)", group=sweep.name,
+            job_type="sweep", project=project, entity=entity,
+        )  # fmt: skip
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        raise ConfigError(f"--mode {mode}: {' '.join(str(error).split())}") from None
 
 
 def workspace(sweep: str, project: str, entity: str) -> Any:

@@ -69,7 +69,7 @@ def _outputs(memory: SequenceModel, x: Tensor) -> Tensor:
 
 
 def _gradients(memory: SequenceModel, x: Tensor, generator: Generator) -> Measured:
-    """With respect to the first input, every input, and all parameters."""
+    """Gradients with respect to the first input, every input, and all parameters."""
     x = x.clone().requires_grad_()
     leaves = [x, *memory.parameters()]
     first, of_parameters, of_inputs = [], [], x

@@ -169,7 +169,7 @@ def score(run: Run, by: Criterion) -> float:
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
-    """That with the highest mean over seeds."""
+    """The setting with the highest mean over seeds."""
     return max(candidates, key=lambda candidate: np.nan_to_num(candidate.scores.mean(), nan=-np.inf))
 
 

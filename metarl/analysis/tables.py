@@ -91,7 +91,7 @@ def error_over(evaluation: dict[str, Any]) -> str | None:
 
 
 def duration(seconds: float | None) -> str | None:
-    """In words; None stays None."""
+    """A number of seconds in words; None stays None."""
     if seconds is None:
         return None
     if seconds < 120:

@@ -20,7 +20,7 @@ class ArmStatistics(NamedTuple):
     reward_sum: Tensor
 
     def after(self, timestep: Timestep) -> "ArmStatistics":
-        """With the previous step ``[B]`` counted; at the start of a trial there is none."""
+        """Statistics with the previous step ``[B]`` counted; at the start of a trial there is none."""
         pulled = (timestep.previous_action >= 0).unsqueeze(1).to(self.pulls.dtype)
         arm = timestep.previous_action.clamp(min=0).unsqueeze(1)
         reward = timestep.previous_reward.unsqueeze(1) * pulled

@@ -125,7 +125,7 @@ class Experience(NamedTuple):
     transitions: Tensor
 
     def after(self, timestep: Timestep) -> "Experience":
-        """With one more step of every lane ``[B]``; at the start of a trial there is none."""
+        """Experience with one more step of every lane ``[B]``; at the start of a trial there is none."""
         lanes, num_states, num_actions = self.visits.shape
         taken = (timestep.previous_action >= 0).to(self.visits.dtype)
         lane = torch.arange(lanes, device=taken.device)

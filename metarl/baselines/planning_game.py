@@ -14,7 +14,7 @@ UP, DOWN, LEFT, RIGHT, COLLECT = range(5)
 
 
 class Chart(NamedTuple):
-    """Where the agent is ``[B]``, and the place of every label ``[B, num_places]``, -1 where it is unknown."""
+    """Place of the agent ``[B]``, and the place of every label ``[B, num_places]``, -1 where it is unknown."""
 
     place: Tensor
     places: Tensor

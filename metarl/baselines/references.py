@@ -1,4 +1,4 @@
-"""Which solvers and bounds belong to an environment, with parameters found by grid search.
+"""Solvers and bounds of an environment, with parameters found by grid search.
 
 ``metarl.baselines.registry`` finds them for an environment.
 """

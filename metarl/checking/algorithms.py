@@ -273,7 +273,7 @@ def resumes_exactly(learner: Learner) -> None:
 
 
 def interrupted_equals_uninterrupted(config: dict, folder: Path, iterations: int = 3) -> None:
-    """See ``resumes_exactly``; leaves the two runs in ``folder``, as ``whole`` and ``pieces``."""
+    """An interrupted run equals an uninterrupted one; both stay in ``folder``, as ``pieces`` and ``whole``."""
     with global_seed(0):
         whole = run_until(config, folder / "whole", iterations)
     for until in (1, iterations):

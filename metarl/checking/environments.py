@@ -22,7 +22,7 @@ USUAL_SCALE = (1 / 3, 3.0)  # of bounds of actions: policies start with a standa
 
 
 def is_made(world: World) -> None:
-    """It can be built, and policies support its spaces."""
+    """The environment can be built, and policies support its spaces."""
     env = world.env(num_tasks=4, lanes_per_task=2)
     demand(env.num_lanes == 8, f"4 tasks of 2 lanes each make {env.num_lanes} lanes, not 8")
     for name in ("horizon", "num_episodes"):
@@ -99,7 +99,7 @@ def is_finite(world: World) -> None:
 
 
 def goes_on_within_episodes(world: World) -> None:
-    """Where no episode ended, the next observation is the one the step led to."""
+    """The next observation is the one the step led to, unless an episode ended."""
     for number, step in enumerate(world.play.steps, 1):
         going = ~(step.terminated | step.truncated)
         demand(
@@ -116,7 +116,7 @@ def terminates_or_truncates(world: World) -> None:
 
 
 def _ages(play: Play) -> Tensor:
-    """Which step of its episode each step is, from 1, ``[T, B]``."""
+    """Number of each step within its episode, from 1, ``[T, B]``."""
     age, rows = torch.zeros(play.env.num_lanes, dtype=torch.long, device=play.env.device), []
     for step in play.steps:
         age = age + 1
@@ -135,7 +135,7 @@ def keeps_its_time_limit(world: World) -> None:
 
 
 def ends_as_declared(world: World) -> str | None:
-    """Where episodes are declared of fixed length none terminates before the horizon."""
+    """No episode terminates before the horizon if episodes are declared of fixed length."""
     play = world.play
     terminated, early = stack(play.steps, "terminated"), _ages(play) < play.env.horizon
     ended = int((terminated & early).sum())
@@ -251,7 +251,7 @@ def takes_every_action(world: World) -> None:
 
 
 def draws_pictures(world: World) -> None:
-    """Where it can be drawn: uint8 ``[height, width, 3]``, without a trace in what follows."""
+    """Pictures are uint8 ``[height, width, 3]``, and leave no trace in what follows."""
     plain: list[Tensor] = []
     drawn: list[Tensor] = []
     for said, draws in ((plain, False), (drawn, True)):

@@ -83,7 +83,7 @@ def in_pieces(memory: SequenceModel, x: Tensor, lengths: Sequence[int]) -> tuple
 
 
 def in_steps(memory: SequenceModel, x: Tensor) -> tuple[Tensor, Any]:
-    """Step by step."""
+    """Outputs for the sequence, one step at a time."""
     carry, outputs = memory.initial_carry(x.shape[1]), []
     for row in x:
         y, carry = memory.step(row, carry)
@@ -112,14 +112,14 @@ def gradients(memory: SequenceModel, run: Run, x: Tensor) -> list[Tensor]:
 
 
 def close(found: Tensor, expected: Tensor, what: str) -> None:
-    """To 1e-5 of the largest element in single precision, 1e-10 in double."""
+    """Demand equality to 1e-5 of the largest element in single precision, 1e-10 in double."""
     tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-5
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
     demand_close(found, expected, what, atol=tolerance * scale, rtol=tolerance)
 
 
 def all_close(found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
-    """``close``, one by one."""
+    """Demand that two lists of tensors are ``close``, one by one."""
     demand(len(found) == len(expected), f"{what}: {len(found)} tensors and {len(expected)}")
     for left, right in zip(found, expected, strict=True):
         close(left, right, what)
@@ -225,7 +225,7 @@ def remembers_nothing_outside_its_carry(subject: Memory) -> None:
 
 
 def is_the_same_in_a_policy(subject: Memory) -> None:
-    """Step by step the policy around it has the distributions and values of the whole sequence."""
+    """A policy with the memory gives step by step the distributions and values of the whole sequence."""
     task = torch.randn(LANES, subject.spec.task_dim, generator=torch.Generator().manual_seed(3))
     timestep = random_timesteps(subject.spec.observation_space, subject.spec.action_space)
     inputs = tree_map(lambda part: part.to(subject.dtype) if part.is_floating_point() else part, (timestep, task))
@@ -233,7 +233,7 @@ def is_the_same_in_a_policy(subject: Memory) -> None:
 
 
 def policy_steps_equal_the_whole(policy: Policy, timestep: Timestep, task: Tensor) -> None:
-    """See ``is_the_same_in_a_policy``."""
+    """Demand that a policy gives step by step what it gives for the whole sequence."""
     output, _ = policy(timestep, policy.initial_carry(LANES), task)
     demand(output.value.shape == (STEPS, LANES), f"values of shape {tuple(output.value.shape)}, not {(STEPS, LANES)}")
     carry, rows = policy.initial_carry(LANES), []

@@ -57,6 +57,6 @@ def timeless(row: dict) -> dict:
 
 
 def timeless_states(trainers: list["Trainer"]) -> list[dict]:
-    """All that decides what happens next, without what depends on the clock."""
+    """State of each trainer that decides what happens next, without the clock."""
     states = [trainer.state_dict() for trainer in trainers]
     return [state | {"progress": timeless(state["progress"])} for state in states]

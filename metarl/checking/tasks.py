@@ -201,7 +201,7 @@ def _rows(tasks: Tasks) -> set[tuple[float, ...]]:
 
 
 def leave_other_lanes_alone(world: World) -> None:
-    """With the same noise: lane 0 gets another task and other actions, and nothing changes for the others."""
+    """Lane 0 gets another task and other actions, and nothing changes for the others."""
     tasks = world.draw(4, seed=5)
     swapped = tasks.select(torch.tensor([3, 1, 2, 3], device=world.sample.device))
 

@@ -1,4 +1,4 @@
-"""From what agents choose to what environments execute. Imports no torch, see ``metarl.envs.vector``.
+"""Maps from actions that agents choose to actions that environments execute; imports no torch, see ``envs.vector``.
 
 Agents act in ``Discrete`` or in a flat ``Box`` whose finite bounds are -1 and 1; a policy's log-probabilities are those
 of these choices, and memories are fed them.
@@ -115,7 +115,7 @@ Actions = BoxActions | JointActions | DiscreteActions
 
 
 def check_bounds(space: spaces.Space, name: str) -> None:
-    """That agents of an environment of metarl act between -1 and 1, where there are bounds.
+    """Check that agents of an environment of metarl act between -1 and 1, where there are bounds.
 
     Raises:
         ContractError: the space has others; ``name`` is the environment's in the message.

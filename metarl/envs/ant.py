@@ -57,13 +57,13 @@ class Ant(PlanarMujocoEnv):
         return ~self.healthy() if self.terminate_when_unhealthy else super().ended()
 
     def healthy(self) -> Flags:
-        """Whose torso is neither on the ground nor in the air, ``[B]``."""
+        """Whether the torso is neither on the ground nor in the air, ``[B]``."""
         low, high = HEALTHY
         height = self.physics.qpos[:, 2]
         return (low <= height) & (height <= high)
 
     def torso(self) -> Array:
-        """Where the torso is in the plane, ``[B, 2]``, one integrator stage late as MuJoCo and Gymnasium have it."""
+        """Position of the torso in the plane, ``[B, 2]``, one integrator stage late as MuJoCo and Gymnasium have it."""
         return self.physics.observed["xpos"][:, TORSO, :2]
 
     def place(self):

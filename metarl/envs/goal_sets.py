@@ -153,7 +153,7 @@ def scaled(unit: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
 
 
 def within(goals: np.ndarray, plan: GoalPlan, task_set: str) -> np.ndarray:
-    """Which of the points ``[N, 2]`` do."""
+    """Whether each of the points ``[N, 2]`` lies in the area of a set, bool ``[N]``."""
     if plan.split == "half_plane":
         return np.ones(len(goals), bool)
     far = task_set == "out_of_range"

@@ -127,7 +127,7 @@ def _unknown(space: spaces.Space) -> spaces.Space | None:
 
 
 def check_methods(env: gymnasium.Env, key: str) -> None:
-    """That an environment has tasks and can be reset.
+    """Check that an environment has tasks and can be reset.
 
     Raises:
         ValueError: a method is missing, or takes other arguments.
@@ -142,7 +142,7 @@ def check_methods(env: gymnasium.Env, key: str) -> None:
 
 
 def check_time_limit(env: gymnasium.Env, horizon: int, key: str) -> None:
-    """That an environment does not end its episodes before the horizon by a time limit of its own.
+    """Check that an environment does not end its episodes before the horizon by a time limit of its own.
 
     Raises:
         ValueError: it does.

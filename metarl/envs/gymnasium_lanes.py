@@ -211,7 +211,7 @@ class GymnasiumEnv(VectorizedGymEnv):
         return self._form.rows(tasks)
 
     def _draw(self, num_tasks: int) -> list:
-        """By the environment's own hook, from the generator of tasks."""
+        """Draw tasks by the environment's own hook, from the generator of tasks."""
         inner: Any = self._template.unwrapped
         seed = _seeds(1, self.task_generator)[0]
         with seeded_streams(seed):
@@ -220,7 +220,7 @@ class GymnasiumEnv(VectorizedGymEnv):
 
 
 def make_environment(make: str, options: Mapping[str, Any]) -> gymnasium.Env:
-    """By its Gymnasium id, or its place ``package.module:Class``.
+    """Make an environment by its Gymnasium id, or by its place ``package.module:Class``.
 
     Raises:
         ValueError: there is none, or it has no such options.

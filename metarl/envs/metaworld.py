@@ -99,7 +99,7 @@ class MetaWorld(VectorizedGymEnv):
         return [(name, goal[: sizes[name]]) for name, goal in zip(names, goals, strict=True)]
 
     def _classes(self, num_tasks: int, count: int) -> list[int]:
-        """In turn, or where there are fewer tasks than classes any of them."""
+        """Classes in turn, or any of them if there are fewer tasks than classes."""
         if num_tasks < count:
             return self._permutation(count)[:num_tasks]
         return [row % count for row in range(num_tasks)]

@@ -54,7 +54,7 @@ class MetaWorldLane(gymnasium.Env):
         return self._present.reset()
 
     def step(self, action):
-        """See above."""
+        """Step of ``gymnasium.Env``."""
         return self._present.step(action)
 
     def render(self):

@@ -89,7 +89,7 @@ class MujocoEnv(MetaEnv, Renderable):
 
     @cached_property
     def observation_space(self) -> spaces.Box:  # type: ignore[override]
-        """As many unbounded numbers as ``observe`` gives."""
+        """Unbounded box with as many numbers as ``observe`` gives."""
         return spaces.Box(-np.inf, np.inf, self.observe().shape[1:])
 
     # ---------------------------------------------------------------- hooks of subclasses
@@ -103,7 +103,7 @@ class MujocoEnv(MetaEnv, Renderable):
         """Reward of the last control step, ``[B]``; ``action`` is unclipped, ``[B, action_dim]``."""
 
     def ended(self) -> Flags:
-        """Whose episode ends here, ``[B]``."""
+        """Whether an episode ends here, ``[B]``."""
         return ~self._all
 
     def succeeded(self) -> Flags | None:
@@ -145,11 +145,11 @@ class MujocoEnv(MetaEnv, Renderable):
 
     @property
     def signs(self) -> Tensor:
-        """All that ``draw_sign`` can give, ``[2]``."""
+        """Both values that ``draw_sign`` can give, ``[2]``."""
         return torch.tensor([1.0, -1.0], device=self.device)
 
     def only(self, bounds: tuple[float, float]) -> Tensor | None:
-        """All that ``draw`` can give between bounds that are equal, ``[1]``; None between others."""
+        """The value that ``draw`` gives between bounds that are equal, ``[1]``; None between others."""
         low, high = bounds
         return torch.tensor([low], device=self.device) if low == high else None
 

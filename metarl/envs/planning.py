@@ -81,7 +81,7 @@ class PlanningGame(MetaEnv, Planar):
         return self._one_hot.index_select(0, labels.flatten()).view(self.num_lanes, -1)
 
     def moved(self, place: Tensor, action: Tensor) -> Tensor:
-        """Where actions lead from places, ``[B]``."""
+        """Places that actions lead to, ``[B]``."""
         move = self._moves.index_select(0, action)
         column = (place % self.size + move[:, 0]) % self.size
         return (place // self.size + move[:, 1]) % self.size * self.size + column

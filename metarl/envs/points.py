@@ -58,7 +58,7 @@ class PlanarEnv(MetaEnv, Planar):
         raise NotImplementedError
 
     def distance(self) -> Tensor:
-        """To the goal, ``[B]``."""
+        """Distance to the goal, ``[B]``."""
         return (self.state[:, :2] - self.goal).norm(dim=1)
 
     def positions(self) -> Tensor:

@@ -108,7 +108,7 @@ def holder(path: str | Path) -> dict[str, Any] | None:
 
 
 def lock_owner() -> dict[str, object]:
-    """Which process this is, and which graphics cards it may use."""
+    """Identity of this process, and the graphics cards it may use."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 

@@ -101,7 +101,7 @@ def read_summary(directory: str | Path) -> dict[str, Any] | None:
 
 
 def check_evaluations(directory: str | Path, summary: Mapping[str, Any]) -> None:
-    """That a summary has all that readers show: numbers and curves of every evaluation, bounds and counters.
+    """Check that a summary has all that readers show: numbers and curves of every evaluation, bounds and counters.
 
     Raises:
         RunDirectoryError: naming the first that is missing or of another kind.
@@ -170,7 +170,7 @@ def saved_iteration(directory: str | Path) -> int:
 
 
 def lost(directory: str | Path, saved: int, rows: Rows) -> str | None:
-    """Which results of a run are gone, in a line; None where none are.
+    """Results of a run that are gone, in a line; None if there are none.
 
     Args:
         directory: of the run.

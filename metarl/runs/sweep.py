@@ -155,7 +155,7 @@ class Sweep:
 
     @property
     def directory(self) -> Path:
-        """Where it was launched, against which its configurations may name files; here, where that is gone."""
+        """Directory it was launched from, against which its configurations may name files; here, where that is gone."""
         there = Path(str(self.record.get("directory", "")))
         return there if there.is_absolute() and there.is_dir() else Path.cwd()
 
@@ -170,7 +170,7 @@ class Sweep:
         return self.record["jobs"][str(job.number)].get("cluster_id")
 
     def log(self, job: Job) -> Path:
-        """Where the job's console goes."""
+        """File of the job's console output."""
         return self.path / "logs" / f"{job.number}.log"
 
     def statuses(self, in_cluster: dict[str, str] | None = None) -> list[JobStatus]:
