@@ -12,6 +12,7 @@ from metarl.configuration.build import build_algorithm
 from metarl.configuration.compose import compose, resolved
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
+from metarl.trust import TYPED
 
 Work = Callable[[], Any]
 
@@ -93,7 +94,7 @@ def learner(*overrides: str, memory: str | None = None) -> tuple[Any, Any]:
         ]
         config["model"] = {name: config["model"][name] for name in kept}
         config["model"]["memory"] = {"_target_": memory, "_partial_": True}
-    algorithm, parts = build_algorithm(config)
+    algorithm, parts = build_algorithm(config, trust=TYPED)
     return algorithm, parts.make_env(num_tasks=config["meta_batch_size"], seed=1)
 
 
