@@ -24,20 +24,26 @@ def next_timestep(env: MetaEnv, before: Rollout) -> Timestep:
 
 def first_timestep(env: MetaEnv) -> Timestep:
     """Reset every lane; the timestep at the start of a trial."""
+    return start_of_trial(env.reset(), env.observation_space, env.action_space)
+
+
+def start_of_trial(observation: Tensor, observation_space: spaces.Space, action_space: spaces.Space) -> Timestep:
+    """The timestep at the start of a trial whose first observations are ``[B, ...]``."""
+    count, device = len(observation), observation.device
     return Timestep(
-        env.reset(),
-        _null_element(env.observation_space, env),
-        _null_element(env.action_space, env),
-        previous_reward=torch.zeros(env.num_lanes, device=env.device),
-        first=torch.ones(env.num_lanes, dtype=torch.bool, device=env.device),
+        observation,
+        _null_element(observation_space, count, device),
+        _null_element(action_space, count, device),
+        previous_reward=torch.zeros(count, device=device),
+        first=torch.ones(count, dtype=torch.bool, device=device),
     )
 
 
-def _null_element(space: spaces.Space, env: MetaEnv) -> Tensor:
+def _null_element(space: spaces.Space, count: int, device: torch.device) -> Tensor:
     """Placeholder for an element of the space before the first one, ``[B, ...]``."""
     if isinstance(space, spaces.Discrete):
-        return torch.full((env.num_lanes,), int(space.start) - 1, dtype=torch.long, device=env.device)
-    return torch.zeros(env.num_lanes, *(space.shape or ()), device=env.device)
+        return torch.full((count,), int(space.start) - 1, dtype=torch.long, device=device)
+    return torch.zeros(count, *(space.shape or ()), device=device)
 
 
 @torch.no_grad()
@@ -69,7 +75,7 @@ def collect(
         mask = remaining > 0
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
-        rows.append(_row(timestep, decision, step, mask))
+        rows.append(row_of(timestep, decision, step, mask))
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
         following = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
@@ -82,35 +88,35 @@ def collect(
         playing = int(plays.sum())  # the only synchronisation per step, and only if episodes can end early
         if playing == 0:
             break
-        timestep = following if playing == env.num_lanes else _held(timestep, following, plays)
-    rollout = _rollout(rows, env)
+        timestep = following if playing == env.num_lanes else held(timestep, following, plays)
+    rollout = stacked(rows, env.tasks, env.fixed_length)
     check_rollout(rollout, agent)
     return rollout, state
 
 
-def _held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
+def held(timestep: Timestep, following: Timestep, plays: Tensor) -> Timestep:
     """The following timestep in lanes that continue; the current one, which starts no episode, in idle lanes."""
     held: Timestep = tree_map(lambda new, old: torch.where(_beside(plays, new), new, old), following, timestep)
     return held._replace(first=following.first & plays)
 
 
-def _row(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tuple:
+def row_of(timestep: Timestep, decision: Decision, step: Step, mask: Tensor) -> tuple:
     """Entries of a rollout from one step; the observation that follows is in the next row."""
     ended = (step.terminated, step.truncated)
     return timestep, decision, step.reward, *ended, step.success, step.final_observation, mask
 
 
-def _rollout(rows: Sequence[tuple], env: MetaEnv) -> Rollout:
+def stacked(rows: Sequence[tuple], tasks: Tasks, fixed_length: bool) -> Rollout:
     """Steps stacked over time, with the transitions of idle lanes removed."""
     timestep, decision, reward, terminated, truncated, success, next_observation, mask = tree_map(
         lambda *steps: torch.stack(steps), *rows
     )
-    if not env.fixed_length:
+    if not fixed_length:
         reward = reward.masked_fill(~mask, 0.0)
         next_observation = torch.where(_beside(mask, next_observation), next_observation, timestep.observation)
         terminated, truncated = terminated & mask, truncated & mask
         success = None if success is None else success & mask
-    return Rollout(timestep, decision, next_observation, reward, terminated, truncated, success, mask, env.tasks)
+    return Rollout(timestep, decision, next_observation, reward, terminated, truncated, success, mask, tasks)
 
 
 def _beside(flags: Tensor, values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ PACKAGE = Path(metarl.__file__).parent
 # From the top floor down; the longest prefix of a module's name decides. Modules of a floor may import each other.
 FLOORS = (
     ("metarl.__main__", "metarl.cli"),
+    ("metarl", "metarl.api"),
     ("metarl.checking", "metarl.launching", "metarl.gymnasium_envs"),
     ("metarl.experiment",),
     ("metarl.configuration",),
@@ -26,7 +27,7 @@ FLOORS = (
     ("metarl.runs",),
     ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.configuration.renamed"),
     ("metarl.types",),
-    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors", "metarl"),
+    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors"),
 )
 
 

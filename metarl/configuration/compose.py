@@ -77,6 +77,14 @@ def resolved_job(config: Any, number: int, directory: Path) -> dict[str, Any]:
     return resolved(config, choices)  # type: ignore[arg-type]
 
 
+def run_directory(config: Any) -> str:
+    """The run directory that a configuration composed with its ``hydra`` node proposes."""
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(copy.deepcopy(config))  # which it makes read-only
+    return str(HydraConfig.get().run.dir)
+
+
 def options(group: str) -> list[str]:
     """Names of a configuration group, sorted; those of subfolders as ``folder/name``."""
     files = sorted((CONF / group).rglob("*.yaml"))

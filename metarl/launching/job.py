@@ -35,8 +35,8 @@ def train(
     sweep: str | None = None,
     trust: Trust | None = None,
     fresh: bool = False,
-) -> None:
-    """Build and run a resolved configuration to its end.
+) -> Path:
+    """Build and run a resolved configuration to its end; returns the run directory, whose name may have got a number.
 
     Args:
         config: resolved configuration.
@@ -53,7 +53,9 @@ def train(
     try:
         parallel.init_process_group(config["device"])
         run_dir = parallel.broadcast(run_dir)  # whose name may be a time
-        run(build(config, run_dir, trust), config, sweep, fresh)
+        trainer = build(config, run_dir, trust)
+        run(trainer, config, sweep, fresh)
+        return trainer.run_dir.path
     except Exception as error:
         if sweep is not None and parallel.is_main() and owner_of(run_dir) is None:
             RunDirectory(run_dir).write_error(error)
@@ -82,7 +84,7 @@ def run_frozen(path: str | Path, number: str | int) -> None:
         raise
     _compare_commits(sweep, job)
     arguments = [*job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
-    with _arguments(arguments), chdir(sweep.directory):
+    with repeated_by(arguments), chdir(sweep.directory):
         train(config, job.directory, sweep.path.name)
 
 
@@ -111,8 +113,8 @@ def _version(found: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _arguments(arguments: list[str]) -> Iterator[None]:
-    """Write into the summary of the run the command that repeats this run."""
+def repeated_by(arguments: list[str]) -> Iterator[None]:
+    """Have the summary of a run name ``run.py`` with these overrides as the command that repeats it."""
     before = sys.argv
     sys.argv = [str(CONF.parent / "run.py"), *arguments]
     try:

@@ -111,12 +111,14 @@ class Checkpoints:
         return sorted(path for path in self.directory.glob("*.pt") if path.stem.isdecimal())
 
     def path(self, which: str) -> Path:
-        """Path of ``latest`` or ``best``.
+        """Path of ``latest``, ``best`` or the number of an iteration.
 
         Raises:
             CheckpointError: there is none.
         """
         numbered = self.numbered()
+        if which.isdecimal():
+            return self._of_iteration(int(which), numbered)
         if which == "latest" and numbered:
             return numbered[-1]
         if which == "best" and (self.directory / "best.pt").exists():
@@ -124,6 +126,15 @@ class Checkpoints:
         name = "best.pt" if which == "best" else "*.pt"
         raise CheckpointError(
             f"{self.directory / name}: no {which} checkpoint is there; let the run finish an iteration"
+        )
+
+    def _of_iteration(self, iteration: int, numbered: list[Path]) -> Path:
+        for path in numbered:
+            if int(path.stem) == iteration:
+                return path
+        kept = ", ".join(str(int(path.stem)) for path in numbered) or "none"
+        raise CheckpointError(
+            f"{self.directory}: no checkpoint of iteration {iteration}; kept are {kept} (training.keep_checkpoints)"
         )
 
     def best_problem(self) -> str | None:
