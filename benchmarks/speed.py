@@ -20,6 +20,7 @@ PARTS = (
     "hypernetworks",
     "adaptation",
     "simulators",
+    "gymnasium_vector",
     "parallel",
     "sweeps",
 )

@@ -1,4 +1,7 @@
-"""Environments of metarl for programs that use Gymnasium alone: ``gymnasium.make("metarl/cheetah_vel-v0")``.
+"""Environments of metarl for programs that use Gymnasium alone.
+
+    gymnasium.make("metarl/cheetah_vel-v0")                     one lane
+    gymnasium.make_vec("metarl/cheetah_vel-v0", num_envs=64)    many lanes stepped together
 
 Gymnasium finds them by itself where metarl is installed (entry point ``gymnasium.envs``); importing this module
 registers them, too, and imports nothing heavy.
@@ -12,6 +15,7 @@ import numpy as np
 from metarl.configuration.compose import options
 
 VERSION = 0
+Task = dict[str, np.ndarray]  # parameters of one task by name
 
 
 def register() -> None:
@@ -19,7 +23,80 @@ def register() -> None:
     for option in options("env"):
         name = f"metarl/{option}-v{VERSION}"
         if name not in gymnasium.registry:
-            gymnasium.register(name, f"{__name__}:SingleLane", kwargs={"option": option})
+            single, batched = f"{__name__}:SingleLane", "metarl.gymnasium_vector:BatchedLanes"
+            gymnasium.register(name, single, vector_entry_point=batched, kwargs={"option": option})
+
+
+class Lanes:
+    """Lanes of a ``MetaEnv`` that play tasks of their own choice until they are given others.
+
+    Args:
+        option: of ``conf/env``.
+        num_lanes: how many, each with its own task.
+        render_mode: ``rgb_array``, or None.
+        keys: those of the environment's YAML.
+
+    Raises:
+        ValueError: there is no such option.
+        RenderError: the environment has no pictures, and ``render_mode`` asks for them.
+    """
+
+    def __init__(self, option: str, num_lanes: int, render_mode: str | None, keys: dict[str, Any]):
+        from metarl.configuration.build import build_env_factory
+        from metarl.configuration.compose import compose, resolved
+        from metarl.envs.capabilities import Renderable
+        from metarl.envs.rendering import RenderError
+
+        if option not in options("env"):
+            raise ValueError(f"option={option}: no such option; env has {', '.join(options('env'))}")
+        config = resolved(compose([f"env={option}"]), {})
+        config["env"] |= keys  # which may come from somebody else's run: values, and no overrides of Hydra
+        if num_lanes == 1 and "num_workers" in config["env"] and "num_workers" not in keys:
+            config["env"]["num_workers"] = 0  # a single lane needs no process of its own
+        self._make, self._num_lanes = build_env_factory(config), num_lanes
+        self.open(0)
+        self.renders = isinstance(self.env, Renderable)
+        self.frames_per_second = self.env.steps_per_second if isinstance(self.env, Renderable) else None
+        if render_mode is not None and not (self.renders and render_mode == "rgb_array"):
+            remedy = "use render_mode=rgb_array" if self.renders else "make it without render_mode"
+            raise RenderError(f"metarl/{option}-v{VERSION}: does not render as {render_mode}; {remedy}")
+
+    def open(self, seed: int) -> None:
+        """Start all randomness anew, with new tasks."""
+        self.env = self._make(num_tasks=self._num_lanes, seed=seed)
+        self.env.sample_tasks()
+
+    def reseed(self, seed: int) -> None:
+        """Start all randomness anew, and keep the tasks."""
+        tasks = self.env.tasks
+        self.open(seed)
+        self.env.set_tasks(tasks)
+
+    def draw(self, num_tasks: int, generator: np.random.Generator) -> list[Task]:
+        """New tasks to train on."""
+        self.env.task_generator.manual_seed(int(generator.integers(2**63)))
+        parameters = self.env.draw_tasks(num_tasks, "train").parameters
+        return [{name: value[row].cpu().numpy() for name, value in parameters.items()} for row in range(num_tasks)]
+
+    def set_tasks(self, tasks: list[Task]) -> None:
+        """Play these tasks, one per lane, from the next reset on."""
+        import torch
+
+        from metarl.types import Tasks
+
+        columns = {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
+        self.env.set_tasks(Tasks({name: torch.as_tensor(column) for name, column in columns.items()}))
+
+    def step(self, action: Any) -> Any:
+        """The ``Step`` after actions ``[B, ...]``."""
+        import torch
+
+        return self.env.step(torch.as_tensor(action).to(self.env.device))
+
+    def metadata(self, **further: Any) -> dict[str, Any]:
+        """What Gymnasium asks of an environment's ``metadata``."""
+        pictures = {"render_modes": ["rgb_array"], "render_fps": self.frames_per_second}
+        return (pictures if self.renders else {"render_modes": []}) | further
 
 
 class SingleLane(gymnasium.Env):
@@ -30,60 +107,45 @@ class SingleLane(gymnasium.Env):
 
     Args:
         option: of ``conf/env``.
-        render_mode: None; ``metarl watch`` shows trials.
+        render_mode: ``rgb_array`` for environments with pictures, or None.
         keys: see above.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as Gymnasium has it)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as Gymnasium has it)
 
-    def __init__(self, option: str, render_mode: None = None, **keys: Any):
-        from metarl.configuration.build import build_env_factory
-        from metarl.configuration.compose import compose, resolved
-
-        if option not in options("env"):
-            raise ValueError(f"option={option}: no such option; env has {', '.join(options('env'))}")
-        config = resolved(compose([f"env={option}"]), {})
-        config["env"] |= keys  # which may come from somebody else's run: values, and no overrides of Hydra
-        if "num_workers" in config["env"] and "num_workers" not in keys:
-            config["env"]["num_workers"] = 0  # a single lane needs no process of its own
-        self._make = build_env_factory(config)
-        self._open(0)
+    def __init__(self, option: str, render_mode: str | None = None, **keys: Any):
+        self._lanes = Lanes(option, 1, render_mode, keys)
+        self.render_mode, self.metadata = render_mode, self._lanes.metadata()
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
 
-    def _open(self, seed: int) -> None:
-        self._env = self._make(num_tasks=1, seed=seed)
-        self._env.sample_tasks()
+    @property
+    def _env(self) -> Any:
+        return self._lanes.env
 
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, np.ndarray]]:
+    def sample_tasks(self, num_tasks: int) -> list[Task]:
         """New tasks to train on, each a dictionary of its parameters, drawn by ``np_random``."""
-        self._env.task_generator.manual_seed(int(self.np_random.integers(2**63)))
-        parameters = self._env.draw_tasks(num_tasks, "train").parameters
-        return [{name: value[row].cpu().numpy() for name, value in parameters.items()} for row in range(num_tasks)]
+        return self._lanes.draw(num_tasks, self.np_random)
 
-    def set_task(self, task: dict[str, np.ndarray]) -> None:
+    def set_task(self, task: Task) -> None:
         """Play this task from the next reset on."""
-        import torch
-
-        from metarl.types import Tasks
-
-        self._env.set_tasks(Tasks({name: torch.as_tensor(value).unsqueeze(0) for name, value in task.items()}))
+        self._lanes.set_tasks([task])
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """A fresh episode. A seed starts all randomness anew, and keeps the task."""
         super().reset(seed=seed)
         if seed is not None:
-            tasks = self._env.tasks
-            self._open(seed)
-            self._env.set_tasks(tasks)
+            self._lanes.reseed(seed)
         return self._seen(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """One step; ``info["success"]`` if the environment defines success."""
-        import torch
-
-        step = self._env.step(torch.as_tensor(action).unsqueeze(0).to(self._env.device))
+        step = self._lanes.step(np.asarray(action)[None])
         info = {} if step.success is None else {"success": bool(step.success)}
         return self._seen(step.final_observation), float(step.reward), bool(step.terminated), bool(step.truncated), info
+
+    def render(self) -> Any:
+        """Image of the present state, uint8 ``[height, width, 3]``; None unless ``render_mode="rgb_array"``."""
+        return None if self.render_mode is None else self._env.render(0)
 
     def _seen(self, observation: Any) -> Any:
         """The observation of the lane: an array that nothing else holds, or a number where the space is discrete."""

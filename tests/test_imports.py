@@ -12,7 +12,13 @@ PACKAGE = Path(metarl.__file__).parent
 FLOORS = (
     ("metarl.__main__", "metarl.cli"),
     ("metarl", "metarl.api"),
-    ("metarl.checking", "metarl.launching", "metarl.gymnasium_envs"),
+    (
+        "metarl.checking",
+        "metarl.launching",
+        "metarl.gymnasium_envs",
+        "metarl.gymnasium_vector",
+        "metarl.stable_baselines",
+    ),
     ("metarl.experiment",),
     ("metarl.configuration",),
     ("metarl.analysis",),
