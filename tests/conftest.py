@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import combinations, few_combinations, usual_combinations
-from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, write_run
+from run_directories import BANDIT_BASELINES, BANDIT_BOUNDS, BRIEF, write_run
 
 from metarl.configuration.compose import options
 from metarl.trainer import Trainer
@@ -113,6 +113,14 @@ def sweep(tmp_path) -> list[Path]:
                 settings = dict(env=env, model=model, seed=seed, final=final, baselines=base, bounds=bounds)
                 paths.append(write_run(path, **settings))
     return paths
+
+
+@pytest.fixture(scope="session")
+def brief_run(tmp_path_factory):
+    """A finished run that tests only read, trained by ``metarl.train``."""
+    import metarl
+
+    return metarl.train(BRIEF, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture

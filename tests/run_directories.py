@@ -7,6 +7,10 @@ import numpy as np
 import yaml
 
 EPISODES = 10
+# Overrides of a run of three iterations on the bandit, of which two checkpoints are kept, and the best.
+BRIEF = ["training.total_steps=120", "meta_batch_size=4", "eval.num_tasks=4", "eval.final_num_tasks=4"]
+BRIEF += ["env.num_episodes=10", "algorithm.num_epochs=1", "algorithm.num_minibatches=2", "eval.baselines=false"]
+BRIEF += ["model.hidden_size=8", "training.keep_checkpoints=2", "training.eval_every=2", "algorithm.learning_rate=0.1"]
 
 
 def write_run(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import collected, make_algorithm, small_config
 from processes import REPOSITORY
+from run_directories import BRIEF
 
 import metarl
 from metarl.api.agents import TrainedAgent
@@ -219,30 +220,24 @@ def test_oracles_ask_for_tasks():
 
 # ---------------------------------------------------------------- runs
 
-BRIEF = ["training.total_steps=120", "meta_batch_size=4", "eval.num_tasks=4", "eval.final_num_tasks=4"]
-BRIEF += ["env.num_episodes=10", "algorithm.num_epochs=1", "algorithm.num_minibatches=2", "eval.baselines=false"]
-BRIEF += ["model.hidden_size=8", "training.keep_checkpoints=2"]
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return metarl.train(BRIEF, tmp_path_factory.mktemp("runs") / "run")
-
-
-def test_training_gives_a_run_and_its_agent(run, capsys):
-    assert [row["iteration"] for row in run.metrics()] == [1, 2, 3]
-    assert run.summary()["env_steps"] == 120 and f"hydra.run.dir='{run.path}'" in run.summary()["command"]
-    command_line(["evaluate", str(run.path), "--num-tasks", "5", "--seed", "2", "--format", "json"])
+def test_training_gives_a_run_and_its_agent(brief_run, capsys):
+    assert [row["iteration"] for row in brief_run.metrics()] == [1, 2, 3]
+    assert (
+        brief_run.summary()["env_steps"] == 120
+        and f"hydra.run.dir='{brief_run.path}'" in brief_run.summary()["command"]
+    )
+    command_line(["evaluate", str(brief_run.path), "--num-tasks", "5", "--seed", "2", "--format", "json"])
     printed = json.loads(capsys.readouterr().out)
-    found = run.evaluate(num_tasks=5, seed=2)
+    found = brief_run.evaluate(num_tasks=5, seed=2)
     assert {name: printed[name] for name in found} == json.loads(json.dumps(found))
-    assert metarl.load(run.path).evaluate(5, seed=2) == found
-    again = metarl.train(BRIEF, run.path)  # finished already
-    assert again.path == run.path and len(again.metrics()) == 3
+    assert metarl.load(brief_run.path).evaluate(5, seed=2) == found
+    again = metarl.train(BRIEF, brief_run.path)  # finished already
+    assert again.path == brief_run.path and len(again.metrics()) == 3
 
 
-def test_a_loaded_agent_acts_in_six_lines(run):
-    agent = metarl.load(run.path)
+def test_a_loaded_agent_acts_in_six_lines(brief_run):
+    agent = metarl.load(brief_run.path)
     session = agent.start(batch_size=2, greedy=True)
     env = metarl.make("bandit", num_tasks=2, seed=0)
     observation = env.reset()
@@ -252,21 +247,21 @@ def test_a_loaded_agent_acts_in_six_lines(run):
     assert session.finished
 
 
-def test_checkpoints_and_settings_of_a_loaded_agent(run):
-    weights = [metarl.load(run.path, checkpoint=which).algorithm.state_dict() for which in ("latest", 3, 2)]
+def test_checkpoints_and_settings_of_a_loaded_agent(brief_run):
+    weights = [metarl.load(brief_run.path, checkpoint=which).algorithm.state_dict() for which in ("latest", 3, 2)]
     same = [all(torch.equal(weights[0][name], other[name]) for name in other) for other in weights]
     assert same == [True, True, False]
-    assert metarl.load(run.path, overrides=["env.num_episodes=30"]).start().episodes == 30
-    refused(lambda: metarl.load(run.path, checkpoint=1), "no checkpoint of iteration 1; kept are 2, 3")
-    refused(lambda: metarl.load(run.path, overrides=["env.num_arms=7"]), "env.num_arms=7: changes the shape")
-    refused(lambda: metarl.load(run.path, overrides=["env.num_arm=7"]), "env.num_arm=7: no such key.*num_arms")
-    refused(lambda: metarl.load(run.path, overrides=["model.hidden_size=7"]), "settings of its environment alone")
-    refused(lambda: metarl.load(run.path.parent), "is not a run directory")
+    assert metarl.load(brief_run.path, overrides=["env.num_episodes=30"]).start().episodes == 30
+    refused(lambda: metarl.load(brief_run.path, checkpoint=1), "no checkpoint of iteration 1; kept are 2, 3")
+    refused(lambda: metarl.load(brief_run.path, overrides=["env.num_arms=7"]), "env.num_arms=7: changes the shape")
+    refused(lambda: metarl.load(brief_run.path, overrides=["env.num_arm=7"]), "env.num_arm=7: no such key.*num_arms")
+    refused(lambda: metarl.load(brief_run.path, overrides=["model.hidden_size=7"]), "settings of its environment alone")
+    refused(lambda: metarl.load(brief_run.path.parent), "is not a run directory")
 
 
-def test_a_run_directory_is_data(run, tmp_path):
+def test_a_run_directory_is_data(brief_run, tmp_path):
     path = tmp_path / "run"
-    shutil.copytree(run.path, path)
+    shutil.copytree(brief_run.path, path)
     text = (path / "config.yaml").read_text().replace("metarl.envs.bandit.", "somewhere.bandit.")
     (path / "config.yaml").write_text(text)
     refused(lambda: metarl.load(path), "env._target_=somewhere.bandit.*outside metarl")

@@ -1,9 +1,6 @@
 """Recording one trial of an agent in one lane."""
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from metarl.analysis.video import STRIP, TrialRecording, captioned
 from metarl.envs.base import MetaEnv
@@ -105,29 +102,3 @@ def in_words(tasks: Tasks) -> str:
         shown = ", ".join(f"{number:.3g}" for number in numbers) if len(numbers) <= 3 else f"{len(numbers)} numbers"
         words.append(f"{name} {shown}")
     return "; ".join(words)
-
-
-def with_parameters(tasks: Tasks, given: Sequence[str]) -> Tasks:
-    """A task with some parameters set by hand: ``velocity=1.5``, ``goal=0.5,1``.
-
-    Raises:
-        ValueError: a parameter does not exist, or has another size.
-    """
-    parameters = dict(tasks.parameters)
-    for pair in given:
-        name, _, text = pair.partition("=")
-        if name not in parameters:
-            raise ValueError(f"--task {pair}: no such parameter; the task has {', '.join(parameters)}")
-        parameters[name] = _parsed(pair, text, name, parameters[name])
-    return Tasks(parameters)
-
-
-def _parsed(pair: str, text: str, name: str, present: torch.Tensor) -> torch.Tensor:
-    try:
-        numbers = torch.tensor([float(number) for number in text.split(",")], dtype=present.dtype)
-        return numbers.reshape(present[:1].shape)
-    except (ValueError, RuntimeError):
-        size = present[0].numel()
-        raise ValueError(
-            f"--task {pair}: {name} is {size} number{'s' * (size > 1)}, such as {name}=" + ",".join(["0.5"] * size)
-        ) from None

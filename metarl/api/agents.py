@@ -10,9 +10,8 @@ from metarl.algorithms.base import Algorithm
 from metarl.api.results import Evaluations, evaluations
 from metarl.api.session import Session
 from metarl.configuration.build import Parts
-from metarl.configuration.trained import load_agent
+from metarl.configuration.trained import load_source
 from metarl.envs.base import MetaEnv
-from metarl.runs.directory import RunDirectory
 from metarl.types import Tasks
 
 
@@ -118,5 +117,5 @@ def load(
         MetarlError: there is no such run or checkpoint, or it cannot be used here.
     """
     packages = (trust,) if isinstance(trust, str) else trust
-    directory = RunDirectory(Path(source))  # the one place where other kinds of sources are to be told apart
-    return TrainedAgent(*load_agent(directory, str(checkpoint), packages, device, overrides=overrides))
+    algorithm, parts, _ = load_source(Path(source), str(checkpoint), packages, device, overrides)
+    return TrainedAgent(algorithm, parts)

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = None
     try:
         _check_options(sys.argv[1:] if arguments is None else arguments)
-        options = parser().parse_args(arguments)
+        options = parsed(arguments)
         options.command(options)
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -25,6 +25,17 @@ def main(arguments: list[str] | None = None) -> None:
         if not report(error, getattr(options, "overrides", [])):
             raise
         sys.exit(1)
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Options of a command; its ``KEY=VALUE`` may stand anywhere, also after options."""
+    options, rest = parser().parse_known_args(arguments)
+    given = [word for word in rest if "=" in word and not word.startswith("--")]
+    if len(given) < len(rest) or (given and not hasattr(options, "overrides")):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if given:
+        options.overrides = [*options.overrides, *given]
+    return options
 
 
 def parser() -> argparse.ArgumentParser:

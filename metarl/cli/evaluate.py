@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from metarl.cli.options import add_command, add_evaluation, add_run, positive, print_rows
+from metarl.cli.options import add_command, add_evaluation, add_run, add_task, positive, print_rows
 from metarl.errors import ConfigError
 from metarl.runs.files import to_json
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 def add_commands(commands: Any) -> None:
     """Add both commands."""
     evaluating = add_command(commands, "evaluate", evaluate, "evaluate a trained agent on held-out tasks")
-    add_run(evaluating)
+    add_run(evaluating, every=True)
+    evaluating.add_argument(
+        "overrides", nargs="*", metavar="env.KEY=VALUE", help="other settings of the environment, of the same shapes"
+    )
+    add_task(evaluating)
     add_evaluation(evaluating)
     evaluating.add_argument(
         "--test-episodes",
@@ -31,29 +35,60 @@ def add_commands(commands: Any) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print returns of sampled and greedy actions of a checkpoint on held-out tasks."""
+    """Print returns of sampled and greedy actions of one or all checkpoints on held-out tasks."""
     from metarl.analysis import evaluation_tables as tables
-    from metarl.configuration.trained import load_agent
-    from metarl.runs.directory import RunDirectory
+    from metarl.analysis.chosen_tasks import with_chosen_tasks
+    from metarl.configuration.trained import load_source, names_of_checkpoints
 
-    directory = RunDirectory(options.run)
-    config = directory.config()
-    agent, parts = load_agent(directory, options.checkpoint, options.trust, options.device)
-    env = parts.make_env(num_tasks=1, seed=0)
-    sets = tables.chosen_tasks(options, env)
+    names = names_of_checkpoints(options.run, options.checkpoint)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        agent, parts, config = load_source(options.run, name, options.trust, options.device, options.overrides)
+        make_env = with_chosen_tasks(parts.make_env, options.task)
+        env = make_env(num_tasks=1, seed=0)
+        sets = _checked(lambda env=env: tables.chosen_tasks(options, env), env)
+        if options.format == "json" and not options.test_episodes and not options.by_task:
+            rows.append(_report(options, config, name, agent, make_env, sets))
+            continue
+        if name == "best":
+            tables.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
+        rows_of = _kind_of_rows(options, agent, make_env, env)
+        label = {"checkpoint": name} if len(names) > 1 else {}
+        rows += [label | row for row in tables.labelled(sets, rows_of)]
     if options.format == "json" and not options.test_episodes and not options.by_task:
-        head = {"env": config["choices"]["env"], "seed": options.seed, "checkpoint": options.checkpoint}
-        results = {name: tables.by_actions(agent, parts.make_env, which) for name, which in sets.items()}
-        print(to_json(head | (results if len(sets) > 1 else next(iter(results.values()))), indent=2))
-        return
-    if options.checkpoint == "best":
-        tables.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
-    rows = partial(tables.action_rows, agent, parts.make_env)
+        print(to_json(rows if len(names) > 1 else rows[0], indent=2))
+    else:
+        print_rows(rows, options.format)
+
+
+def _kind_of_rows(options: argparse.Namespace, agent: Any, make_env: Any, env: Any) -> Any:
+    """The function from a selection of tasks to the rows that the options ask for."""
+    from metarl.analysis import evaluation_tables as tables
+
     if options.test_episodes:
-        rows = partial(tables.adapted_rows, agent, parts.make_env, env, options.test_episodes)
-    elif options.by_task:
-        rows = partial(tables.task_rows, agent, parts.make_env)
-    print_rows(tables.labelled(sets, rows), options.format)
+        return partial(tables.adapted_rows, agent, make_env, env, options.test_episodes)
+    return partial(tables.task_rows if options.by_task else tables.action_rows, agent, make_env)
+
+
+def _report(
+    options: argparse.Namespace, config: dict, name: str, agent: Any, make_env: Any, sets: dict[str, Any]
+) -> dict[str, Any]:
+    """The evaluations of a checkpoint, with what they are about, for JSON."""
+    from metarl.analysis.evaluation_tables import by_actions
+
+    head = {"env": config["choices"]["env"], "seed": options.seed, "checkpoint": name}
+    head |= {key: value for key, value in (("overrides", options.overrides), ("task", options.task)) if value}
+    results = {which: by_actions(agent, make_env, tasks) for which, tasks in sets.items()}
+    return head | (results if len(sets) > 1 else next(iter(results.values())))
+
+
+def _checked(choose: Any, env: Any) -> Any:
+    """The tasks to play, once ``--task`` is known to fit the environment."""
+    try:
+        env.sample_tasks(env.task_sets[0])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return choose()
 
 
 def baselines(options: argparse.Namespace) -> None:

@@ -19,11 +19,23 @@ def add_command(
     return command
 
 
-def add_run(command: argparse.ArgumentParser) -> None:
-    """The run directory, its checkpoint and trust in its code."""
-    command.add_argument("run", type=Path, help="run directory")
-    command.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+def add_run(command: argparse.ArgumentParser, every: bool = False) -> None:
+    """The run directory, its checkpoint and trust in its code; with ``every`` also all checkpoints."""
+    command.add_argument("run", type=Path, help="run directory, or a file that metarl export wrote")
+    names = ("latest", "best", *(["all"] if every else []))
+    command.add_argument(
+        "--checkpoint",
+        type=lambda text: _checkpoint(text, names),
+        default="latest",
+        metavar=f"{{{','.join(names)},ITERATION}}",
+        help="default: latest" + ("; all: a row for each that was kept" if every else ""),
+    )
     add_trust(command)
+
+
+def add_task(command: argparse.ArgumentParser) -> None:
+    """Parameters of tasks, set by hand."""
+    command.add_argument("--task", nargs="*", default=[], metavar="NAME=NUMBER,...", help="parameters of the task")
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
@@ -57,6 +69,13 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         help="with --best: criterion over held-out returns during training: the last (default), the mean, or the area "
         "under the curve",
     )
+
+
+def _checkpoint(text: str, names: tuple[str, ...]) -> str:
+    """The name of a checkpoint, or the number of its iteration."""
+    if text not in names and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}, and no number of an iteration")
+    return text
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from metarl.cli.options import add_command, add_run, natural, positive
+from metarl.cli.options import add_command, add_run, add_task, natural, positive
 from metarl.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ def add_commands(commands: Any) -> None:
     watching = add_command(commands, "watch", watch, "record a video of one trial (headless)", formats=False)
     add_run(watching)
     watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run)")
-    watching.add_argument("--task", nargs="*", default=[], metavar="NAME=NUMBER,...", help="parameters of the task")
+    add_task(watching)
     watching.add_argument("--task-set", default="held_out", help="set of the other parameters (default held_out)")
     watching.add_argument("--seed", type=natural, default=0, help="seed of the task and the environment noise")
     watching.add_argument("--every", type=positive, default=2, help="steps between frames (default 2)")
@@ -26,9 +26,10 @@ def add_commands(commands: Any) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     """Record one trial of a trained agent."""
+    from metarl.analysis.chosen_tasks import with_parameters
     from metarl.analysis.paths import with_path_frames
     from metarl.analysis.video import write_video
-    from metarl.analysis.video_recorder import record_trial, with_parameters
+    from metarl.analysis.video_recorder import record_trial
     from metarl.configuration.trained import load_agent
     from metarl.envs.capabilities import Renderable
     from metarl.envs.rendering import RenderError

@@ -1,6 +1,7 @@
 """The trained agent of a run directory."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -53,6 +54,39 @@ def load_agent(
             f"{' '.join(overrides)}: changes the shape of a network of the trained agent; choose settings that keep it"
         ) from None
     return agent, parts
+
+
+def load_source(
+    source: Path,
+    which: str,
+    trust: Iterable[str] = (),
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    **changes: object,
+) -> tuple[Algorithm, Parts, dict[str, Any]]:
+    """The agent of a source of agents, with its configuration; the one place that tells their kinds apart.
+
+    For the arguments see ``load_agent``.
+    """
+    directory = RunDirectory(source)
+    agent, parts = load_agent(directory, which, trust, device, overrides, **changes)
+    return agent, parts, directory.config()
+
+
+def names_of_checkpoints(source: Path, which: str) -> list[str]:
+    """The checkpoints that a name stands for: itself, or with ``all`` the iterations that were kept, and ``best``.
+
+    Raises:
+        CheckpointError: ``all`` was asked for, and there are none.
+    """
+    if which != "all":
+        return [which]
+    checkpoints = RunDirectory(source).checkpoints
+    names = [str(int(path.stem)) for path in checkpoints.numbered()]
+    names += ["best"] if (checkpoints.directory / "best.pt").exists() else []
+    if not names:
+        checkpoints.path("latest")  # says that there are none
+    return names
 
 
 def with_env_settings(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
