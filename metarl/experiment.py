@@ -19,6 +19,7 @@ from metarl.errors import MetarlError, RunDirectoryError, located
 from metarl.evaluation import evaluate
 from metarl.runs.files import append_line
 from metarl.runs.reader import check_evaluations
+from metarl.runs.start import start_from
 from metarl.system import Interrupted, StopRequest
 from metarl.trainer import Trainer
 
@@ -78,11 +79,27 @@ def _enter(trainer: Trainer, config: dict, fresh: bool) -> dict | None:
         raise error
     try:
         trainer.resume()
+        _start(trainer)
         return parallel.broadcast(_summary_of_finished(trainer) if parallel.is_main() else None)
     except BaseException:
         if parallel.is_main():
             directory.close()
         raise
+
+
+def _start(trainer: Trainer) -> None:
+    """Take the weights of another run, at the start of a run that asks for them; a resumed one has its own."""
+    source, directory = trainer.plan.start_from, trainer.run_dir
+    if source is None:
+        return
+    if trainer.progress.iteration:
+        record = directory.start() if parallel.is_main() else None
+        if parallel.is_main() and (record is None or record.get("source") != str(Path(source).absolute())):
+            log.warning("training.start_from=%s is not used: the run goes on from its own checkpoint", source)
+        return
+    record = start_from(trainer.algorithm, Path(source), trainer.plan.strict)
+    if parallel.is_main():
+        directory.write_start(record)
 
 
 def _summary_of_finished(trainer: Trainer) -> dict | None:

@@ -94,7 +94,7 @@ class Lanes:
         return self.env.step(torch.as_tensor(action).to(self.env.device))
 
     def metadata(self, **further: Any) -> dict[str, Any]:
-        """What Gymnasium asks of an environment's ``metadata``."""
+        """The ``metadata`` that Gymnasium asks of an environment."""
         pictures = {"render_modes": ["rgb_array"], "render_fps": self.frames_per_second}
         return (pictures if self.renders else {"render_modes": []}) | further
 

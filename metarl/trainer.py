@@ -48,10 +48,11 @@ class TrainingPlan:
         eval_every: iterations between evaluations; 0 evaluates only at the end.
         checkpoint_every: iterations between checkpoints.
         keep_checkpoints: number of latest checkpoints to keep.
-        on_nonfinite: reaction to a reward, observation, loss, gradient or parameter that is NaN or infinite: ``stop``
-            ends the run with an error and the last good checkpoint; ``skip`` drops the update, counts it in
-            ``train/skipped_updates`` and continues with new tasks, at the cost of a copy of the training state.
+        on_nonfinite: reaction to a number that is NaN or infinite: ``stop`` ends the run with the last good checkpoint;
+            ``skip`` drops the update, counts it in ``train/skipped_updates``, and costs a copy of the training state.
         max_skipped: maximum number of consecutive dropped updates; one more ends the run.
+        start_from: run directory, checkpoint or exported file whose weights a new run starts from; null: none.
+        strict: refuse ``start_from`` where tensors differ in name or shape; false takes those that fit.
     """
 
     total_steps: PositiveInt
@@ -60,6 +61,8 @@ class TrainingPlan:
     keep_checkpoints: PositiveInt
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: PositiveInt = 10
+    start_from: str | None = None
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,7 @@ class Trainer:
         Raises:
             CheckpointError: the checkpoint is damaged, does not fit, or has another number of processes.
         """
-        checkpoints = self.run_dir.checkpoints
-        if checkpoints.numbered():
+        if (checkpoints := self.run_dir.checkpoints).numbered():
             path = checkpoints.path("latest")
             state = load_weights(self.algorithm, path, self.env.device)
             try:
@@ -179,11 +181,9 @@ class Trainer:
 
     def _save(self, which: str) -> None:
         state = self.state_dict()
-        if not parallel.is_main():
-            return
-        if which == "latest":
+        if parallel.is_main() and which == "latest":
             self.run_dir.save_latest(state, self.progress.iteration)
-        else:
+        elif parallel.is_main():
             self.run_dir.checkpoints.save_best(state)
 
     def _iterate(self) -> dict:
@@ -236,8 +236,8 @@ class Trainer:
         Raises:
             NonFiniteError: a diagnostic or a parameter is not finite afterwards.
         """
-        share = self.progress.env_steps / self.plan.total_steps
-        diagnostics = self.algorithm.update(trial, share, self.generators["update"])
+        done = self.progress.env_steps / self.plan.total_steps
+        diagnostics = self.algorithm.update(trial, done, self.generators["update"])
         self.algorithm.update_normalization(trial)
         check_diagnostics(diagnostics)
         check_parameters(self.algorithm)
@@ -272,9 +272,9 @@ class Trainer:
         return f"The last good checkpoint is {numbered[-1]}" if numbered else "No checkpoint was saved before"
 
     def _counters(self) -> dict:
-        progress = self.progress
-        row = {"iteration": progress.iteration, "env_steps": progress.env_steps, "wall_time": progress.wall_time}
-        return row | ({"train/skipped_updates": progress.skipped_updates} if self.plan.on_nonfinite == "skip" else {})
+        row = {name: getattr(self.progress, name) for name in ("iteration", "env_steps", "wall_time")}
+        skipped = {"train/skipped_updates": self.progress.skipped_updates}
+        return row | (skipped if self.plan.on_nonfinite == "skip" else {})
 
     def _evaluate(self) -> dict:
         """Metrics on held-out tasks; saves the weights as ``best`` if they are the best so far."""

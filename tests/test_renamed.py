@@ -13,11 +13,10 @@ from metarl.configuration import renamed
 from metarl.configuration.build import build
 from metarl.configuration.compose import CONF, compose, options
 from metarl.configuration.renamed import MOVED, RENAMED, RENAMED_IN, RENAMED_VALUES, present, present_name
-from metarl.configuration.trained import load_agent
+from metarl.configuration.trained import load_source
 from metarl.errors import CheckpointError, ConfigError
 from metarl.launching.proposals import Proposals
 from metarl.runs.checkpoint import load, save
-from metarl.runs.directory import RunDirectory
 from metarl.trust import TYPED, locate
 
 
@@ -133,7 +132,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_and_resumed(tmp_path):
     state = load(checkpoint)
     state["progress"]["given_up"] = state["progress"].pop("pruned")
     save(state, checkpoint)
-    agent, _ = load_agent(RunDirectory(tmp_path / "run"), "latest")
+    agent, _, _ = load_source(tmp_path / "run", "latest")
     assert same(agent.state_dict(), trainer.algorithm.state_dict())
     again = trainer_of(config, tmp_path / "run")
     again.run_dir.close()
@@ -149,7 +148,7 @@ def test_weights_of_another_version_are_one_message(tmp_path):
     state["algorithm"] = {f"former.{name}": value for name, value in state["algorithm"].items()}
     save(state, checkpoint)
     with pytest.raises(CheckpointError, match=r"a run of an earlier version needs the commit in its summary"):
-        load_agent(RunDirectory(tmp_path / "run"), "latest")
+        load_source(tmp_path / "run", "latest")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import sys
 
 from metarl.checking.command import add_check_command
-from metarl.cli import analyse, compare, evaluate, sweeps, watch
+from metarl.cli import analyse, compare, evaluate, export, sweeps, watch
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for family in (evaluate, compare, sweeps, watch, analyse):
+    for family in (evaluate, compare, export, sweeps, watch, analyse):
         family.add_commands(commands)
     add_check_command(commands)
     return top

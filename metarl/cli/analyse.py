@@ -65,13 +65,12 @@ def _subjects(options: argparse.Namespace) -> "Iterator[Subject]":
     from metarl.analysis.studies import Subject
     from metarl.configuration.build import build_algorithm
     from metarl.configuration.compose import compose, resolved
-    from metarl.configuration.trained import load_agent
-    from metarl.runs.directory import RunDirectory
+    from metarl.configuration.trained import load_source
     from metarl.trust import TYPED
 
     overrides = [subject for subject in options.subjects if "=" in subject]
     for run in (Path(subject) for subject in options.subjects if "=" not in subject):
-        agent, parts = load_agent(RunDirectory(run), "latest", options.trust, "cpu")
+        agent, parts, _ = load_source(run, "latest", options.trust, "cpu")
         yield Subject(str(run), agent, parts.make_env)
     models = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
     others = [override for override in overrides if not override.startswith("model=")]

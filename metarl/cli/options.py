@@ -22,6 +22,12 @@ def add_command(
 def add_run(command: argparse.ArgumentParser, every: bool = False) -> None:
     """The run directory, its checkpoint and trust in its code; with ``every`` also all checkpoints."""
     command.add_argument("run", type=Path, help="run directory, or a file that metarl export wrote")
+    add_checkpoint(command, every)
+    add_trust(command)
+
+
+def add_checkpoint(command: argparse.ArgumentParser, every: bool = False) -> None:
+    """The checkpoint of a run; with ``every`` also all of them."""
     names = ("latest", "best", *(["all"] if every else []))
     command.add_argument(
         "--checkpoint",
@@ -30,7 +36,6 @@ def add_run(command: argparse.ArgumentParser, every: bool = False) -> None:
         metavar=f"{{{','.join(names)},ITERATION}}",
         help="default: latest" + ("; all: a row for each that was kept" if every else ""),
     )
-    add_trust(command)
 
 
 def add_task(command: argparse.ArgumentParser) -> None:

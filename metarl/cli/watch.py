@@ -30,16 +30,14 @@ def watch(options: argparse.Namespace) -> None:
     from metarl.analysis.paths import with_path_frames
     from metarl.analysis.video import write_video
     from metarl.analysis.video_recorder import record_trial
-    from metarl.configuration.trained import load_agent
+    from metarl.configuration.trained import load_source
     from metarl.envs.capabilities import Renderable
     from metarl.envs.rendering import RenderError
-    from metarl.runs.directory import RunDirectory
 
-    path = options.video or options.run / "watch.mp4"
+    path = options.video or (options.run / "watch.mp4" if options.run.is_dir() else options.run.with_suffix(".mp4"))
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
-    directory = RunDirectory(options.run)
-    agent, parts = load_agent(directory, options.checkpoint, options.trust, "cpu", lanes_per_task=1)
+    agent, parts, _ = load_source(options.run, options.checkpoint, options.trust, "cpu", lanes_per_task=1)
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
         env.set_tasks(with_parameters(env.sample_tasks(options.task_set), options.task))

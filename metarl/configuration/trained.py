@@ -1,6 +1,7 @@
-"""The trained agent of a run directory."""
+"""Trained agents: of a run directory, or of an exported file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +11,10 @@ from metarl.algorithms.base import Algorithm
 from metarl.configuration.build import Parts, build_algorithm
 from metarl.configuration.compose import unknown_key
 from metarl.errors import CheckpointError, ConfigError
-from metarl.runs.checkpoint import load_weights
+from metarl.runs.checkpoint import load_weights, set_weights
 from metarl.runs.directory import RunDirectory
+from metarl.runs.exported import SUFFIX, read_exported
 from metarl.trust import trusted
-
-
-def load_agent(
-    directory: RunDirectory,
-    which: str,
-    trust: Iterable[str] = (),
-    device: str | None = None,
-    overrides: Sequence[str] = (),
-    **changes: object,
-) -> tuple[Algorithm, Parts]:
-    """The agent of a run with the weights of a checkpoint, and the parts to evaluate it with.
-
-    Args:
-        directory: of the run.
-        which: ``latest``, ``best`` or the number of an iteration.
-        trust: packages outside metarl whose code the configuration of the run may name.
-        device: in place of the one of the run.
-        overrides: settings of the environment that keep the shapes of all networks, as ``env.num_episodes=20``.
-        changes: other top-level keys in place of those of the run.
-
-    Raises:
-        RunDirectoryError: there is no run.
-        ConfigError: its configuration cannot be built here, the message names the file; or an override does not fit.
-        CheckpointError: it has no such checkpoint, or one that is damaged or does not fit.
-    """
-    config = directory.config() | changes | ({"device": device} if device else {})
-    config = with_env_settings(config, overrides)
-    path = directory.checkpoints.path(which)
-    try:
-        agent, parts = build_algorithm(config, trusted(trust))
-    except ConfigError as error:
-        raise ConfigError(f"{directory.config_path}: {error}") from None
-    try:
-        load_weights(agent, path, parts.settings.device)
-    except CheckpointError as error:
-        if not overrides or "does not fit" not in str(error):
-            raise
-        raise ConfigError(
-            f"{' '.join(overrides)}: changes the shape of a network of the trained agent; choose settings that keep it"
-        ) from None
-    return agent, parts
 
 
 def load_source(
@@ -64,13 +25,54 @@ def load_source(
     overrides: Sequence[str] = (),
     **changes: object,
 ) -> tuple[Algorithm, Parts, dict[str, Any]]:
-    """The agent of a source of agents, with its configuration; the one place that tells their kinds apart.
+    """A trained agent, the parts to evaluate it with, and the configuration of its training.
 
-    For the arguments see ``load_agent``.
+    Args:
+        source: run directory, or a file that ``metarl export`` wrote. Here alone their kinds are told apart.
+        which: ``latest``, ``best`` or the number of an iteration, of a run directory.
+        trust: packages outside metarl whose code the configuration may name.
+        device: in place of the one of the run.
+        overrides: settings of the environment that keep the shapes of all networks, as ``env.num_episodes=20``.
+        changes: other top-level keys in place of those of the run.
+
+    Raises:
+        RunDirectoryError: there is no run.
+        ConfigError: its configuration cannot be built here, the message names the file; or an override does not fit.
+        CheckpointError: it has no such checkpoint, or one that is damaged or does not fit.
     """
-    directory = RunDirectory(source)
-    agent, parts = load_agent(directory, which, trust, device, overrides, **changes)
-    return agent, parts, directory.config()
+    if source.suffix == SUFFIX:
+        config, place, read = _exported(source, which)
+    else:
+        directory = RunDirectory(source)
+        config, place = directory.config(), directory.config_path
+        path = directory.checkpoints.path(which)
+        read = partial(load_weights, path=path)
+    changed = with_env_settings(config | changes | ({"device": device} if device else {}), overrides)
+    try:
+        agent, parts = build_algorithm(changed, trusted(trust))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    try:
+        read(agent, device=parts.settings.device)
+    except CheckpointError as error:
+        if not overrides or "does not fit" not in str(error):
+            raise
+        raise ConfigError(
+            f"{' '.join(overrides)}: changes the shape of a network of the trained agent; choose settings that keep it"
+        ) from None
+    return agent, parts, config
+
+
+def _exported(source: Path, which: str) -> tuple[dict[str, Any], Path, Callable[..., Any]]:
+    """Configuration of an exported file, the file, and a function that gives its weights to an agent."""
+    if which != "latest":
+        raise ConfigError(f"--checkpoint {which}: {source} holds one agent; leave the option out")
+    exported = read_exported(source)
+
+    def read(agent: Algorithm, device: str) -> None:
+        set_weights(agent, {"algorithm": exported.tensors}, source)
+
+    return exported.config, source, read
 
 
 def names_of_checkpoints(source: Path, which: str) -> list[str]:
@@ -81,6 +83,8 @@ def names_of_checkpoints(source: Path, which: str) -> list[str]:
     """
     if which != "all":
         return [which]
+    if source.suffix == SUFFIX:
+        return ["latest"]
     checkpoints = RunDirectory(source).checkpoints
     names = [str(int(path.stem)) for path in checkpoints.numbered()]
     names += ["best"] if (checkpoints.directory / "best.pt").exists() else []

@@ -88,6 +88,16 @@ def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.dev
         CheckpointError: the file cannot be used, or belongs to another architecture.
     """
     state = load(path, device)
+    set_weights(algorithm, state, path)
+    return state
+
+
+def set_weights(algorithm: torch.nn.Module, state: dict, path: Path) -> None:
+    """Give ``algorithm`` the weights in ``state``, which was read at ``path``.
+
+    Raises:
+        CheckpointError: they belong to another architecture.
+    """
     try:
         algorithm.load_state_dict(state["algorithm"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
@@ -95,7 +105,6 @@ def load_weights(algorithm: torch.nn.Module, path: Path, device: str | torch.dev
             f"{path} does not fit this configuration (a run of an earlier version needs the commit in its summary): "
             f"{' '.join(str(error).split())[:300]}"
         ) from None
-    return state
 
 
 class Checkpoints:

@@ -5,12 +5,14 @@ metrics.jsonl    one row per iteration
 checkpoints/     latest few and best
 summary.json     final evaluation; written last, so that a run that has it is finished
 report.html      the same as a page
+start.json       the run it started from, with training.start_from
 run.log          console output
 error.txt        error of a run that failed in a sweep
 .lock            held by the process that works here; contains its id
 """
 
 import itertools
+import json
 import logging
 import os
 from contextlib import suppress
@@ -26,6 +28,7 @@ from metarl.runs.files import (
     ERROR,
     LOCK,
     METRICS,
+    START,
     SUMMARY,
     append_line,
     naming,
@@ -36,7 +39,7 @@ from metarl.runs.files import (
     to_json,
 )
 from metarl.runs.locks import Lock, lock_owner
-from metarl.runs.reader import read_config, read_rows, read_summary
+from metarl.runs.reader import parsed, read_config, read_rows, read_summary, read_text
 
 # Keys that may differ when a run is resumed.
 MUTABLE_KEYS = ("training", "eval", "logger", "wandb", "num_threads", "choices")
@@ -204,6 +207,15 @@ class RunDirectory:
     def write_summary(self, summary: dict) -> None:
         """Write ``summary.json``: the run is finished."""
         replace_file(self.path / SUMMARY, to_json(summary, indent=2) + "\n")
+
+    def write_start(self, record: dict) -> None:
+        """Write ``start.json``: the agent that the run started from."""
+        replace_file(self.path / START, to_json(record, indent=2) + "\n")
+
+    def start(self) -> dict | None:
+        """The agent that the run started from; None where it started from new weights."""
+        text = read_text(self.path / START)
+        return None if text is None else parsed(self.path / START, "JSON", lambda: dict(json.loads(text)))
 
     def write_trial(self, text: str, picture: bytes | None) -> None:
         """Write ``trial.json``, and ``trial.png`` where there is a picture: one held-out trial, for the report."""

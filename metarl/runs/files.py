@@ -21,6 +21,7 @@ from metarl.errors import FileError, RunDirectoryError
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+START = "start.json"
 ERROR = "error.txt"
 LOCK = ".lock"
 PARTIAL = ".partial"  # suffix of a file that is being written

@@ -42,7 +42,6 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
     """``config.yaml`` of a run, under present names where an earlier version wrote it.
 
     Args:
-        directory: of the run.
         of_run: ask for what every run has: the choices of env, model and algorithm, the seed, a whole last line.
 
     Raises:
@@ -57,14 +56,29 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
             f"{directory} is not a run directory (no {CONFIG}); give the folder that training wrote"
         )
     config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
+    config = checked_config(path, config, of_run)
+    if of_run and not text.endswith(b"\n"):
+        raise RunDirectoryError(
+            f"{path} ends within a line, as a file that was cut short; put the one of the run back, or end the line"
+        )
+    return config
+
+
+def checked_config(path: Path, config: Any, of_run: bool = True) -> dict[str, Any]:
+    """The content of a configuration file, under present names where an earlier version wrote it.
+
+    Args:
+        path: of the file, for messages.
+        config: its content.
+        of_run: see ``read_config``.
+
+    Raises:
+        RunDirectoryError: it is no configuration, or lacks what is asked for.
+    """
     config = present(config) if isinstance(config, dict) else None
     if config is None or (of_run and not _has_choices(config)):
         raise RunDirectoryError(
             f"{path} names no choices of env, model and algorithm, or no seed; it is damaged, or not of a metarl run"
-        )
-    if of_run and not text.endswith(b"\n"):
-        raise RunDirectoryError(
-            f"{path} ends within a line, as a file that was cut short; put the one of the run back, or end the line"
         )
     if of_run and (wrong := next((name for name in GROUPS if not isinstance(config.get(name) or {}, dict)), None)):
         raise RunDirectoryError(f"{path}: {wrong} holds no keys; it is damaged: put the one of the run back")
