@@ -18,6 +18,7 @@ from metarl.errors import ConfigError, MetarlError, RunDirectoryError
 from metarl.launching import origin, pool
 from metarl.launching.cards import cpu_slots
 from metarl.launching.commands import resume
+from metarl.launching.job import run_frozen
 from metarl.launching.proposals import Proposals
 from metarl.runs import frozen
 from metarl.runs.sweep import Sweep
@@ -185,6 +186,10 @@ def test_a_frozen_configuration_names_no_code_that_its_user_does_not_trust(tmp_p
     config = config_of("seed=0")
     config["env"]["_target_"] = "torch.utils.collect_env.run"
     sweep = Sweep.launched(tmp_path / "sweep", {}, [["seed=0"]], 0, {0: config})
-    with pytest.raises(RunDirectoryError, match="runs 0 of 1 failed"):
+    with pytest.raises(ConfigError, match="say --trust torch or METARL_TRUST=torch"):
         resume(sweep, ["cluster=local"])
+    assert sweep.status(sweep.jobs[0]).state == "pending"
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
+    with pytest.raises(ConfigError, match="is code outside metarl"):  # also where a launcher does not look
+        run_frozen(sweep.path, 0)
     assert "say --trust torch or METARL_TRUST=torch" in sweep.status(sweep.jobs[0]).error

@@ -94,23 +94,31 @@ def names_of_checkpoints(source: Path, which: str) -> list[str]:
 
 
 def with_env_settings(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a run with other settings of its environment, each ``env.KEY=VALUE``.
+    """The configuration of a run with other settings of its environment, see ``with_settings``."""
+    for override in overrides:
+        if not override.lstrip("+").startswith("env."):
+            raise ConfigError(f"{override}: a trained agent takes settings of its environment alone: env.KEY=VALUE")
+    return with_settings(config, overrides, "env")
+
+
+def with_settings(config: dict[str, Any], overrides: Sequence[str], group: str) -> dict[str, Any]:
+    """A configuration with other settings of one group, each ``GROUP.KEY=VALUE``.
 
     Raises:
         ConfigError: an override is of another kind, or there is no such setting.
     """
-    env = dict(config["env"])
+    node = dict(config[group])
     for override in overrides:
         key, equals, text = override.lstrip("+").partition("=")
-        group, _, name = key.partition(".")
-        if group != "env" or not equals or not name:
-            raise ConfigError(f"{override}: a trained agent takes settings of its environment alone: env.KEY=VALUE")
-        if name not in env:
-            raise ConfigError(unknown_key(key, text, [name for name in env if not name.startswith("_")]))
-        if isinstance(env[name], dict) or name.startswith("_"):
+        name = key.removeprefix(f"{group}.")
+        if not equals:
+            raise ConfigError(f"{override}: has no value; write {group}.KEY=VALUE")
+        if name not in node:
+            raise ConfigError(unknown_key(key, text, [name for name in node if not name.startswith("_")]))
+        if isinstance(node[name], dict) or name.startswith("_"):
             raise ConfigError(f"{override}: holds several settings or names code, and stays as in training")
         try:
-            env[name] = yaml.safe_load(text)
+            node[name] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"{override}: the value is not readable; write it as in a YAML file") from None
-    return config | {"env": env}
+    return config | {group: node}

@@ -1,16 +1,25 @@
-"""``metarl status`` and ``metarl resume``: status of a sweep, and resuming it."""
+"""``metarl status`` and ``metarl resume``: status of a sweep or a run, and resuming it."""
 
+import logging.config
+import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from metarl.analysis.tables import duration
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetarlError
 from metarl.launching import origin, slurm
 from metarl.launching.proposals import is_search
-from metarl.runs.sweep import JobStatus, Sweep, launching
+from metarl.runs.directory import RunDirectory
+from metarl.runs.frozen import frozen, path_of
+from metarl.runs.reader import read_text
+from metarl.runs.sweep import Job, JobStatus, Sweep, is_sweep, launching
+from metarl.trust import check_gym_name, check_names, trusted
 
 UNENDED = ("running", "queued")
+NAMES_CODE = re.compile(r"_target_: *(\S+)|^  make: *(\S+):", re.MULTILINE)  # in a frozen configuration
 
 
 def status_rows(sweep: Sweep) -> tuple[list[dict[str, Any]], str]:
@@ -26,6 +35,19 @@ def status_rows(sweep: Sweep) -> tuple[list[dict[str, Any]], str]:
     if set(counts) - {"finished", *UNENDED}:
         line += f"; metarl resume {sweep.path} resumes them"
     return rows, line
+
+
+def run_status_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """A row for a single run, and a line about it."""
+    config = RunDirectory(path).config()
+    chosen = tuple(f"{name}={config['choices'][name]}" for name in ("env", "model", "algorithm"))
+    status = Sweep.status(Job(0, (*chosen, f"seed={config['seed']}"), path))
+    line: str = status.state
+    if status.seconds_left is not None:
+        line += f"; ends in about {duration(status.seconds_left)}"
+    if status.state not in ("finished", *UNENDED):
+        line += f"; metarl resume {path} resumes it"
+    return [_row(status, set()) | {"run": str(path)}], line
 
 
 def _row(status: JobStatus, common: set[str]) -> dict[str, Any]:
@@ -62,6 +84,7 @@ def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
         )
     launcher, launch = origin.launcher(sweep, overrides)
     launcher.check()
+    check_trust(sweep)
     if is_search(sweep.path):
         from metarl.launching.search import resume as resume_search
 
@@ -71,3 +94,52 @@ def resume(sweep: Sweep, overrides: Sequence[str] = ()) -> None:
         sweep.relaunch(launch)
         statuses = launcher.go_on(sweep, sweep.jobs)
     raise_on_failures(sweep.path, statuses)
+
+
+def check_trust(sweep: Sweep) -> None:
+    """Refuse code outside the trusted packages once, before every run of the sweep would refuse it.
+
+    Raises:
+        ConfigError: naming the first such key of the first run that has one.
+    """
+    trust = trusted()
+    for job in sweep.jobs:
+        text = ""
+        with suppress(MetarlError):  # damaged: the launcher says so
+            text = read_text(path_of(sweep.path, job.number)) or ""
+        found = ("".join(names).strip("'\"") for names in NAMES_CODE.findall(text))
+        if all(map(trust.covers, found)):
+            continue  # most sweeps have many runs, and parsing takes long
+        config = frozen(sweep.path, job.number)
+        check_names(config, trust)
+        if isinstance(make := (config.get("env") or {}).get("make"), str):
+            check_gym_name(make, "env.make", trust)
+
+
+def resume_run(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Go on with a run to its end, in this process; a finished one shows its results again.
+
+    Args:
+        path: run directory; where it is part of a sweep, the run goes on as the sweep froze it.
+        overrides: ``training.KEY=VALUE`` and ``eval.KEY=VALUE``, such as more steps.
+
+    Raises:
+        ConfigError: an override would make it another run, or the run names code that is not trusted.
+    """
+    from metarl.configuration.trained import with_settings
+    from metarl.launching.job import CONSOLE, run_frozen, train
+
+    path = path.absolute()
+    if is_sweep(path.parent):
+        if overrides:
+            raise ConfigError(f"{' '.join(overrides)}: a run of a sweep is resumed unchanged; leave that out")
+        run_frozen(path.parent, path.name)
+        return
+    config = RunDirectory(path).config()
+    for override in overrides:
+        group = override.partition(".")[0]
+        if group not in ("training", "eval"):
+            raise ConfigError(f"{override}: a run is resumed with training.* and eval.* alone changed")
+        config = with_settings(config, [override], group)
+    logging.config.dictConfig(CONSOLE)
+    train(config, path)

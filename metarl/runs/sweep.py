@@ -95,7 +95,7 @@ class Sweep:
         self.path = Path(path).absolute()
         text = read_text(self.path / RECORD)
         if text is None:
-            raise RunDirectoryError(f"{path} is not a sweep directory: {RECORD} is missing")
+            raise RunDirectoryError(f"{path} is not a sweep directory ({RECORD} is missing), and no run directory")
         remedy = "delete it and launch the sweep again"
         self.record: dict[str, Any] = parsed(
             self.path / RECORD, "JSON", lambda: checked_record(json.loads(text)), remedy
@@ -181,8 +181,9 @@ class Sweep:
         """
         return [self.status(job, (in_cluster or {}).get(self.cluster_id(job) or "")) for job in self.jobs]
 
-    def status(self, job: Job, in_cluster: str | None = None) -> JobStatus:
-        """Status of one job; problems with its files are its error."""
+    @staticmethod
+    def status(job: Job, in_cluster: str | None = None) -> JobStatus:
+        """Status of one job, or of a single run; problems with its files are its error."""
         problems: list[str] = []
         summary = _tried(lambda: read_summary(job.directory), problems)
         if summary is not None:
@@ -283,6 +284,11 @@ def quoted(path: Path) -> str:
 def is_sweep(path: Path) -> bool:
     """Whether a directory holds a sweep."""
     return os.path.lexists(path / RECORD)  # a damaged record, too, of which the reader says what is wrong
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run, and no sweep."""
+    return not is_sweep(path) and os.path.lexists(path / CONFIG)
 
 
 def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
