@@ -1,11 +1,13 @@
 """The ``metarl`` command: evaluate, compare and report runs. Heavy imports wait until a command needs them."""
 
 import argparse
+import difflib
 import os
 import sys
 
+from metarl import __version__
 from metarl.checking.command import add_check_command
-from metarl.cli import analyse, compare, evaluate, export, sweeps, watch
+from metarl.cli import analyse, compare, describe, evaluate, export, sweeps, watch
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError
 
@@ -41,15 +43,22 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
+    top.add_argument("--version", action="version", version=f"metarl {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for family in (evaluate, compare, export, sweeps, watch, analyse):
+    for family in (evaluate, compare, describe, export, sweeps, watch, analyse):
         family.add_commands(commands)
     add_check_command(commands)
+    top.set_defaults(names=tuple(commands.choices))
     return top
 
 
 def _check_options(arguments: list[str]) -> None:
-    """Answer the former name of an option with the present one."""
+    """Answer the former name of an option with the present one, and a command that does not exist with a close one."""
+    names = parser().get_default("names")
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        close = difflib.get_close_matches(arguments[0], names, n=1)
+        hint = f"did you mean metarl {close[0]}?" if close else f"there are {', '.join(names)}"
+        raise ConfigError(f"metarl {arguments[0]}: no such command; {hint}")
     for argument in arguments:
         former = argument.partition("=")[0]
         if former in FORMER_OPTIONS:

@@ -13,7 +13,7 @@ def add_commands(commands: Any) -> None:
     _add_compare(commands)
     _add_report(commands)
     _add_dashboard(commands)
-    listing = add_command(commands, "list", list_options, "configuration options, and runs")
+    listing = add_command(commands, "list", list_options, "configuration options with a line on each, and runs")
     listing.add_argument("directories", type=Path, nargs="*", help="where to look for runs", metavar="DIRECTORY")
 
 
@@ -95,12 +95,10 @@ def dashboard(options: argparse.Namespace) -> None:
 
 def list_options(options: argparse.Namespace) -> None:
     """Print the options of every configuration group, then the runs below some directories."""
-    from metarl.configuration.compose import CONF
-    from metarl.configuration.compose import options as group_options
+    from metarl.configuration.descriptions import rows as described
 
-    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    rows = [{"kind": group, "name": name} for group in groups for name in group_options(group)]
+    rows = described()
     places = options.directories or [Path("outputs"), Path("multirun")]
     runs = sorted(path.parent for place in places for path in place.rglob("config.yaml"))
-    rows += [{"kind": "run", "name": str(run)} for run in runs]
+    rows += [{"kind": "run", "name": str(run), "description": ""} for run in runs]
     print_rows(rows, options.format)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.configuration.renamed import present_name, present_value, replacement
+from metarl.configuration.renamed import ELSEWHERE, OPTIONS_ELSEWHERE, present_name, present_value, replacement
 from metarl.errors import ConfigError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = PACKAGE.parent / "conf"
 RECIPE = "recipe"  # node of what environments propose
 MAX_LISTED = 20  # options that fit a message
 
@@ -104,10 +105,30 @@ def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
     hint = f"; did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
     if choices := _options_with(parent, name):
         hint = f"; it comes with {' or '.join(choices)}"
+    if (not hint or not parent) and (meant := _elsewhere(key, allowed)):
+        hint = f"; did you mean {meant}?"
     where = parent or "the top level"
     if parent and not allowed:
         return f"{key}={value}: no such key; {parent} names a class, whose keys stand beside {parent}{hint}"
     return f"{key}={value}: no such key; {where} has {', '.join(sorted(allowed))}{hint}"
+
+
+def _elsewhere(key: str, allowed: Sequence[str]) -> str | None:
+    """The key that other codes call so; or, for a name without its node, a key of that name in a node."""
+    parent, _, name = key.rpartition(".")
+    meant = ELSEWHERE.get(name) or (None if parent else _below_a_node(name))
+    gone = meant is not None and meant.rpartition(".")[0] == parent and meant.rpartition(".")[2] not in allowed
+    return None if gone or meant == key else meant
+
+
+def _below_a_node(name: str) -> str | None:
+    """A key of this name of the training, the evaluations or an option of a group."""
+    nodes = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", (CONF / "config.yaml").read_text(), re.MULTILINE))
+    texts = {node: nodes[node] for node in ("training", "eval")}
+    for group in ("algorithm", "model", "env"):
+        texts[group] = "\n".join(file.read_text() for file in sorted((CONF / group).glob("*.yaml")))
+    found = re.compile(rf"^ *{re.escape(name)}:", re.MULTILINE)
+    return next((f"{node}.{name}" for node, text in texts.items() if found.search(text)), None)
 
 
 def _options_with(parent: str, name: str) -> list[str]:
@@ -133,13 +154,24 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if (present := _present_option(group, choice)) is not None:
             return f"{group}={choice}: is now called {present}"
         if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group), ""}:
-            return f"{group}={choice}: no such option; {group} has {_shortlist(choice, options(group))}"
+            return f"{group}={choice}: no such option; {_remark(group, choice)}"
     text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
     named = re.search(r"full_key: (\S+)", text) or re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if named and ("is not in struct" in text or "Could not override" in text):
         return _unknown_override(named.group(1), given, overrides)
     message = re.sub(r"\s+", " ", text).strip()
     return message if any(key in message for key in given) else f"{' '.join(overrides)}: {message}"
+
+
+def _remark(group: str, choice: str) -> str:
+    """Answer to an option that does not exist: a remark on a name of other codes, the closest option, or all."""
+    allowed = options(group)
+    listed = f"{group} has {_shortlist(choice, allowed)}"
+    elsewhere = OPTIONS_ELSEWHERE.get(group, {}).get(choice.lower())
+    if elsewhere is not None:
+        return f"{elsewhere}; {listed}"
+    close = difflib.get_close_matches(choice.lower(), allowed, n=1)
+    return f"{listed}; did you mean {group}={close[0]}?" if close else listed
 
 
 def _present_option(group: str, choice: str) -> str | None:

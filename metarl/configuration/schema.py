@@ -105,9 +105,9 @@ class Schema:
             ConfigError: an unknown or missing key, or a value that is not allowed.
         """
         if not isinstance(node, Mapping):
-            allowed = [name for name in self._parameters(target, {}, path) if name not in supplied]
+            allowed = [name for name in self.parameters(target, {}, path) if name not in supplied]
             raise ConfigError(f"{path}={node}: must hold the keys {', '.join(allowed)}")
-        parameters = self._parameters(target, node, path)
+        parameters = self.parameters(target, node, path)
         allowed = [name for name in parameters if name not in supplied]
         outside = _with_options_outside(target)
         values = {}
@@ -151,7 +151,7 @@ class Schema:
             kind.check(found, name, key)
         return found
 
-    def _parameters(self, target: Callable, node: Mapping, path: str) -> dict[str, inspect.Parameter]:
+    def parameters(self, target: Callable, node: Mapping, path: str) -> dict[str, inspect.Parameter]:
         """Named parameters of ``target``, annotations resolved.
 
         ``**x_options`` stands for the parameters of whatever the argument ``x`` names, ``**inherited`` for those of
@@ -173,7 +173,7 @@ class Schema:
                     value, kind = node.get(inner), _kind(found[inner].annotation)
                     if isinstance(value, Mapping) and "_target_" in value:  # else it is refused where it is checked
                         named, _ = self._named(value, f"{path}.{inner}", kind)
-                        found = self._parameters(named, node, path) | found
+                        found = self.parameters(named, node, path) | found
             elif name == "inherited":
                 found = self._parameters_of(constructors[1:], node, path) | found
             elif name != "lanes":

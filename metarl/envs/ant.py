@@ -25,7 +25,7 @@ class Ant(PlanarMujocoEnv):
 
     Args:
         terminate_when_unhealthy: an episode ends where the torso leaves 0.2 to 1 metre.
-        observe_position, observe_contacts: see above.
+        observe_position, observe_contacts: the observation has the position of the torso, or the contact forces.
         control_cost: weight of the squared action.
         contact_cost: weight of the squared contact forces, clipped to [-1, 1].
         inherited: see ``MujocoEnv``.
@@ -126,8 +126,8 @@ class AntGoal(Ant):
     There is no bonus for survival, and no episode of the published codes ends early.
 
     Args:
-        radius: of the disc, metres.
-        norm: of the distance, ``l1`` in the dense and ``l2`` in the sparse variant, as published.
+        radius: radius of the disc of goals, metres.
+        norm: norm of the distance, ``l1`` in the dense and ``l2`` in the sparse variant, as published.
         sparse_distance: the distance counts up to this alone (Beck et al. 2022: 0.75), and being no farther is success;
             null counts all of it.
         inherited: see ``Ant``.

@@ -14,7 +14,7 @@ class Bandit(MetaEnv, KnownRegret):
     """k arms whose mean rewards are the task, drawn from U[0, 1]; the observation is constant.
 
     Args:
-        num_arms: k.
+        num_arms: number of arms, k.
         num_episodes: pulls of a trial, n.
         lanes: see ``MetaEnv``.
     """
@@ -55,7 +55,11 @@ class BernoulliBandit(Bandit):
 
 
 class GaussianBandit(Bandit):
-    """Reward is the arm's mean plus normal noise of standard deviation ``reward_std``."""
+    """Reward is the arm's mean plus normal noise of standard deviation ``reward_std``.
+
+    Args:
+        reward_std: standard deviation of the noise.
+    """
 
     def __init__(self, num_arms: PositiveInt, num_episodes: PositiveInt, reward_std: PositiveFloat = 1.0, **lanes):
         super().__init__(num_arms, num_episodes, **lanes)

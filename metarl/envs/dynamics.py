@@ -159,7 +159,7 @@ class RandomDynamics(ParameterizedLocomotion):
     task by the resulting values, in another order.
 
     Args:
-        spread: of the exponents.
+        spread: half-width of the exponents of the factors.
         inherited: see ``ParameterizedLocomotion``.
     """
 

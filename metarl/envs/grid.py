@@ -31,11 +31,11 @@ class CellWorld(MetaEnv, GridWorld, ExactBelief, Renderable, Planar):
     Args:
         width, height: cells.
         candidates: numbers ``y * width + x`` of the cells that may be the goal, equally likely.
-        goal_reward: see above.
+        goal_reward: reward of a step that ends in the goal cell.
         discovery_bonus: reward of the first visit in a trial of a cell that may be the goal and is not, in place of
             what the step would earn (hyper's variants: 0.1); 0 has no such reward.
         horizon: steps of an episode.
-        num_episodes: of a trial.
+        num_episodes: episodes of a trial.
         lanes: see ``MetaEnv``.
     """
 
@@ -193,8 +193,8 @@ class GridNavigation(CellWorld):
 
     Args:
         size: cells a side.
-        start: of episodes: a ``corner``, the ``middle``, or ``random`` cells that are not the goal (hyper's code also
-            starts on the goal).
+        start: first cell of episodes: a ``corner``, the ``middle``, or ``random`` cells that are not the goal (hyper's
+            code also starts on the goal).
         goals: ``all`` cells not next to the start (diagonals included; where it is random, all cells), or the ``ring``
             of cells along the border that are not (hyper's code leaves out the start alone, which is the same from the
             middle of 5 cells a side or more).

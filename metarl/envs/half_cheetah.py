@@ -26,7 +26,7 @@ class HalfCheetah(PlanarMujocoEnv):
 
     Args:
         control_cost: weight of the squared action.
-        observe_torso_position: whether it is seen.
+        observe_torso_position: the observation has the position of the torso.
         inherited: see ``MujocoEnv``.
     """
 
@@ -100,7 +100,7 @@ class CheetahHop(HalfCheetah):
     At rest the torso is 0.7 metres high, so that the published range, 0.3 to 2, is 0.4 below to 1.3 above rest.
 
     Args:
-        min_height, max_height: of z*, uniform between them, in metres above the ground.
+        min_height, max_height: range of z*, in metres above the ground.
         inherited: see ``HalfCheetah``.
     """
 

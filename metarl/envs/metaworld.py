@@ -27,11 +27,11 @@ class MetaWorld(VectorizedGymEnv):
     one-hot where there are several, and the vector that places objects and goal, padded to six numbers.
 
     Args:
-        benchmark: which.
-        task: of ML1, such as ``reach``; null for the others.
+        benchmark: ``ML1``, ``ML10`` or ``ML45``.
+        task: task class of ML1, such as ``reach``; null for the others.
         horizon: steps of an episode, 500 at most.
-        num_episodes: of a trial.
-        goal_seed: of the goals, as the library draws them.
+        num_episodes: episodes of a trial.
+        goal_seed: seed of the goals, as the library draws them.
         num_workers: processes; 0 steps all lanes in this one.
         lanes: see ``MetaEnv``.
 

@@ -45,10 +45,10 @@ class MujocoEnv(MetaEnv, Renderable):
 
     Args:
         horizon: most steps of an episode.
-        num_episodes: of a trial.
-        reset_noise: of starting positions, the half-width; of velocities too, or the standard deviation where they are
-            normal.
-        num_threads: of the simulation; None takes all cores. Results do not depend on it.
+        num_episodes: episodes of a trial.
+        reset_noise: half-width of noise on starting positions; on velocities too, or the standard deviation where they
+            are normal.
+        num_threads: CPU threads of the simulation; None takes all cores. Results do not depend on it.
         lanes: see ``MetaEnv``.
     """
 
@@ -266,7 +266,7 @@ class VelocityTasks(MujocoEnv):
     """Tasks are velocities v* in metres per second, uniform between two bounds.
 
     Args:
-        min_velocity, max_velocity: of v*.
+        min_velocity, max_velocity: range of v*, metres per second.
         inherited: of the body.
     """
 

@@ -25,7 +25,7 @@ class PlanningGame(MetaEnv, Planar):
         size: cells a side.
         show_labels: else the observation is one number, 1 on the goal and 0 elsewhere.
         horizon: steps of an episode.
-        num_episodes: of a trial.
+        num_episodes: episodes of a trial.
         lanes: see ``MetaEnv``.
 
     Raises:

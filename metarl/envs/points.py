@@ -23,7 +23,7 @@ class PlanarEnv(MetaEnv, Planar):
 
     Args:
         horizon: most steps of an episode.
-        num_episodes: of a trial.
+        num_episodes: episodes of a trial.
         lanes: see ``MetaEnv``.
     """
 
@@ -89,8 +89,8 @@ class PointNavigation(PlanarEnv):
     themselves, clipped.
 
     Args:
-        half_width: of the square of goals around the start.
-        max_step: see above.
+        half_width: half the width of the square of goals around the start.
+        max_step: distance that an action of 1 moves a coordinate by.
         arrival: an episode ends where both coordinates are nearer to the goal than this.
         inherited: see ``PlanarEnv``.
     """
@@ -230,7 +230,7 @@ class PointGoal(GoalTasks, PlanarEnv):
     Observation: x and y, held in [-5, 5]. Actions of 1 move a coordinate by ``max_step``.
 
     Args:
-        max_step: see above.
+        max_step: distance that an action of 1 moves a coordinate by.
         arrival: an episode ends where both coordinates are nearer to the goal than this.
         inherited: see ``GoalTasks`` and ``PlanarEnv``.
     """

@@ -39,10 +39,10 @@ class Rooms(MetaEnv, Renderable):
     Args:
         indicator: ``colour`` is green where up is right, else red; ``order`` shows two colours in turn, and up is right
             after green and red, in this order, alone; ``hidden`` shows nothing, and the first episode has to find out.
-        num_rooms: see above.
+        num_rooms: rooms between the indicator and the junction.
         noise: standard deviation of what is added to every pixel.
         horizon: most steps of an episode.
-        num_episodes: of a trial.
+        num_episodes: episodes of a trial.
         lanes: see ``MetaEnv``.
 
     Raises:

@@ -18,8 +18,8 @@ class TabularMDP(MetaEnv, KnownRegret):
     the next state. Rewards carry unit normal noise, fresh at every step.
 
     Args:
-        num_states: S.
-        num_actions: A.
+        num_states: number of states, S.
+        num_actions: number of actions, A.
         horizon: steps of an episode, H.
         num_episodes: episodes of a trial, n.
         lanes: see ``MetaEnv``.

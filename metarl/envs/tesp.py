@@ -28,7 +28,7 @@ class GoalReaching(GoalTasks, PlanarMujocoEnv):
     Actions of 1 are the strongest of the velocity servos that move the joints. Reaching the goal is success.
 
     Args:
-        control_cost: see above.
+        control_cost: weight of the squared action.
         reward: ``distance``, as published, or ``progress``, by which the distance shrank, which dying early cannot
             exploit.
         observation_noise: standard deviation of noise on all that is seen.
@@ -131,7 +131,7 @@ class SmallAnt(GoalReaching):
     0.15 to 0.45 metres: with the reward of distance falling early then pays, and beats adapting.
 
     Args:
-        terminate_when_unhealthy: whether it does.
+        terminate_when_unhealthy: an episode ends once the ant is unhealthy.
         unhealthy_penalty: taken from the reward of a step that ends so.
         inherited: see ``GoalReaching``.
     """
@@ -178,7 +178,7 @@ class Reacher(GoalReaching):
     four).
 
     Args:
-        num_links: of the arm.
+        num_links: links of the arm.
         inherited: see ``GoalReaching``.
     """
 

@@ -30,7 +30,7 @@ class TMaze(MetaEnv):
             elsewhere. Null has indicators and noise.
         position_encoding: ``none``; ``raw`` adds the step of the episode divided by the horizon (hyper's code: the step
             itself); ``sincos`` a sine and a cosine of it, with one period.
-        num_episodes: of a trial.
+        num_episodes: episodes of a trial.
         lanes: see ``MetaEnv``.
 
     Raises:

@@ -13,7 +13,7 @@ class GRU(SequenceModel):
 
     Args:
         input_dim: size of the input.
-        hidden_size: units.
+        hidden_size: number of units.
         layer_norm: normalise the projections of input and state separately, for gates and for the candidate, as in the
             published RL² codes. The input is projected and normalised for all time at once.
         timescale: longest initial memory in steps: the units' time constants are drawn between 1 and this number

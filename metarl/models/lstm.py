@@ -18,7 +18,7 @@ class LSTM(SequenceModel):
 
     Args:
         input_dim: size of the input.
-        hidden_size: units.
+        hidden_size: number of units.
         permutation_invariant_init: initialise close to ``cell += tanh(W x)``, which does not depend on the order of the
             inputs (SplAgger's ablation, Beck et al. 2024): input and forget gates are 1 - ``GATE_MARGIN`` for every
             input, and candidate and output gate depend on the input alone.

@@ -69,7 +69,7 @@ class WandbLogger:
             ``WANDB_MODE`` of the environment, or else offline.
         project, entity: where online runs go; entity null is the account's default.
         group: runs shown together; null is the sweep's name in a multirun.
-        tags: labels.
+        tags: labels of the run in W&B.
     """
 
     def __init__(
