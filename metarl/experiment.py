@@ -83,7 +83,7 @@ def _enter(trainer: Trainer, config: dict, fresh: bool) -> dict | None:
         return parallel.broadcast(_summary_of_finished(trainer) if parallel.is_main() else None)
     except BaseException:
         if parallel.is_main():
-            directory.close()
+            directory.abandon()
         raise
 
 

@@ -16,6 +16,7 @@ from helpers import (
     timeless,
     trainer_of,
 )
+from run_directories import BRIEF
 
 import metarl
 from metarl import experiment
@@ -213,6 +214,12 @@ def test_other_shapes_are_refused_unless_asked_for(source, tmp_path, caplog):
     assert all(f"not taken: {line}" in caplog.text for line in record["not_taken"])
     with pytest.raises(CheckpointError, match="nothing of it fits"):
         start_from(torch.nn.Linear(3, 2), source, strict=False)
+
+
+def test_a_run_that_cannot_start_leaves_nothing(source, tmp_path):
+    with pytest.raises(MetarlError, match="does not fit this agent"):
+        metarl.train([*BRIEF, f"training.start_from='{source}'"], tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_exported_files_and_checkpoints_are_sources_too(source, tmp_path):

@@ -102,7 +102,7 @@ class RunDirectory:
         self._check_place()
         base = self.path
         for number in itertools.count(2):
-            is_new = not (self.path / LOCK).exists()
+            self._is_new = not (self.path / LOCK).exists()
             self._lock = Lock(self.path / LOCK)
             taken = self._lock.acquire(lock_owner())
             if taken and not (fresh and self.config_path.exists()):
@@ -115,7 +115,7 @@ class RunDirectory:
             self.check(config)
             self._lock.note(lock_owner())
         except BaseException:
-            self._lock.remove() if is_new else self._lock.release()
+            self.abandon()
             raise
 
     def begin(self, config: dict, iteration: int) -> None:
@@ -127,6 +127,10 @@ class RunDirectory:
             (self.path / ERROR).unlink(missing_ok=True)
         replace_file(self.config_path, yaml.safe_dump(config, sort_keys=False))
         self.resume_metrics(iteration)
+
+    def abandon(self) -> None:
+        """Release the lock of a run that cannot begin, and remove it where no run was before."""
+        self._lock.remove() if self._is_new else self._lock.release()
 
     def close(self) -> None:
         """Release the lock."""
