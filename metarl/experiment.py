@@ -136,6 +136,7 @@ def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest
         origin = provenance(trainer.env.device)  # at the start: files may change during the run
         directory.discard_summary()
         trainer.loggers.start(directory.path, config, sweep)
+        log.info("%s", _start_line(trainer))
         try:
             if not trainer.train(stop):
                 trainer.loggers.finish(None, {})
@@ -154,6 +155,13 @@ def _finish(trainer: Trainer, config: dict, sweep: str | None, stop: StopRequest
     else:
         _show(trainer, summary)
     return True
+
+
+def _start_line(trainer: Trainer) -> str:
+    """Run directory, device, number of weights and tasks per iteration."""
+    env, weights = trainer.env, sum(parameter.numel() for parameter in trainer.algorithm.parameters())
+    tasks = env.num_tasks * parallel.world_size()
+    return f"{trainer.run_dir.path}: {env.device}, {weights:,} weights, {tasks:,} tasks per iteration"
 
 
 def _optional(what: str, make: Callable[[], Any]) -> Any:
@@ -179,7 +187,8 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
     plan, seed = trainer.eval_plan, trainer.final_seed
     log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
 
-    def held_out(agent, greedy: bool = False) -> dict:
+    def held_out(name: str, agent, greedy: bool = False) -> dict:
+        log.info("final evaluation: %s", name)
         with located(f"final evaluation after iteration {trainer.progress.iteration}"):
             return evaluate(
                 agent,
@@ -193,7 +202,14 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
     # Solvers that play as many episodes as the agent, which may play several rollouts.
     length = sum(trainer.algorithm.rollouts)
     references = trainer.make_env(num_tasks=1, seed=seed, num_episodes=length) if plan.baselines else None
-    evaluation = {"sampled": held_out(trainer.algorithm), "greedy": held_out(trainer.algorithm, greedy=True)}
+    evaluation = {
+        "sampled": held_out("sampled actions", trainer.algorithm),
+        "greedy": held_out("greedy actions", trainer.algorithm, greedy=True),
+    }
+    solvers = baselines(references) if references else {}
+    solved = {name: held_out(f"baseline {name}", agent) for name, agent in solvers.items()}
+    if references:
+        log.info("final evaluation: exact bounds, where there are any")
     return {
         "env": config["choices"]["env"],
         "model": config["choices"]["model"],
@@ -205,7 +221,7 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
         "num_tasks": evaluation["sampled"]["num_tasks"],
         "evaluation_seed": seed,
         "evaluation": evaluation,
-        "baselines": {name: held_out(agent) for name, agent in baselines(references).items()} if references else {},
+        "baselines": solved,
         "bounds": bounds(references) if references else {},
     }
 
@@ -215,6 +231,7 @@ def _record(trainer: Trainer) -> None:
     from metarl.analysis.video import strip, to_json, to_png
     from metarl.analysis.video_recorder import record_final_trial
 
+    log.info("recording a trial for the report")
     seed = trainer.final_seed
     recording = record_final_trial(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
     if recording is not None:

@@ -12,7 +12,6 @@ until total_steps environment steps are done:               (Trainer.train)
 import copy
 import logging
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,6 @@ from typing import Any, Literal
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator
-from tqdm import tqdm
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
@@ -29,6 +27,7 @@ from metarl.envs.base import MetaEnv
 from metarl.errors import CheckpointError, ContractError, NonFiniteError, located
 from metarl.evaluation import MakeEnv, evaluate
 from metarl.finite import check_diagnostics, check_parameters
+from metarl.progress import ProgressBar
 from metarl.rollout import collect_trial
 from metarl.runs.checkpoint import load_weights
 from metarl.runs.directory import RunDirectory
@@ -128,7 +127,7 @@ class Trainer:
     def train(self, stop: StopRequest) -> bool:
         """Train until ``total_steps`` or a stop request; returns whether training is finished."""
         parallel.broadcast_parameters(self.algorithm)
-        with self._bar() as bar:
+        with ProgressBar(self.plan.total_steps, self.progress.env_steps, parallel.is_main()) as bar:
             stopping = self._stop_requested(stop)
             while not self.finished and not stopping:
                 row = self._iterate()
@@ -136,9 +135,7 @@ class Trainer:
                 stopping = self._stop_requested(stop)
                 if self._due(self.plan.checkpoint_every) or self.finished or stopping:
                     self._save("latest")
-                bar.update(self.progress.env_steps - bar.n)
-                if "train/return" in row:
-                    bar.set_postfix_str(f"return {row['train/return']:.3f}")
+                bar.update(self.progress.env_steps, row.get("train/return"))
         parallel.barrier()
         return self.finished
 
@@ -303,17 +300,6 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.progress.iteration % every == 0
-
-    def _bar(self) -> tqdm:
-        return tqdm(
-            total=self.plan.total_steps,
-            initial=self.progress.env_steps,
-            unit="step",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not parallel.is_main(),
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; a log file needs fewer lines
-        )
 
     def state_dict(self) -> dict:
         """State of training in all processes."""

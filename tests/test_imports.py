@@ -33,7 +33,7 @@ FLOORS = (
     ("metarl.runs",),
     ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.configuration.renamed"),
     ("metarl.types",),
-    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors"),
+    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors", "metarl.progress"),
 )
 
 

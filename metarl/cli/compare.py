@@ -19,7 +19,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_compare(commands: Any) -> None:
     comparing = add_command(commands, "compare", compare, "compare methods, with confidence intervals over seeds")
-    comparing.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps: their finished runs")
+    comparing.add_argument("runs", type=Path, nargs="+", help="runs, or sweeps and directories: their finished runs")
     comparing.add_argument("--actions", choices=("sampled", "greedy"), default="sampled")
     comparing.add_argument(
         "--score",
@@ -32,7 +32,7 @@ def _add_compare(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     reporting = add_command(commands, "report", write_report, "write a self-contained report.html", formats=False)
-    reporting.add_argument("runs", type=Path, nargs="+", help="run directories, or sweeps")
+    reporting.add_argument("runs", type=Path, nargs="+", help="runs, or sweeps and directories of runs")
     reporting.add_argument("--output", type=Path, help="default: report.html in the run, or here for several")
     add_selection(reporting)
 

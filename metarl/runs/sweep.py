@@ -292,15 +292,15 @@ def is_run(path: Path) -> bool:
 
 
 def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
-    """The paths, with the runs of a sweep in its place: those that are finished, or all that have begun.
+    """The paths, with the runs of a sweep, or below a directory, in its place: finished ones, or all that have begun.
 
     Raises:
-        RunDirectoryError: a sweep has none.
+        RunDirectoryError: there are none.
     """
     found: list[Path] = []
     for path in paths:
         if not is_sweep(path):
-            found.append(path)
+            found += [path] if (path / CONFIG).exists() or not path.is_dir() else _below(path, finished)
             continue
         runs = [
             job.directory for job in Sweep(path).jobs if (job.directory / (SUMMARY if finished else CONFIG)).exists()
@@ -311,6 +311,15 @@ def run_directories(paths: Iterable[Path], finished: bool) -> list[Path]:
             )
         found += runs
     return found
+
+
+def _below(folder: Path, finished: bool) -> list[Path]:
+    """Runs anywhere below a directory that is no run; the directory itself if none began."""
+    begun = sorted(file.parent for file in folder.rglob(CONFIG))
+    runs = [run for run in begun if not finished or (run / SUMMARY).exists()]
+    if begun and not runs:
+        raise RunDirectoryError(f"none of the {len(begun)} runs below {folder} is finished")
+    return runs or [folder]
 
 
 def finished_summary(directory: Path) -> dict[str, Any] | None:
