@@ -45,7 +45,8 @@ class Evaluation:
         fall_rate: share of them that ended without one before the horizon.
         pooled_return: return of an episode of the last rollout if each task were played for the same number of steps
             instead of episodes, so that short episodes count more often. It is how TESP (Lan et al. 2019) was scored;
-            not for anything else. Both are None where the environment reports no success or no episode ends early.
+            not for anything else. Both are None where the environment reports no success or no episode ends early, and
+            the fall rate where only success ends one.
         num_tasks: how many different tasks, where a finite set was played as a whole, or how many were drawn.
         trials_per_task: how often each was played.
         task_source: where they come from, see ``metarl.held_out``.
@@ -94,6 +95,7 @@ class PlayedTasks:
         last_returns, last_lengths: of an episode of the last rollout, and its steps, ``[N]``.
         tasks: N rows.
         fixed_length: no episode ends early.
+        can_fall: episodes may end early without success.
         source: where the tasks come from, see ``metarl.held_out``.
     """
 
@@ -106,6 +108,7 @@ class PlayedTasks:
     tasks: Tasks
     fixed_length: bool
     source: TaskSource
+    can_fall: bool = True
 
     @property
     def returns(self) -> torch.Tensor:
@@ -157,6 +160,7 @@ def evaluate_per_task(
         last_lengths=lengths[0],
         tasks=tasks,
         fixed_length=env.fixed_length,
+        can_fall=env.can_fall,
         source=task_source(env, task_set, tasks),
     )
 
@@ -174,7 +178,7 @@ def summarise(played: PlayedTasks) -> Evaluation:
         adaptation_se=standard_error(played.trials, over).tolist(),
         episodes_met=played.episodes_met,
         success_rate=None if played.successes is None else played.successes.mean().item(),
-        fall_rate=played.falls.mean().item() if reaches else None,
+        fall_rate=played.falls.mean().item() if reaches and played.can_fall else None,
         pooled_return=((weights * played.last_returns).sum() / weights.sum()).item() if reaches else None,
         num_tasks=total.shape[0],
         trials_per_task=played.trials.shape[1],

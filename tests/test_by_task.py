@@ -1,10 +1,11 @@
 """Evaluation task by task: arrivals, falls, pooled returns, and the table of ``metarl evaluate --by-task``."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import Corridor, Counter
+from helpers import Corridor, Counter, make_env
 from processes import outcome, run_py
 
 from metarl.analysis.by_task import task_table
@@ -45,6 +46,14 @@ def test_without_early_ends_or_success_nothing_is_pooled(given):
     result = summarise(played([1.0, 2.0], [5.0, 5.0], **given))
     assert result.pooled_return is None and result.fall_rate is None
     assert "pooled_return" not in result.as_dict()
+
+
+@pytest.mark.parametrize(("option", "falls"), [("point_goal", False), ("ant_target", True)])
+def test_a_fall_rate_is_given_only_where_an_agent_can_fall(option, falls):
+    env = make_env(f"env={option}", num_tasks=1)
+    assert not env.fixed_length and env.can_fall is falls
+    result = summarise(replace(played([1.0, 2.0], [3.0, 5.0], [1.0, 0.0], [0.0, 0.0]), can_fall=env.can_fall))
+    assert (result.fall_rate is not None) is falls and result.pooled_return is not None
 
 
 class Hurdle(Corridor):
@@ -97,7 +106,8 @@ def test_the_command_plays_every_set_that_is_asked_for(tmp_path, capsys):
     main(["evaluate", str(directory), "--task-set", "train", "out_of_range", "--num-tasks", "3", "--format", "json"])
     found = json.loads(capsys.readouterr().out)
     assert {"train", "out_of_range"} < found.keys()
-    assert {"pooled_return", "fall_rate", "success_rate"} <= found["train"]["sampled"].keys()
+    assert {"pooled_return", "success_rate"} <= found["train"]["sampled"].keys()
+    assert "fall_rate" not in found["train"]["sampled"]  # points cannot fall
     main(["evaluate", str(directory), "--by-task", "--num-tasks", "6", "--format", "csv"])
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split(",")[:3] == ["actions", "tasks", "count"] and len(rows) == 8

@@ -33,6 +33,7 @@ class MetaEnv(ABC):
     task_dim: int
     tasks: Tasks  # one row per lane, once there are any
     fixed_length = True  # every episode lasts ``horizon`` steps
+    can_fall = True  # an episode that ends early may be no success
     task_sets: tuple[str, ...] = ("train", "held_out")  # arguments of ``sample_tasks``
     more_tasks = ""  # end of the message on too many tasks, if a setting gives more
     classes: tuple[str, ...] = ()  # names of task classes, indexed by the task parameter ``class``

@@ -28,6 +28,7 @@ class PlanarEnv(MetaEnv, Planar):
     """
 
     state: Tensor
+    can_fall = False
     task_dim = 2
     observation_space = spaces.Box(-math.inf, math.inf, (2,))
     action_space = spaces.Box(-1, 1, (2,))

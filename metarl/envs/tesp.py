@@ -36,7 +36,7 @@ class GoalReaching(GoalTasks, PlanarMujocoEnv):
         inherited: see ``GoalTasks`` and ``MujocoEnv``.
     """
 
-    fixed_length = False
+    fixed_length, can_fall = False, False
     frame_skip = 5
     arrival: float  # metres from the goal at which an episode ends
 
@@ -145,6 +145,7 @@ class SmallAnt(GoalReaching):
                 f"env.unhealthy_penalty={unhealthy_penalty} is of steps that end an episode, which "
                 "env.terminate_when_unhealthy=false has none of; set one of them back"
             )
+        self.can_fall = terminate_when_unhealthy
         self.terminate_when_unhealthy, self.unhealthy_penalty = terminate_when_unhealthy, unhealthy_penalty
 
     @property
