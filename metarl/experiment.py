@@ -228,13 +228,14 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
 
 def _record(trainer: Trainer) -> None:
     """Record one held-out trial for the report, if the environment can be rendered."""
-    from metarl.analysis.video import strip, to_json, to_png
     from metarl.analysis.video_recorder import record_final_trial
 
     log.info("recording a trial for the report")
     seed = trainer.final_seed
     recording = record_final_trial(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
     if recording is not None:
+        from metarl.analysis.video import strip, to_json, to_png
+
         image = strip(recording)
         trainer.run_dir.write_trial(to_json(recording), None if image is None else to_png(image))
 

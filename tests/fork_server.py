@@ -44,6 +44,7 @@ def become(order: dict) -> None:
     os.chdir(order["directory"])
     os.environ.clear()
     os.environ.update(order["environment"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     tempfile.tempdir = None  # which may be another in this environment
     if not order["report"]:
         sys.modules["metarl.analysis.report"].write_page = lambda runs, path: path.write_text("<html>no figures</html>")

@@ -15,18 +15,19 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds a program may take on a busy machine
+QUICK_START = Path(__file__).with_name("quick_start")  # for processes that a program starts
 LIMIT = 2 * PATIENCE  # seconds after which a forked process ends, whatever has become of its test
 
 
 class Forked:
     """A process of ``fork_server.py``, used as one of ``subprocess.Popen`` with text on both streams."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], report: bool):
+    def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], report: bool, project: Path):
         self.args, self.returncode = arguments, None
         order = {"arguments": arguments, "directory": str(cwd), "environment": dict(env), "report": report}
         order["limit"] = LIMIT
         self.streams = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 -- as long as this
-        self.server, self.pid = _start(order, [stream.fileno() for stream in self.streams])
+        self.server, self.pid = _start(project, order, [stream.fileno() for stream in self.streams])
 
     def poll(self) -> int | None:
         """The exit code, once it has ended."""
@@ -107,10 +108,11 @@ class Together:
 
 
 @cache
-def _server() -> socket.socket:
+def _server(project: Path) -> socket.socket:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     line = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(its.fileno())]
-    process = subprocess.Popen(line, pass_fds=[its.fileno()], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
+    process = subprocess.Popen(line, pass_fds=[its.fileno()], env=environment)
     its.close()
     mine.settimeout(PATIENCE)
 
@@ -125,14 +127,14 @@ def _server() -> socket.socket:
     return mine
 
 
-def _start(order: dict, descriptors: list[int]) -> tuple[socket.socket, int]:
+def _start(project: Path, order: dict, descriptors: list[int]) -> tuple[socket.socket, int]:
     """The server that started a process, and its identifier; a server that has died is replaced once."""
-    server = _server()
+    server = _server(project)
     try:
         return server, _ask(server, order, descriptors)
     except ServerDied:
         _server.cache_clear()
-        return _server(), _ask(_server(), order, descriptors)
+        return _server(project), _ask(_server(project), order, descriptors)
 
 
 class ServerDied(AssertionError):
@@ -162,7 +164,13 @@ def wait_until(condition: Callable[[], object], process=None, timeout: float = P
         time.sleep(0.005)
 
 
-def python(*arguments: str, directory: Path, env: dict[str, str] | None = None, report: bool = False) -> Forked:
+def python(
+    *arguments: str,
+    directory: Path,
+    env: dict[str, str] | None = None,
+    report: bool = False,
+    project: Path = REPOSITORY,
+) -> Forked:
     """``python`` with a script, or with ``-m`` and a module, in another directory and with one thread.
 
     Args:
@@ -170,9 +178,11 @@ def python(*arguments: str, directory: Path, env: dict[str, str] | None = None, 
         directory: where it runs.
         env: variables of the environment beside those of this process.
         report: whether a run draws its report at its end, which takes it longer than to train.
+        project: repository, or a copy of it, whose metarl it imports.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    return Forked(list(arguments), cwd=directory, env=environment, report=report)
+    environment["PYTHONPATH"] = os.pathsep.join([str(QUICK_START), environment.get("PYTHONPATH", "")])
+    return Forked(list(arguments), cwd=directory, env=environment, report=report, project=project)
 
 
 def run_py(*overrides: str, directory: Path, **options) -> Forked:

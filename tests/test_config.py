@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from compositions import plain
-from helpers import REPRESENTATIVE, given_choices, same, small_config, trainer_of, tree
+from helpers import DEFAULTS, given_choices, same, small_config, trainer_of, tree
 from wrong_configurations import WRONG
 
 from metarl.configuration.build import build, build_algorithm
@@ -229,12 +229,6 @@ def shipped() -> list[str]:
     return [f"{group}={option}" for group in found for option in options(group)]
 
 
-NUMBERED = ("env=grid", "algorithm=multitask", "algorithm.oracle=task_id", "model.num_layers=0")
-# The first is for agents that are told, the others are for methods that adapt by gradient steps.
-NEEDED = {"conditioning=per_task": NUMBERED}
-NEEDED |= {f"meta_optimizer={option}": ("algorithm=maml",) for option in options("meta_optimizer") if option != "none"}
-
-
 def nodes_with_a_late_target(node, key: str = ""):
     """Keys of nodes whose class is not the first thing that is said of them."""
     if isinstance(node, dict):
@@ -246,18 +240,8 @@ def nodes_with_a_late_target(node, key: str = ""):
         yield from nodes_with_a_late_target(part, key)
 
 
-@pytest.mark.parametrize("choice", shipped())
-def test_every_shipped_option_composes_and_builds(choice, tmp_path):
-    needed = NEEDED.get(choice, ())
-    config = configuration((*needed, choice))
-    assert not list(nodes_with_a_late_target(config)) and present(config) == config
-    trainer = build(config, tmp_path / "run")
-    assert trainer.env.num_tasks >= 1 and not trainer.finished
-    assert tree(tmp_path) == {}
-
-
 @pytest.mark.parametrize("model", options("model"))
-@pytest.mark.parametrize("env", [*REPRESENTATIVE, "ml1", "rooms"])
+@pytest.mark.parametrize("env", ["ml1", "rooms"])  # those of helpers.REPRESENTATIVE: tests/test_laws.py
 def test_every_shipped_model_builds_with_environments_of_every_kind(model, env, tmp_path):
     build(small_config(f"model={model}", f"env={env}"), tmp_path / "run")
 
@@ -283,24 +267,35 @@ def test_other_groups_compose():
                 compose((f"{folder.name}={option}",))
 
 
-def documented_commands() -> list:
+def documented_commands() -> list[str]:
     """Every ``python run.py ...`` in the comments of a YAML, without what is said after it."""
-    found = []
-    for file in sorted(CONF.rglob("*.yaml")):
-        for line in file.read_text().splitlines():
-            command = re.search(r"#\s*python run\.py((?: \S+)*)", line)
-            if command:
-                found.append(pytest.param(command.group(1).strip(), id=f"{file.stem}: {command.group(1).strip()}"))
-    return found
+    texts = [file.read_text() for file in sorted(CONF.rglob("*.yaml"))]
+    return list(dict.fromkeys(found.strip() for text in texts for found in re.findall(COMMAND, text)))
 
 
-@pytest.mark.parametrize("arguments", documented_commands())
-def test_every_command_in_a_comment_works(arguments, tmp_path):
-    overrides = [word for word in shlex.split(arguments) if word != "-m"]
-    first = [re.sub(r"=(\w+),.*", r"=\1", override) if "[" not in override else override for override in overrides]
-    if any(override.startswith("cluster=") for override in first):
-        first.append("device=cpu")
-    build(configuration(tuple(first)), tmp_path / "run")
+COMMAND = re.compile(r"#\s*python run\.py((?: \S+)*)")
+
+
+def overrides_of(command: str) -> tuple[str, ...]:
+    """Overrides of a documented command; of a sweep, those of its first run."""
+    words = [word for word in shlex.split(command) if word != "-m"]
+    first = [re.sub(r"=(\w+),.*", r"=\1", word) if "[" not in word else word for word in words]
+    return (*first, "device=cpu") if any(word.startswith("cluster=") for word in first) else tuple(first)
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_every_command_in_a_comment_composes_and_builds(command, tmp_path):
+    config = configuration(overrides_of(command))
+    assert not list(nodes_with_a_late_target(config)) and present(config) == config
+    trainer = build(config, tmp_path / "run")
+    assert trainer.env.num_tasks >= 1 and not trainer.finished
+    assert tree(tmp_path) == {}
+
+
+def test_every_shipped_option_is_in_a_command():
+    given = {override for command in documented_commands() for override in overrides_of(command)}
+    default = {f"{group}={option}" for group, option in DEFAULTS.items()}
+    assert set(shipped()) <= given | default
 
 
 @pytest.mark.parametrize("grid", [name for name in options("experiment") if name.startswith("sweeps/")])
@@ -308,7 +303,7 @@ def test_every_value_of_a_grid_composes(grid):
     params = yaml.safe_load((CONF / "experiment" / f"{grid}.yaml").read_text())["hydra"]["sweeper"]["params"]
     for key, values in params.items():
         for value in str(values).split(","):
-            assert compose([f"experiment={grid}", f"{key}={value}"])
+            assert plain((f"experiment={grid}", f"{key}={value}"))
 
 
 def test_every_yaml_opens_with_the_command_that_runs_it():

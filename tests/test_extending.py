@@ -1,14 +1,12 @@
 """The examples of docs/extending.md, in a copy of the project: one Python file and one YAML each, nothing edited."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import outcome, python, run_py
 
 PROJECT = Path(__file__).resolve().parent.parent
 FILE = re.compile(r"`((?:metarl|conf|my_envs)/[^`]+)`:[^`]*```(?:python|yaml)\n(.*?)```", re.DOTALL)
@@ -37,10 +35,9 @@ ALGORITHMS = ["algorithm=reinforce", "algorithm=decayed_rl2", "algorithm=anil", 
 def test_an_example_trains_and_is_evaluated(extended, choice):
     run_dir = extended / choice.replace("=", "_")
     small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]
-    command = [sys.executable, "run.py", choice, *small, "eval.baselines=false", f"hydra.run.dir={run_dir}"]
-    environment = os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ("run.py", choice, *small, "eval.baselines=false", f"hydra.run.dir={run_dir}")
+    code, _, err = outcome(python(*command, directory=extended, project=extended))
+    assert code == 0, err
     summary = json.loads((run_dir / "summary.json").read_text())
     group, name = choice.split("=")
     assert summary[group] == name and summary["evaluation"]["sampled"]["num_tasks"] == 40
@@ -54,9 +51,8 @@ def test_an_example_trains_and_is_evaluated(extended, choice):
     ],
 )
 def test_a_value_an_example_cannot_take_is_refused(extended, choice, value, message):
-    command = [sys.executable, "run.py", choice, value]
-    done = subprocess.run(command, cwd=extended, capture_output=True, text=True)
-    assert done.returncode == 1 and f"{value}: {message}" in done.stderr
+    code, _, err = outcome(python("run.py", choice, value, directory=extended, project=extended))
+    assert code == 1 and f"{value}: {message}" in err
 
 
 def test_files_can_be_kept_outside_the_clone(extended, tmp_path):
@@ -66,28 +62,20 @@ def test_files_can_be_kept_outside_the_clone(extended, tmp_path):
     shutil.copy(extended / "metarl/models/trace.py", tmp_path / "my_models/trace.py")
     described = (extended / "conf/model/trace.yaml").read_text().replace("metarl.models", "my_models")
     (tmp_path / "conf/model/my_trace.yaml").write_text(described)
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
-    own = ["model=my_trace", f"hydra.searchpath=[{tmp_path / 'conf'}]"]
-    checked = [sys.executable, "-m", "metarl", "check", *own]
-    small = ["training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40"]
-    trained = [
-        sys.executable,
-        str(PROJECT / "run.py"),
-        *own,
-        *small,
-        "eval.baselines=false",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
-    for command in (checked, trained):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    environment = {"PYTHONPATH": str(tmp_path)}
+    own = ("model=my_trace", f"hydra.searchpath=[{tmp_path / 'conf'}]")
+    small = ("training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40")
+    checked = python("-m", "metarl", "check", *own, directory=tmp_path, env=environment)
+    trained = run_py(*own, *small, "eval.baselines=false", "hydra.run.dir=run", directory=tmp_path, env=environment)
+    for process in (checked, trained):
+        code, _, err = outcome(process)
+        assert code == 0, err
 
 
 def test_a_solver_and_a_bound_are_found_for_their_environment(extended):
-    command = [sys.executable, "-m", "metarl", "baselines", "env=coin", "--num-tasks", "200", "--format", "csv"]
-    environment = os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
-    rows = [line.split(",") for line in done.stdout.splitlines()]
-    returns = {row[0]: float(row[1]) for row in rows[1:]}
-    assert list(returns) == ["Random", "Majority", "Known bias"] and returns["Known bias"] == 7.5, done.stderr
+    command = ("-m", "metarl", "baselines", "env=coin", "--num-tasks", "200", "--format", "csv")
+    code, out, err = outcome(python(*command, directory=extended, project=extended))
+    assert code == 0, err
+    returns = {row[0]: float(row[1]) for row in (line.split(",") for line in out.splitlines()[1:])}
+    assert list(returns) == ["Random", "Majority", "Known bias"] and returns["Known bias"] == 7.5
     assert returns["Random"] < returns["Majority"] - 0.5 and returns["Majority"] < 7.5

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake_sweeps import TINY, fake_command, fake_sweep, notes, pool_of
 from helpers import read_rows, timeless
-from processes import outcome, run_py
+from processes import outcome, python, run_py
 from run_directories import write_run
 
 from metarl.cli import main
@@ -108,9 +108,7 @@ def test_kill_everything_then_resume_and_nothing_is_lost_or_done_twice(tmp_path)
                 kill(process)
         kill(launcher.pid)
         launcher.communicate()
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        line = [sys.executable, "-m", "metarl", "resume", "killed"]
-        launcher = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        launcher = python("-m", "metarl", "resume", "killed", directory=tmp_path)
     while launcher.wait() or unfinished(tmp_path / "killed"):
         with contextlib.suppress(RunDirectoryError):  # which names runs that were killed
             resume(Sweep(tmp_path / "killed"))

@@ -1,16 +1,19 @@
 """Sweeps on a real SLURM cluster of one node: preempted, requeued, out of time, and the same in the end."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import slurm
 from helpers import read_rows, timeless
-from processes import fresh_run_py, outcome, run_py
+from processes import outcome, run_py, run_together
 
 from metarl.launching.slurm import states
-from metarl.runs.sweep import Sweep, finished_summary
+from metarl.runs.sweep import Job, Sweep, finished_summary, owner_of
 
 pytestmark = [
     pytest.mark.slurm,
@@ -18,8 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not slurm.installed(), reason="SLURM is not installed"),
 ]
 
-SIX = (
-    "seed=0,1,2,3,4,5",
+THREE = (
+    "seed=0,1,2",
     "env=tabular_mdp",
     "training.total_steps=24_000",
     "meta_batch_size=4",
@@ -68,8 +71,8 @@ def metrics(directory):
 
 
 def test_an_array_that_is_requeued_and_runs_out_of_time_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
-    sweep = submit(tmp_path, in_cluster, *SIX, "hydra.launcher.array_parallelism=3", "hydra.launcher.timeout_min=60")
-    waiting, first = sweep.jobs[5], sweep.jobs[0]
+    sweep = submit(tmp_path, in_cluster, *THREE, "hydra.launcher.array_parallelism=2", "hydra.launcher.timeout_min=60")
+    waiting, first = sweep.jobs[2], sweep.jobs[0]
     assert sweep.status(waiting, states(sweep)[sweep.cluster_id(waiting)]).state == "queued"
     until(lambda: len(metrics(first.directory)) > 20)
     assert sweep.status(first, states(sweep)[sweep.cluster_id(first)]).state == "running"
@@ -84,15 +87,15 @@ def test_an_array_that_is_requeued_and_runs_out_of_time_ends_like_an_uninterrupt
     for job in (first, second):
         log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(job)}_*_log.*"))
         assert "resuming" in log, log
-    alone = ("-m", *SIX, "seed=0,1", "cluster=local", "hydra.sweep.dir=alone")
+    alone = ("-m", *THREE, "seed=0,1", "cluster=local", "hydra.sweep.dir=alone")
     code, _, err = outcome(run_py(*alone, directory=tmp_path))
     assert code == 0, err
     for number in range(2):
         assert metrics(sweep.jobs[number].directory) == metrics(tmp_path / "alone" / str(number))
     code, out, _ = outcome(
-        run_py("-m", *SIX, "cluster=slurm", "hydra.sweep.dir=sweep", directory=tmp_path, env=in_cluster)
+        run_py("-m", *THREE, "cluster=slurm", "hydra.sweep.dir=sweep", directory=tmp_path, env=in_cluster)
     )
-    assert code == 0 and "6 of 6 runs in" in out and "submitted" not in out
+    assert code == 0 and "3 of 3 runs in" in out and "submitted" not in out
 
 
 ONE = (
@@ -106,16 +109,42 @@ ONE = (
 )
 
 
+@contextlib.contextmanager
+def paused_until_signalled(run: Job, number: signal.Signals):
+    """The process of a run does nothing from here on, until SLURM has sent it this signal."""
+    owner = owner_of(run.directory)
+    assert owner is not None, "the run ended before it could be paused"
+    os.kill(owner["pid"], signal.SIGSTOP)
+    try:
+        yield
+        until(lambda: is_pending(owner["pid"], number))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(owner["pid"], signal.SIGCONT)
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)) >> (number - 1) & 1)
+
+
 def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
-    whole = (*ONE, "training.total_steps=160_000")
+    whole = (*ONE, "training.total_steps=40_000")
     alone = run_py(*whole, "hydra.run.dir=alone", directory=tmp_path)
     sweep = submit(tmp_path, in_cluster, *whole, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
     (run,) = sweep.jobs
     until(lambda: len(metrics(run.directory)) > 5)
-    slurm.told(in_cluster, "sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
+    first = owner_of(run.directory)
+    other = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1"]
+    with paused_until_signalled(run, signal.SIGUSR2):
+        slurm.told(in_cluster, *other)
+    until(lambda: owner_of(run.directory) not in (None, first))
+    with paused_until_signalled(run, signal.SIGUSR2):  # at its time limit
+        pass
     until(lambda: finished_summary(run.directory))
     log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))
-    assert log.count("Caught signal SIGUSR2") >= 2, log  # preempted, and out of time
+    assert log.count("Caught signal SIGUSR2") >= 2, log
     assert outcome(alone)[0] == 0
     assert metrics(run.directory) == metrics(tmp_path / "alone")
 
@@ -127,7 +156,7 @@ def test_tasks_of_a_run_train_one_agent(tmp_path, in_cluster):
     until(lambda: len(metrics(run.directory)) > 5)
     told = ["timeout", "2", "scancel", "--signal=USR2", sweep.cluster_id(run)]
     subprocess.run(told, env=in_cluster)  # all tasks at once
-    code, _, err = outcome(fresh_run_py(*few, "hydra.run.dir=alone", directory=tmp_path, processes=2))
+    code, _, err = outcome(run_together(*few, "hydra.run.dir=alone", directory=tmp_path))
     assert code == 0, err
     until(lambda: finished_summary(run.directory))
     log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))
