@@ -1,6 +1,7 @@
 """Beginning of processes that programs under test start by themselves, such as the runs of a sweep.
 
-They draw neither report nor pictures, and leave out the compiler of torch, which would cost each more seconds than its training.
+They draw neither report nor pictures, and leave out the compiler of torch: each would cost more seconds than training.
+
 ``processes.fresh_run_py`` starts a process as users do.
 """
 
