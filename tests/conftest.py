@@ -1,5 +1,6 @@
 """Options of ``conf/`` as fixtures: every law applies to a new YAML file without a change here."""
 
+import gc
 import os
 from inspect import isfunction
 from pathlib import Path
@@ -44,6 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         firsts = {_test(item): item for item in reversed(items)}
         items[:] = [item for item in items if item is firsts[_test(item)] and not _is_slow(item)]
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    gc.freeze()  # collections need not visit what was imported and collected until now, over and over
 
 
 def _test(item: pytest.Item) -> tuple[object, str]:

@@ -4,6 +4,7 @@
 directory, environment and streams, and it ends as its script ends.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -64,6 +65,7 @@ def prepare() -> None:
     """Import what trainings, reports and commands import."""
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # so that collections in forked processes do not touch, and thereby copy, what was imported
 
 
 if __name__ == "__main__":

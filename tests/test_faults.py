@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from processes import REPOSITORY
+from processes import QUICK_START, REPOSITORY
 
 
 @pytest.mark.timeout(1800)
 def test_a_few_faults_of_every_kind_are_survived(tmp_path):
     script = REPOSITORY / "benchmarks" / "faults.py"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(QUICK_START)}
     line = [sys.executable, str(script), "--short", "--keep", str(tmp_path / "faults")]
     ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
     rows = [row.split("|") for row in ended.stdout.splitlines()[2:]]

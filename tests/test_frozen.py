@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from fake_sweeps import TINY, fake_sweep, pool_of
 from helpers import config_of
-from processes import REPOSITORY
+from processes import REPOSITORY, outcome, python
 
 from metarl.configuration.compose import compose
 from metarl.errors import ConfigError, MetarlError, RunDirectoryError
@@ -62,10 +61,8 @@ def checkout(tmp_path_factory) -> Path:
 
 
 def run_copy(checkout: Path, *line: str, directory: Path) -> tuple[int, str, str]:
-    paths = os.pathsep.join([str(checkout), str(checkout / "launch")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, *line], cwd=directory, env=environment, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    paths = os.pathsep.join([str(checkout), str(checkout / "launch")])  # also for the runs of a sweep
+    return outcome(python(*line, directory=directory, project=checkout, env={"PYTHONPATH": paths}))
 
 
 def test_edited_yaml_changes_nothing_of_a_sweep_that_waits(checkout, tmp_path):

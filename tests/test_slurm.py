@@ -110,23 +110,26 @@ ONE = (
 
 
 @contextlib.contextmanager
-def paused_until_signalled(run: Job, number: signal.Signals):
-    """The process of a run does nothing from here on, until SLURM has sent it this signal."""
+def paused_until_signalled(run: Job):
+    """The process of a run does nothing from here on, until SLURM has sent it the signal to save."""
     owner = owner_of(run.directory)
     assert owner is not None, "the run ended before it could be paused"
     os.kill(owner["pid"], signal.SIGSTOP)
     try:
         yield
-        until(lambda: is_pending(owner["pid"], number))
+        until(lambda: is_signalled(owner["pid"]))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner["pid"], signal.SIGCONT)
 
 
-def is_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a process that is stopped."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return bool((int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)) >> (number - 1) & 1)
+def is_signalled(pid: int) -> bool:
+    """Whether SIGUSR2 waits for a process that is stopped, or has ended one that SLURM continued."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except FileNotFoundError:
+        return True
+    return bool((int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
@@ -137,10 +140,10 @@ def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterru
     until(lambda: len(metrics(run.directory)) > 5)
     first = owner_of(run.directory)
     other = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1"]
-    with paused_until_signalled(run, signal.SIGUSR2):
+    with paused_until_signalled(run):
         slurm.told(in_cluster, *other)
     until(lambda: owner_of(run.directory) not in (None, first))
-    with paused_until_signalled(run, signal.SIGUSR2):  # at its time limit
+    with paused_until_signalled(run):  # at its time limit
         pass
     until(lambda: finished_summary(run.directory))
     log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))

@@ -5,12 +5,23 @@ They draw neither report nor pictures, and leave out the compiler of torch: each
 ``processes.fresh_run_py`` starts a process as users do.
 """
 
+import importlib
 import sys
 from types import ModuleType
 
 
 class Compiler(ModuleType):
-    """A stand-in for ``torch._dynamo``, which optimisers import in order to exclude themselves from it."""
+    """A stand-in for ``torch._dynamo``, which optimisers import in order to exclude themselves from it.
+
+    Whatever else is asked of it comes from the module itself.
+    """
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
     def disable(self, function=None, *_, **__):
         """The function, which nothing compiles."""
