@@ -257,7 +257,7 @@ def provenance(device: str | torch.device) -> dict[str, str]:
         "hardware": _hardware(str(device)),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "commit": revision or "unknown",
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv] if sys.argv[0].endswith(".py") else sys.argv),
     }
 
 

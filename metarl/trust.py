@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from metarl.errors import ConfigError
+from metarl.extras import installation
 
 VARIABLE = "METARL_TRUST"
 MOST_TEXT = 200  # characters of a library's message
@@ -193,7 +194,7 @@ def _place(error: BaseException) -> traceback.FrameSummary | None:
 def _remedy(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
-        return f"install {top}, or add the folder that has it to PYTHONPATH"
+        return installation(top)
     place = _place(error)
     if place and place.filename.startswith(LIBRARIES):
         return "repair the installation of that library"

@@ -32,7 +32,7 @@ FLOORS = (
     ("metarl.models",),
     ("metarl.configuration.compose", "metarl.configuration.reporting"),
     ("metarl.runs",),
-    ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.configuration.renamed"),
+    ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.extras", "metarl.configuration.renamed"),
     ("metarl.types",),
     ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors", "metarl.progress"),
 )

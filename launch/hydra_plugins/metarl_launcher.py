@@ -43,7 +43,7 @@ class SweepLauncher(Launcher):
         choices, options = config.hydra.runtime.choices, OmegaConf.to_container(config.hydra.launcher, resolve=True)
         self.sweep_dir = Path(str(config.hydra.sweep.dir))
         self.origin = {
-            "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
+            "command": [*program(), *sys.argv[1:]],
             "directory": os.getcwd(),
             "cluster": choices["cluster"],
             "launcher": choices["hydra/launcher"],
@@ -131,6 +131,12 @@ class SweepLauncher(Launcher):
         result.status = JobStatus.FAILED if found.state == "failed" else JobStatus.COMPLETED
         result.return_value = RuntimeError(found.error) if found.state == "failed" else found.final_return
         return result
+
+
+def program() -> list[str]:
+    """The program of this process as one types it, a script by its whole path."""
+    first = sys.argv[0]
+    return [str(Path(first).absolute())] if first.endswith(".py") else first.split()
 
 
 def refuse_ranks() -> None:

@@ -35,6 +35,9 @@ class SearchSweeper(Sweeper):
         self.sampler, self.seed = sampler, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from metarl.extras import require
+
+        require("optuna", "hydra/sweeper=search")
         if "wait" in config.hydra.launcher:  # later proposals depend on earlier results
             with open_dict(config):
                 config.hydra.launcher.wait = True

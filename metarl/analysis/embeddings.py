@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from metarl.analysis import style
 from metarl.analysis.tables import Row
+from metarl.extras import require
 
 COMPONENTS = 3
 
@@ -54,6 +55,7 @@ def project(points: np.ndarray, method: Method, count: int) -> tuple[list[str], 
     if method == "pca":
         flat = principal_components(points, count).points
         return [f"PC{i + 1}" for i in range(flat.shape[1])], flat
+    require("sklearn", "--method tsne")
     from sklearn.manifold import TSNE
 
     neighbours = min(30.0, (len(points) - 1) / 3)

@@ -69,8 +69,7 @@ def train(overrides: Sequence[str] = (), directory: str | Path | None = None) ->
     Raises:
         MetarlError: the configuration cannot be run, or training ended early.
     """
-    from metarl.launching.job import repeated_by
-    from metarl.launching.job import train as train_config
+    from metarl.launching.job import repeated_by, run_resolved
 
     given = [overrides] if isinstance(overrides, str) else list(overrides)
     composed = compose(given, hydra_node=True)
@@ -79,7 +78,7 @@ def train(overrides: Sequence[str] = (), directory: str | Path | None = None) ->
     config = resolved_job(composed, 0, path)
     try:
         with repeated_by([*given, f"hydra.run.dir={quoted(path)}"]):
-            path = train_config(config, path, None, TYPED, fresh)
+            path = run_resolved(config, path, None, TYPED, fresh)
     except SystemExit:
         raise MetarlError(
             f"training in {path} was stopped by a signal; metarl.train(..., directory={str(path)!r}) resumes it"

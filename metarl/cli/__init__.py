@@ -16,10 +16,14 @@ FORMER_OPTIONS = {"--tasks-at-once": "--batch-size"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exit with code 1 and a message of one line on user errors."""
-    options = None
+    options, given = None, sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["train"]:
+        from metarl.cli.train import train
+
+        return train("metarl train", given[1:])
     try:
-        _check_options(sys.argv[1:] if arguments is None else arguments)
-        options = parsed(arguments)
+        _check_options(given)
+        options = parsed(given)
         options.command(options)
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
     top.add_argument("--version", action="version", version=f"metarl {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train an agent, or several with -m; metarl train --help lists the options")
     for family in (evaluate, compare, describe, export, sweeps, watch, analyse):
         family.add_commands(commands)
     add_check_command(commands)

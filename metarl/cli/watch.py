@@ -6,6 +6,7 @@ from typing import Any
 
 from metarl.cli.options import add_command, add_run, add_task, natural, positive
 from metarl.errors import ConfigError
+from metarl.extras import require
 
 
 def add_commands(commands: Any) -> None:
@@ -37,6 +38,7 @@ def watch(options: argparse.Namespace) -> None:
     path = options.video or (options.run / "watch.mp4" if options.run.is_dir() else options.run.with_suffix(".mp4"))
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
+    require("imageio", f"metarl watch --video {path}")
     agent, parts, _ = load_source(options.run, options.checkpoint, options.trust, "cpu", lanes_per_task=1)
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:

@@ -11,7 +11,8 @@ from metarl.configuration.renamed import ELSEWHERE, OPTIONS_ELSEWHERE, present_n
 from metarl.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CONF = PACKAGE.parent / "conf"
+# Inside the package where it is installed, beside it in a checkout.
+CONF = next((folder for folder in (PACKAGE / "conf",) if folder.is_dir()), PACKAGE.parent / "conf")
 RECIPE = "recipe"  # node of what environments propose
 MAX_LISTED = 20  # options that fit a message
 

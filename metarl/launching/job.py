@@ -17,7 +17,7 @@ from metarl.runs.frozen import commit, frozen
 from metarl.runs.sweep import Job, Sweep, owner_of, quoted
 from metarl.trust import Trust
 
-FROZEN = "--frozen"  # python run.py --frozen SWEEP NUMBER
+FROZEN = "--frozen"  # metarl train --frozen SWEEP NUMBER
 CONSOLE = {  # as Hydra's job_logging=stdout
     "version": 1,
     "formatters": {"simple": {"format": "%(message)s"}},
@@ -29,7 +29,7 @@ CONSOLE = {  # as Hydra's job_logging=stdout
 log = logging.getLogger(__name__)
 
 
-def train(
+def run_resolved(
     config: dict[str, Any],
     run_dir: Path,
     sweep: str | None = None,
@@ -85,12 +85,14 @@ def run_frozen(path: str | Path, number: str | int) -> None:
     _compare_commits(sweep, job)
     arguments = [*job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
     with repeated_by(arguments), chdir(sweep.directory):
-        train(config, job.directory, sweep.path.name)
+        run_resolved(config, job.directory, sweep.path.name)
 
 
 def command(sweep: Sweep, job: Job) -> list[str]:
     """Command line that runs a job in its own process."""
-    return [sys.executable, str(CONF.parent / "run.py"), FROZEN, str(sweep.path), str(job.number)]
+    script = CONF.parent / "run.py"  # in a checkout, whose directory Python then searches for modules
+    program = [str(script)] if script.is_file() else ["-P", "-m", "metarl", "train"]
+    return [sys.executable, *program, FROZEN, str(sweep.path), str(job.number)]
 
 
 def _note(error: Exception, job: Job) -> None:
@@ -114,9 +116,9 @@ def _version(found: dict[str, Any]) -> str:
 
 @contextmanager
 def repeated_by(arguments: list[str]) -> Iterator[None]:
-    """Have the summary of a run name ``run.py`` with these overrides as the command that repeats it."""
+    """Have the summary of a run name ``metarl train`` with these overrides as the command that repeats it."""
     before = sys.argv
-    sys.argv = [str(CONF.parent / "run.py"), *arguments]
+    sys.argv = ["metarl train", *arguments]
     try:
         yield
     finally:

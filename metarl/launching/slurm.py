@@ -15,6 +15,7 @@ from typing import Any
 from metarl.configuration.compose import CONF
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError, MetarlError
+from metarl.extras import require
 from metarl.launching.job import run_frozen
 from metarl.runs.sweep import Job, Sweep
 from metarl.system import StopRequest
@@ -36,7 +37,8 @@ class Run:
     def __call__(self) -> None:
         extend_environment(self.packages)
         _introduce_processes()
-        sys.path.insert(0, str(CONF.parent))  # as where run.py is started
+        if (CONF.parent / "run.py").is_file():
+            sys.path.insert(0, str(CONF.parent))  # as where it is started
         try:
             run_frozen(self.sweep, self.number)
         except MetarlError as error:
@@ -99,6 +101,7 @@ def check(partition: str | None) -> None:
     Raises:
         ConfigError: SLURM or a partition does not exist.
     """
+    require("submitit", "cluster=slurm")
     for tool in ("sbatch", "srun"):
         if shutil.which(tool) is None:
             raise ConfigError(

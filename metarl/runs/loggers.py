@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from metarl.errors import RunDirectoryError
+from metarl.extras import require
 from metarl.runs.files import refuse_link, replace_file
 from metarl.runs.reader import read_last_rows, read_text
 
@@ -40,6 +41,9 @@ class Logger(Protocol):
 
 class TensorboardLogger:
     """Scalars and figures as TensorBoard events in ``<run>/tensorboard``."""
+
+    def __init__(self) -> None:
+        require("tensorboard", "logger=tensorboard")
 
     def start(self, run_dir: Path, config: dict, group: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -80,6 +84,7 @@ class WandbLogger:
         group: str | None = None,
         tags: list[str] | None = None,
     ):
+        require("wandb", "logger=wandb")
         self.mode = wandb_mode(mode)
         self.project, self.entity, self.group, self.tags = project, entity, group, tags or []
 
