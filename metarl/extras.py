@@ -5,7 +5,7 @@ import importlib.util
 from metarl.errors import ConfigError
 
 EXTRA_OF = {
-    "imageio": "video",
+    "imageio_ffmpeg": "video",
     "metaworld": "metaworld",
     "optuna": "search",
     "sklearn": "analysis",

@@ -53,12 +53,21 @@ def train(program: str, arguments: Sequence[str]) -> None:
         else:
             own_directory = _leave_directories_to_the_main_process()
             _compose_and_train()
-    except Exception as error:
+    except (_Refused, Exception) as raised:
+        error = raised.error if isinstance(raised, _Refused) else raised
         if own_directory is not None:
             _remove_if_empty(own_directory)  # torchrun may stop this process next
         if full_error or not _said(error, arguments):
-            raise
+            raise error from error.__cause__
         sys.exit(1)
+
+
+class _Refused(SystemExit):
+    """An error with a message for the user, on its way through Hydra, which would print an exception."""
+
+    def __init__(self, error: MetarlError):
+        super().__init__(1)
+        self.error = error
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -72,6 +81,8 @@ def _train_composed(cfg: DictConfig) -> None:
             _check_single(job)
         fresh = sweep is None and _is_named_by_time(job)
         run_resolved(resolved(cfg, job.runtime.choices), run_dir, sweep, TYPED, fresh)
+    except MetarlError as error:
+        raise _Refused(error) from None
     finally:
         _remove_if_empty(run_dir)  # created by Hydra before anything was checked
 

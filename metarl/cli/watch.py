@@ -38,7 +38,8 @@ def watch(options: argparse.Namespace) -> None:
     path = options.video or (options.run / "watch.mp4" if options.run.is_dir() else options.run.with_suffix(".mp4"))
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
-    require("imageio", f"metarl watch --video {path}")
+    if path.suffix == ".mp4":
+        require("imageio_ffmpeg", f"metarl watch --video {path}")
     agent, parts, _ = load_source(options.run, options.checkpoint, options.trust, "cpu", lanes_per_task=1)
     env = parts.make_env(num_tasks=1, seed=options.seed)
     try:
