@@ -1,4 +1,10 @@
-"""``nox`` runs lint, type checks and tests in isolated environments; ``nox -s tests -- -k resume`` passes options."""
+"""``nox`` runs lint, type checks and tests in isolated environments; ``nox -s tests -- -k resume`` passes options.
+
+``nox -s wheel`` tries the wheel in an environment of its own, and ``nox -s tests-3.12`` another version of Python.
+"""
+
+from functools import partial
+from pathlib import Path
 
 import nox
 
@@ -32,6 +38,29 @@ def tests(session: nox.Session) -> None:
     """All tests, in three processes: on two cores one of them often waits, for SLURM or for programs."""
     install(session, "-e", ".[dev]")
     session.run("pytest", "-n", "3", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+for version in ("3.11", "3.12", "3.13"):
+    nox.session(tests.func, name=f"tests-{version}", python=version)
+
+
+SMALL = ("training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", "eval.final_num_tasks=40")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel, built and installed without extras, trains, sweeps, evaluates and reports in another directory."""
+    folder = Path(session.create_tmp())
+    session.run("pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), ".")
+    install(session, *map(str, folder.glob("metarl-*.whl")))
+    session.chdir(folder)
+    metarl = partial(session.run, "metarl", env={"OMP_NUM_THREADS": "1"})
+    metarl("train", "env=cheetah_vel", *SMALL, "env.horizon=10", "eval.baselines=false", "hydra.run.dir=run")
+    metarl("train", "-m", *SMALL, "seed=0,1", "cluster=local_pool", "hydra.sweep.dir=sweep")
+    metarl("status", "sweep")
+    metarl("evaluate", "run", "--num-tasks", "40")
+    metarl("report", "run", "sweep")
+    metarl("train", "logger=wandb", success_codes=[1])  # with the command that installs it
 
 
 @nox.session

@@ -127,7 +127,7 @@ def resume_run(path: Path, overrides: Sequence[str] = ()) -> None:
         ConfigError: an override would make it another run, or the run names code that is not trusted.
     """
     from metarl.configuration.trained import with_settings
-    from metarl.launching.job import CONSOLE, run_frozen, train
+    from metarl.launching.job import CONSOLE, run_frozen, run_resolved
 
     path = path.absolute()
     if is_sweep(path.parent):
@@ -142,4 +142,4 @@ def resume_run(path: Path, overrides: Sequence[str] = ()) -> None:
             raise ConfigError(f"{override}: a run is resumed with training.* and eval.* alone changed")
         config = with_settings(config, [override], group)
     logging.config.dictConfig(CONSOLE)
-    train(config, path)
+    run_resolved(config, path)
