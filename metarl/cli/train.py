@@ -12,7 +12,8 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,14 @@ def train(program: str, arguments: Sequence[str]) -> None:
         program: name of the program in ``sys.argv``, which the summary of a run repeats.
         arguments: what follows it.
     """
-    sys.argv = [program, *arguments]
     full_error, own_directory = os.environ.get(FULL_ERROR) == "1", None
-    os.environ[FULL_ERROR] = "1"  # Hydra then hands its errors to us
     try:
         if arguments[:1] == [FROZEN]:
             run_frozen(*arguments[1:3])
         else:
-            own_directory = _leave_directories_to_the_main_process()
-            _compose_and_train()
+            with _command_line(program, arguments):
+                own_directory = _leave_directories_to_the_main_process()
+                _compose_and_train()
     except (_Refused, Exception) as raised:
         error = raised.error if isinstance(raised, _Refused) else raised
         if own_directory is not None:
@@ -60,6 +60,19 @@ def train(program: str, arguments: Sequence[str]) -> None:
         if full_error or not _said(error, arguments):
             raise error from error.__cause__
         sys.exit(1)
+
+
+@contextmanager
+def _command_line(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads ``sys.argv`` in here, and hands its errors to us."""
+    before, full_error = sys.argv, os.environ.get(FULL_ERROR)
+    sys.argv, os.environ[FULL_ERROR] = [program, *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full_error is None:
+            del os.environ[FULL_ERROR]
 
 
 class _Refused(SystemExit):

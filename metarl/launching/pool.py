@@ -152,7 +152,7 @@ class Pool:
 
     def _start(self, job: Job, slot: Slot, echo: Callable[[str], None]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        environment.pop("HYDRA_FULL_ERROR", None)  # run.py sets it for itself
+        environment.pop("HYDRA_FULL_ERROR", None)  # set for Hydra in this process
         if slot.gpu is not None:
             environment |= {"CUDA_VISIBLE_DEVICES": slot.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
         with appending(self.sweep.log(job)) as log:
