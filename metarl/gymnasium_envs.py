@@ -20,7 +20,7 @@ Task = dict[str, np.ndarray]  # parameters of one task by name
 
 def register() -> None:
     """Register every option of ``conf/env`` with Gymnasium, once."""
-    for option in options("env"):
+    for option in options("env", own=()):
         name = f"metarl/{option}-v{VERSION}"
         if name not in gymnasium.registry:
             single, batched = f"{__name__}:SingleLane", "metarl.gymnasium_vector:BatchedLanes"
@@ -47,8 +47,8 @@ class Lanes:
         from metarl.envs.capabilities import Renderable
         from metarl.envs.rendering import RenderError
 
-        if option not in options("env"):
-            raise ValueError(f"option={option}: no such option; env has {', '.join(options('env'))}")
+        if option not in (existing := options("env", own=())):
+            raise ValueError(f"option={option}: no such option; env has {', '.join(existing)}")
         config = resolved(compose([f"env={option}"]), {})
         config["env"] |= keys  # which may come from somebody else's run: values, and no overrides of Hydra
         if num_lanes == 1 and "num_workers" in config["env"] and "num_workers" not in keys:

@@ -30,7 +30,7 @@ FLOORS = (
     ("metarl.rollout",),
     ("metarl.envs",),
     ("metarl.models",),
-    ("metarl.configuration.compose", "metarl.configuration.reporting"),
+    ("metarl.configuration.compose", "metarl.configuration.reporting", "metarl.configuration.search_path"),
     ("metarl.runs",),
     ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.extras", "metarl.configuration.renamed"),
     ("metarl.types",),

@@ -44,7 +44,7 @@ def files(folder: Path, *kinds: str) -> set[str]:
 
 
 def test_the_wheel_has_all_code_configurations_launchers_and_bodies(installed):
-    kinds = (".py", ".xml", ".j2", ".typed")
+    kinds = (".py", ".xml", ".j2", ".typed", ".txt")
     assert files(installed / "metarl", *kinds) == files(REPOSITORY / "metarl", *kinds)
     assert files(installed / "metarl" / "conf", ".yaml") == files(REPOSITORY / "conf", ".yaml")
     assert files(installed / "hydra_plugins", ".py") == files(REPOSITORY / "launch" / "hydra_plugins", ".py")

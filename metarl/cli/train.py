@@ -25,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarl.configuration.compose import CONF, resolved
+from metarl.configuration import search_path
+from metarl.configuration.compose import resolved
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError, MetarlError
 from metarl.launching.job import FROZEN, run_frozen, run_resolved
@@ -47,6 +48,8 @@ def train(program: str, arguments: Sequence[str]) -> None:
     """
     full_error, own_directory = os.environ.get(FULL_ERROR) == "1", None
     try:
+        arguments = search_path.take(arguments)
+        search_path.find_code()
         if arguments[:1] == [FROZEN]:
             run_frozen(*arguments[1:3])
         else:
@@ -83,7 +86,7 @@ class _Refused(SystemExit):
         self.error = error
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(search_path.CONF), config_name="config")
 def _train_composed(cfg: DictConfig) -> None:
     """Train with the configuration that Hydra composed."""
     job = HydraConfig.get()

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metarl.configuration.renamed import ELSEWHERE, OPTIONS_ELSEWHERE, present_name, present_value, replacement
-from metarl.errors import ConfigError
+from metarl.configuration.search_path import CONF, folders
+from metarl.errors import ConfigError, MetarlError
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# Inside the package where it is installed, beside it in a checkout.
-CONF = next((folder for folder in (PACKAGE / "conf",) if folder.is_dir()), PACKAGE.parent / "conf")
 RECIPE = "recipe"  # node of what environments propose
 MAX_LISTED = 20  # options that fit a message
 
@@ -87,11 +85,16 @@ def run_directory(config: Any) -> str:
     return str(HydraConfig.get().run.dir)
 
 
-def options(group: str) -> list[str]:
-    """Names of a configuration group, sorted; those of subfolders as ``folder/name``."""
-    files = sorted((CONF / group).rglob("*.yaml"))
-    names = [str(file.relative_to(CONF / group).with_suffix("")) for file in files]
-    return [name for name in names if not name.rpartition("/")[2].startswith("_")]
+def options(group: str, own: Sequence[Path] | None = None) -> list[str]:
+    """Names of a configuration group, sorted; those of subfolders as ``folder/name``.
+
+    Args:
+        group: name of the group.
+        own: folders of the user's own configurations; None looks into all that are on the search path.
+    """
+    places = [folder / group for folder in (CONF, *(folders() if own is None else own))]
+    names = {str(file.relative_to(place).with_suffix("")) for place in places for file in place.rglob("*.yaml")}
+    return sorted(name for name in names if not name.rpartition("/")[2].startswith("_"))
 
 
 def unknown_key(key: str, value: Any, allowed: Sequence[str]) -> str:
@@ -151,10 +154,13 @@ def _shortlist(choice: str, allowed: Sequence[str]) -> str:
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for an error of composition, with what is allowed."""
     given = _given(overrides)
+    if isinstance(error, MetarlError):
+        return str(error)
+    own = [*folders(), *_hydra_search_path(given)]
     for group, choice in given.items():
-        if (present := _present_option(group, choice)) is not None:
+        if (present := _present_option(group, choice, own)) is not None:
             return f"{group}={choice}: is now called {present}"
-        if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group), ""}:
+        if (CONF / group).is_dir() and not set(choice.strip("[]").split(",")) <= {*options(group, own), ""}:
             return f"{group}={choice}: no such option; {_remark(group, choice)}"
     text = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
     named = re.search(r"full_key: (\S+)", text) or re.search(r"(?:Could not override|Key) '([^']+)'", text)
@@ -175,10 +181,16 @@ def _remark(group: str, choice: str) -> str:
     return f"{listed}; did you mean {group}={close[0]}?" if close else listed
 
 
-def _present_option(group: str, choice: str) -> str | None:
+def _hydra_search_path(given: Mapping[str, str]) -> list[Path]:
+    """Folders that overrides add to Hydra's search path."""
+    names = given.get("hydra.searchpath", "").strip("[]").split(",")
+    return [Path(name.strip(" '\"").removeprefix("file://")) for name in names if name]
+
+
+def _present_option(group: str, choice: str, own: Sequence[Path]) -> str | None:
     """The present group or option of ``group=choice``, if one of the two names is a former one."""
     if (CONF / group).is_dir():
-        return None if choice in options(group) else present_value(group, choice)
+        return None if choice in options(group, own) else present_value(group, choice)
     present = None if "." in group else present_name(group)
     return present if present is not None and (CONF / present).is_dir() else None
 
@@ -205,7 +217,8 @@ def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
     import hydra
     from omegaconf import OmegaConf
 
-    groups = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
+    searched = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    groups = [*searched, *(override for override in overrides if (CONF / override.partition("=")[0]).is_dir())]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose("config", groups, return_hydra_config=key.startswith("hydra."))

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from metarl.configuration.build import LANES, POLICY, RunSettings
-from metarl.configuration.compose import CONF, compose, options
+from metarl.configuration.compose import compose, options
 from metarl.configuration.descriptions import description
 from metarl.configuration.schema import BUILT, Schema
+from metarl.configuration.search_path import CONF, option_file
 from metarl.errors import ConfigError
 from metarl.trainer import EvaluationPlan, TrainingPlan
 from metarl.trust import TYPED, locate
@@ -72,7 +73,7 @@ def _option_rows(group: str, option: str, overrides: Sequence[str]) -> list[dict
         return []
     rows = _node_rows(node, path, supplied)
     if group == "conditioning":  # the keys that the choice brings; the others are those of the model
-        text = (CONF / group / f"{option}.yaml").read_text()
+        text = option_file(group, option).read_text()
         own = {f"model.{key}" for key in re.findall(r"^(\w+):", text, re.MULTILINE)}
         rows = [row for row in rows if row["key"] in own or row["key"].rpartition(".")[0] in own]
     return rows

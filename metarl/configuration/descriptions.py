@@ -4,7 +4,8 @@ import ast
 import re
 import textwrap
 
-from metarl.configuration.compose import CONF, PACKAGE, options
+from metarl.configuration.compose import options
+from metarl.configuration.search_path import CONF, PACKAGE, option_file
 
 HIDDEN = {"hydra"}  # groups of Hydra itself, which clusters choose from
 COMMAND = "python run.py"
@@ -30,7 +31,7 @@ def rows() -> list[dict[str, str]]:
 
 def description(group: str, option: str) -> str:
     """First sentence about an option: of its file's comment, else of its class's docstring, else what it chooses."""
-    text = (CONF / group / f"{option}.yaml").read_text()
+    text = option_file(group, option).read_text()
     said = _comment(text) or _docstring(text) or ", ".join(f"{key}={name}" for key, name in _choices(group, option))
     sentence = re.split(r"(?<! al)[.](?= +[A-Z(]|$)", said.replace("``", ""))[0]
     return textwrap.shorten(sentence, WIDTH, placeholder=" ...")
@@ -59,6 +60,6 @@ def _docstring(text: str) -> str:
 
 def _choices(group: str, option: str) -> list[tuple[str, str]]:
     """Options of other groups that an option chooses, also through the files that it builds on."""
-    text = (CONF / group / f"{option}.yaml").read_text()
+    text = option_file(group, option).read_text()
     chosen = dict(choice for base in BASE.findall(text) for choice in _choices(group, base))
     return list((chosen | dict(OVERRIDE.findall(text))).items())

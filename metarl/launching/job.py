@@ -11,7 +11,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-from metarl.configuration.compose import CONF
+from metarl.configuration.search_path import CONF
 from metarl.errors import MetarlError, RunDirectoryError
 from metarl.runs.frozen import commit, frozen
 from metarl.runs.sweep import Job, Sweep, owner_of, quoted

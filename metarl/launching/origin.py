@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from metarl.configuration.compose import CONF, compose, options
+from metarl.configuration.compose import compose, options
+from metarl.configuration.search_path import option_file
 from metarl.errors import ConfigError
 from metarl.runs.frozen import frozen
 from metarl.runs.sweep import Sweep
@@ -107,7 +108,7 @@ def _check_device(sweep: Sweep, where: Sequence[str], config: Any) -> None:
     Raises:
         ConfigError: the cluster runs on another device.
     """
-    chosen = yaml.safe_load((CONF / "cluster" / f"{config.hydra.runtime.choices['cluster']}.yaml").read_text())
+    chosen = yaml.safe_load(option_file("cluster", config.hydra.runtime.choices["cluster"]).read_text())
     if "device" not in chosen or not sweep.jobs:
         return
     device = frozen(sweep.path, sweep.jobs[0].number)["device"]

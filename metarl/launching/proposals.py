@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from metarl.configuration.compose import CONF, resolved, unknown_key
+from metarl.configuration.compose import resolved, unknown_key
 from metarl.configuration.renamed import present
+from metarl.configuration.search_path import CONF
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.runs.frozen import first_difference, freeze, frozen, path_of
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.configuration.compose import CONF
+from metarl.configuration import search_path
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError, MetarlError
 from metarl.extras import require
@@ -36,9 +36,10 @@ class Run:
 
     def __call__(self) -> None:
         extend_environment(self.packages)
+        search_path.find_code()
         _introduce_processes()
-        if (CONF.parent / "run.py").is_file():
-            sys.path.insert(0, str(CONF.parent))  # as where it is started
+        if (search_path.CONF.parent / "run.py").is_file():
+            sys.path.insert(0, str(search_path.CONF.parent))  # as where it is started
         try:
             run_frozen(self.sweep, self.number)
         except MetarlError as error:
@@ -80,7 +81,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: dict[str, Any]) -> str:
         options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     of_executor = {"slurm_max_num_timeout": options.pop("max_num_timeout")}
     if (python := options.pop("python", None)) is not None:
-        ours = CONF.parent / python  # as conf/cluster names it, wherever one is
+        ours = search_path.CONF.parent / python  # as conf/cluster names it, wherever one is
         of_executor["slurm_python"] = str(Path(python).absolute() if Path(python).exists() else ours)
     executor = submitit.AutoExecutor(sweep.path / "logs", cluster="slurm", **of_executor)
     executor.update_parameters(name=sweep.path.name, **options)

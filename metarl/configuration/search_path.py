@@ -1,0 +1,86 @@
+"""Configurations of the user's own, outside metarl: where they are, and the code beside them. Imports nothing heavy.
+
+A folder like ``conf/``, with ``env/``, ``model/`` or ``algorithm/`` in it, is named by
+
+- ``--config-dir FOLDER`` of any command, or the environment variable ``METARL_SEARCH_PATH``, which may list several.
+  Python then also finds the packages beside the folder;
+- an installed package, as its entry point of the group ``metarl.configs``: ``my_project = "my_project.conf"``.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from metarl.errors import ConfigError
+
+VARIABLE, OPTION, GROUP = "METARL_SEARCH_PATH", "--config-dir", "metarl.configs"
+PACKAGE = Path(__file__).resolve().parents[1]
+# Metarl's own configurations, inside the package where it is installed, beside it in a checkout.
+CONF = next((folder for folder in (PACKAGE / "conf",) if folder.is_dir()), PACKAGE.parent / "conf")
+
+
+def folders() -> list[Path]:
+    """Folders of the user's own configurations, in order.
+
+    Raises:
+        ConfigError: a folder does not exist, or has a file that metarl has, too.
+    """
+    found = list(dict.fromkeys([*_named(), *_installed()]))
+    for folder in found:
+        if not folder.is_dir():
+            raise ConfigError(f"{OPTION} {folder}: no such folder; correct the name, or {VARIABLE}")
+        taken = [path for file in CONF.rglob("*.yaml") if (folder / (path := file.relative_to(CONF))).exists()]
+        if taken:
+            raise ConfigError(f"{folder / taken[0]}: metarl has a {taken[0]} of its own; give yours another name")
+    return found
+
+
+def _named() -> list[Path]:
+    return [Path(name).absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    """Folders that installed packages name; their code is not run."""
+    places = []
+    for point in entry_points(group=GROUP):
+        top, *parts = point.value.split(".")
+        spec = importlib.util.find_spec(top)
+        roots = (spec.submodule_search_locations or []) if spec else []
+        places += [Path(root).joinpath(*parts) for root in roots]
+    return tuple(places)
+
+
+def take(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command without ``--config-dir FOLDER``, whose folder this process and its children then use.
+
+    Raises:
+        ConfigError: the folder is missing.
+    """
+    rest, words = [], iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in (OPTION, "-cd"):
+            rest.append(word)
+            continue
+        folder = value if equals else next(words, "")
+        if not folder:
+            raise ConfigError(f"{OPTION}: give a folder with configurations, such as {OPTION} conf")
+        places = [str(Path(folder).absolute()), os.environ.get(VARIABLE, "")]
+        os.environ[VARIABLE] = os.pathsep.join(filter(None, places))
+    return rest
+
+
+def find_code() -> None:
+    """Let Python find the packages beside the folders that the user named."""
+    sys.path += [path for folder in _named() if (path := str(folder.parent)) not in sys.path]
+
+
+def option_file(group: str, option: str) -> Path:
+    """File of an option, of metarl or of the user."""
+    files = [folder / group / f"{option}.yaml" for folder in (CONF, *folders())]
+    return next((file for file in files if file.is_file()), files[0])
