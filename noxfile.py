@@ -1,8 +1,10 @@
 """``nox`` runs lint, type checks and tests in isolated environments; ``nox -s tests -- -k resume`` passes options.
 
-``nox -s wheel`` tries the wheel in an environment of its own, and ``nox -s tests-3.12`` another version of Python.
+``nox -s wheel`` tries the wheel in an environment of its own, and ``nox -s tests-3.12`` another version of Python;
+``nox -s docs`` builds the site of the documents.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +63,19 @@ def wheel(session: nox.Session) -> None:
     metarl("evaluate", "run", "--num-tasks", "40")
     metarl("report", "run", "sweep")
     metarl("train", "logger=wandb", success_codes=[1])  # with the command that installs it
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site of the documents, in ``site/``; a link or a reference that leads nowhere is an error."""
+    install(session, "-e", ".[docs]")
+    pages = Path(session.create_tmp()).resolve() / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    for name in ("docs", "results", "launch"):
+        shutil.copytree(name, pages / name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for page in Path().glob("*.md"):
+        shutil.copy(page, pages)
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"METARL_PAGES": str(pages)})
 
 
 @nox.session

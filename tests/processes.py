@@ -181,7 +181,7 @@ def python(
         project: repository, or a copy of it, whose metarl it imports.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    environment["PYTHONPATH"] = os.pathsep.join([str(QUICK_START), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK_START), environment.get("PYTHONPATH")]))
     return Forked(list(arguments), cwd=directory, env=environment, report=report, project=project)
 
 

@@ -62,13 +62,14 @@ def test_help_takes_no_torch_and_lists_the_options(tmp_path):
 def test_composing_and_the_help_of_the_command_take_no_torch(tmp_path):
     script = (
         "from metarl import cli; from metarl.configuration import compose; "
-        "compose.compose(['env=tabular_mdp']); cli.main(['--help'])"
+        "compose.compose(['env=tabular_mdp']); cli.main(['list', '.']); cli.main(['--help'])"
     )
     environment = without_torch(tmp_path)["PYTHONPATH"] + ":" + str(REPOSITORY)
     result = subprocess.run(
         [sys.executable, "-c", script], env={"PYTHONPATH": environment}, capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0 and "evaluate" in result.stdout, result.stderr
+    assert "HalfCheetah runs at a velocity" in result.stdout
 
 
 def test_importing_torch_would_have_been_noticed(tmp_path):

@@ -1,7 +1,6 @@
 """``metarl describe``, ``metarl list``, ``--help``, and answers to names that other codes use."""
 
 import json
-import sys
 
 import pytest
 from compositions import plain
@@ -95,15 +94,6 @@ def test_the_list_has_a_line_on_each_option_and_no_private_file():
     assert not [row for row in rows if len(row["description"]) < 8 or "\n" in row["description"]]
     assert max(len(row["description"]) for row in rows) <= descriptions.WIDTH
     assert not [row["name"] for row in rows if row["name"].rpartition("/")[2].startswith("_")]
-
-
-def test_the_list_takes_no_torch(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(descriptions, "groups", lambda: ["env"])
-    for name in [name for name in sys.modules if name.startswith("metarl.analysis")]:
-        monkeypatch.delitem(sys.modules, name)
-    cli.main(["list", str(tmp_path)])
-    assert "HalfCheetah runs at a velocity" in capsys.readouterr().out
 
 
 def test_help_fits_a_screen_and_names_every_group():

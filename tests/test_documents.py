@@ -15,7 +15,7 @@ from metarl.cli import main
 from metarl.trust import TYPED, locate
 
 CONF = REPOSITORY / "conf"
-FOLDERS = (".", "docs", "results", "launch")
+FOLDERS = (".", "docs", "docs/reference", "results", "launch")
 PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob("*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 GROUPS = tuple(group.name for group in CONF.iterdir() if group.is_dir() and group.name != "hydra")

@@ -116,3 +116,11 @@ def test_a_folder_that_is_there_is_not_overwritten(project, capsys):
     with pytest.raises(SystemExit):
         main(["new", str(project)])
     assert "is there already" in capsys.readouterr().err
+
+
+def test_code_is_found_around_a_folder_and_beside_it(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_path.sys, "path", [])
+    names = [str(project / "lab" / "conf"), str(tmp_path / "conf")]
+    monkeypatch.setenv(search_path.VARIABLE, search_path.os.pathsep.join(names))
+    search_path.find_code()
+    assert search_path.sys.path == [str(project), str(tmp_path)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarl.configuration.renamed import ELSEWHERE, OPTIONS_ELSEWHERE, present_name, present_value, replacement
 from metarl.configuration.search_path import CONF, folders
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError
 
 RECIPE = "recipe"  # node of what environments propose
 MAX_LISTED = 20  # options that fit a message
@@ -154,8 +154,6 @@ def _shortlist(choice: str, allowed: Sequence[str]) -> str:
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for an error of composition, with what is allowed."""
     given = _given(overrides)
-    if isinstance(error, MetarlError):
-        return str(error)
     own = [*folders(), *_hydra_search_path(given)]
     for group, choice in given.items():
         if (present := _present_option(group, choice, own)) is not None:

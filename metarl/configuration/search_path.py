@@ -3,7 +3,7 @@
 A folder like ``conf/``, with ``env/``, ``model/`` or ``algorithm/`` in it, is named by
 
 - ``--config-dir FOLDER`` of any command, or the environment variable ``METARL_SEARCH_PATH``, which may list several.
-  Python then also finds the packages beside the folder;
+  Python then also finds the package around the folder, or those beside it;
 - an installed package, as its entry point of the group ``metarl.configs``: ``my_project = "my_project.conf"``.
 """
 
@@ -76,8 +76,15 @@ def take(arguments: Sequence[str]) -> list[str]:
 
 
 def find_code() -> None:
-    """Let Python find the packages beside the folders that the user named."""
-    sys.path += [path for folder in _named() if (path := str(folder.parent)) not in sys.path]
+    """Let Python find the packages beside the folders that the user named, or around them."""
+    sys.path += [path for folder in _named() if (path := str(_above_packages(folder.parent))) not in sys.path]
+
+
+def _above_packages(folder: Path) -> Path:
+    """The folder itself, or the first one above it that is not inside a package."""
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def option_file(group: str, option: str) -> Path:
