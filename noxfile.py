@@ -39,7 +39,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, in three processes: on two cores one of them often waits, for SLURM or for programs."""
     install(session, "-e", ".[dev]")
-    session.run("pytest", "-n", "3", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-n", "3", "--dist", "worksteal", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 for version in ("3.11", "3.12", "3.13"):
