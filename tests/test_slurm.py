@@ -1,11 +1,8 @@
 """Sweeps on a real SLURM cluster of one node: preempted, requeued, out of time, and the same in the end."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import slurm
@@ -13,7 +10,7 @@ from helpers import read_rows, timeless
 from processes import outcome, run_py, run_together
 
 from metarl.launching.slurm import states
-from metarl.runs.sweep import Job, Sweep, finished_summary, owner_of
+from metarl.runs.sweep import Sweep, finished_summary
 
 pytestmark = [
     pytest.mark.slurm,
@@ -24,7 +21,7 @@ pytestmark = [
 THREE = (
     "seed=0,1,2",
     "env=tabular_mdp",
-    "training.total_steps=24_000",
+    "training.total_steps=48_000",
     "meta_batch_size=4",
     "algorithm.num_minibatches=2",
     "eval.final_num_tasks=20",
@@ -109,45 +106,16 @@ ONE = (
 )
 
 
-@contextlib.contextmanager
-def paused_until_signalled(run: Job):
-    """The process of a run does nothing from here on, until SLURM has sent it the signal to save."""
-    owner = owner_of(run.directory)
-    assert owner is not None, "the run ended before it could be paused"
-    os.kill(owner["pid"], signal.SIGSTOP)
-    try:
-        yield
-        until(lambda: is_signalled(owner["pid"]))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(owner["pid"], signal.SIGCONT)
-
-
-def is_signalled(pid: int) -> bool:
-    """Whether SIGUSR2 waits for a process that is stopped, or has ended one that SLURM continued."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    except FileNotFoundError:
-        return True
-    return bool((int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)) >> (signal.SIGUSR2 - 1) & 1)
-
-
 def test_a_run_that_is_preempted_and_meets_its_time_limit_ends_like_an_uninterrupted_one(tmp_path, in_cluster):
-    whole = (*ONE, "training.total_steps=40_000")
+    whole = (*ONE, "training.total_steps=160_000")
     alone = run_py(*whole, "hydra.run.dir=alone", directory=tmp_path)
     sweep = submit(tmp_path, in_cluster, *whole, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
     (run,) = sweep.jobs
     until(lambda: len(metrics(run.directory)) > 5)
-    first = owner_of(run.directory)
-    other = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1"]
-    with paused_until_signalled(run):
-        slurm.told(in_cluster, *other)
-    until(lambda: owner_of(run.directory) not in (None, first))
-    with paused_until_signalled(run):  # at its time limit
-        pass
+    slurm.told(in_cluster, "sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: finished_summary(run.directory))
     log = "".join(path.read_text() for path in (sweep.path / "logs").glob(f"{sweep.cluster_id(run)}_*_log.*"))
-    assert log.count("Caught signal SIGUSR2") >= 2, log
+    assert log.count("Caught signal SIGUSR2") >= 2, log  # preempted, and out of time
     assert outcome(alone)[0] == 0
     assert metrics(run.directory) == metrics(tmp_path / "alone")
 

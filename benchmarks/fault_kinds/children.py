@@ -139,7 +139,8 @@ class Child:
             except (ProcessLookupError, PermissionError):
                 return
             time.sleep(0.02)
-        os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # they have just ended
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 TELL: list[int] = []  # the child's end of the pipe
