@@ -7,6 +7,8 @@ environment (see docs/python.md). Nothing heavy is imported until one of these i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from metarl.version import __version__
+
 if TYPE_CHECKING:
     from metarl.api.agents import TrainedAgent, load
     from metarl.api.environments import make
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from metarl.api.session import Session
     from metarl.errors import MetarlError
 
-__version__ = "0.1.0"
 __all__ = ["MetarlError", "Run", "Session", "TrainedAgent", "__version__", "load", "make", "play", "train"]
 
 MODULES = {

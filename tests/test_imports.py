@@ -34,7 +34,7 @@ FLOORS = (
     ("metarl.runs",),
     ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.extras", "metarl.configuration.renamed"),
     ("metarl.types",),
-    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.errors", "metarl.progress"),
+    ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.version", "metarl.errors", "metarl.progress"),
 )
 
 

@@ -5,7 +5,6 @@ it runs no code of the file; its configuration may name code of trusted packages
 """
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from metarl.runs.directory import RunDirectory
 from metarl.runs.files import replace_file, to_json
 from metarl.runs.reader import bounded, checked_config
 from metarl.runs.tensors import read_tensors, write_tensors
+from metarl.version import __version__
 
 SUFFIX = ".safetensors"
 KEY = "metarl"  # of the card in the metadata
@@ -67,7 +67,7 @@ def _card(directory: RunDirectory, config: dict[str, Any], state: dict, which: s
     choices = config["choices"]
     return {
         "format": FORMAT,
-        "metarl": _version(),
+        "metarl": __version__,
         **{name: choices[name] for name in ("env", "model", "algorithm")},
         "seed": config["seed"],
         "iteration": progress.get("iteration"),
@@ -75,13 +75,6 @@ def _card(directory: RunDirectory, config: dict[str, Any], state: dict, which: s
         **({name: summary[name] for name in FROM_SUMMARY if name in summary} if scored else {}),
         "config": config,
     }
-
-
-def _version() -> str:
-    try:
-        return version("metarl")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def read_exported(path: Path) -> Exported:

@@ -1,0 +1,3 @@
+"""Version of metarl."""
+
+__version__ = "0.1.0"
