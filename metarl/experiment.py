@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,12 +15,15 @@ import torch
 from metarl import parallel
 from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError, located
-from metarl.evaluation import evaluate
+from metarl.evaluation import TaskSelection, evaluate
 from metarl.runs.files import append_line
+from metarl.runs.frozen import commit
 from metarl.runs.reader import check_evaluations
 from metarl.runs.start import start_from
 from metarl.system import Interrupted, StopRequest
 from metarl.trainer import Trainer
+from metarl.types import Agent
+from metarl.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -184,46 +186,44 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
         config: resolved.
         origin: see ``provenance``.
     """
-    plan, seed = trainer.eval_plan, trainer.final_seed
-    log.info("final evaluation on %d held-out tasks", plan.final_num_tasks)
-
-    def held_out(name: str, agent, greedy: bool = False) -> dict:
-        log.info("final evaluation: %s", name)
-        with located(f"final evaluation after iteration {trainer.progress.iteration}"):
-            return evaluate(
-                agent,
-                trainer.make_env,
-                num_tasks=plan.final_num_tasks,
-                seed=seed,
-                greedy=greedy,
-                batch_size=plan.batch_size,
-            ).as_dict()
-
-    # Solvers that play as many episodes as the agent, which may play several rollouts.
-    length = sum(trainer.algorithm.rollouts)
-    references = trainer.make_env(num_tasks=1, seed=seed, num_episodes=length) if plan.baselines else None
+    log.info("final evaluation on %d held-out tasks", trainer.eval_plan.final_num_tasks)
     evaluation = {
-        "sampled": held_out("sampled actions", trainer.algorithm),
-        "greedy": held_out("greedy actions", trainer.algorithm, greedy=True),
+        "sampled": _held_out(trainer, "sampled actions", trainer.algorithm),
+        "greedy": _held_out(trainer, "greedy actions", trainer.algorithm, greedy=True),
     }
-    solvers = baselines(references) if references else {}
-    solved = {name: held_out(f"baseline {name}", agent) for name, agent in solvers.items()}
-    if references:
-        log.info("final evaluation: exact bounds, where there are any")
     return {
-        "env": config["choices"]["env"],
-        "model": config["choices"]["model"],
-        "algorithm": config["choices"]["algorithm"],
+        **{name: config["choices"][name] for name in ("env", "model", "algorithm")},
         "seed": int(config["seed"]),
         **vars(trainer.progress),
         "parameters": sum(parameter.numel() for parameter in trainer.algorithm.parameters()),
         **origin,
         "num_tasks": evaluation["sampled"]["num_tasks"],
-        "evaluation_seed": seed,
+        "evaluation_seed": trainer.final_seed,
         "evaluation": evaluation,
-        "baselines": solved,
-        "bounds": bounds(references) if references else {},
+        **(_references(trainer) if trainer.eval_plan.baselines else {"baselines": {}, "bounds": {}}),
     }
+
+
+def _held_out(trainer: Trainer, name: str, agent: Agent, greedy: bool = False) -> dict[str, Any]:
+    """The final evaluation of an agent."""
+    log.info("final evaluation: %s", name)
+    plan = trainer.eval_plan
+    which: TaskSelection = {
+        "num_tasks": plan.final_num_tasks,
+        "seed": trainer.final_seed,
+        "batch_size": plan.batch_size,
+    }
+    with located(f"final evaluation after iteration {trainer.progress.iteration}"):
+        return evaluate(agent, trainer.make_env, greedy=greedy, **which).as_dict()
+
+
+def _references(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Baselines and bounds, for trials with as many episodes as the agent has in all its rollouts."""
+    length = sum(trainer.algorithm.rollouts)
+    env = trainer.make_env(num_tasks=1, seed=trainer.final_seed, num_episodes=length)
+    solved = {name: _held_out(trainer, f"baseline {name}", agent) for name, agent in baselines(env).items()}
+    log.info("final evaluation: exact bounds, where there are any")
+    return {"baselines": solved, "bounds": bounds(env)}
 
 
 def _record(trainer: Trainer) -> None:
@@ -242,21 +242,12 @@ def _record(trainer: Trainer) -> None:
 
 def provenance(device: str | torch.device) -> dict[str, str]:
     """Provenance of a result: hardware, versions, commit and command."""
-    repository = Path(__file__).resolve().parent.parent
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=repository,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        revision = ""
+    found = commit()
+    unknown = f"none, installed as metarl {__version__}"
     return {
         "hardware": _hardware(str(device)),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "commit": revision or "unknown",
+        "commit": f"{found['commit']}-dirty" if found["dirty"] else found["commit"] or unknown,
         "command": " ".join(["python", *sys.argv] if sys.argv[0].endswith(".py") else sys.argv),
     }
 

@@ -92,6 +92,10 @@ def test_the_commit_of_a_launch_is_recorded(tmp_path, monkeypatch):
         subprocess.run(["git", *line.split()], cwd=git, check=True)
     found = frozen.commit()
     assert found["dirty"] is False and len(found["commit"]) >= 7
+    (git / "site-packages").mkdir()
+    with monkeypatch.context() as inside:  # installed within a repository of the user
+        inside.setattr(frozen, "HERE", git / "site-packages")
+        assert frozen.commit() == {"commit": None, "dirty": None}
     (git / "file").touch()
     subprocess.run(["git", "add", "file"], cwd=git, check=True)
     assert frozen.commit() == found | {"dirty": True}

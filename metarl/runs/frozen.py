@@ -19,7 +19,7 @@ from metarl.runs.files import refuse_link, replace_file
 from metarl.runs.reader import bounded, parsed, read_text
 
 CONFIGS = "configs"
-HERE = Path(__file__).parent  # in the repository, where metarl runs from one
+HERE = Path(__file__).resolve().parents[2]  # the repository, where metarl runs from one
 
 
 def path_of(sweep: Path, name: int | str) -> Path:
@@ -65,7 +65,12 @@ def frozen(sweep: Path, name: int | str) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of this metarl, and whether files differ from it; None if unknown."""
+    """The commit of this metarl, and whether files differ from it; None if it is no checkout, but installed.
+
+    An installation may lie inside a repository of the user, which is not asked.
+    """
+    if (top := _git("rev-parse", "--show-toplevel")) is None or Path(top).resolve() != HERE.resolve():
+        return {"commit": None, "dirty": None}
     revision, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": revision or None, "dirty": None if changes is None else bool(changes)}
 
