@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from processes import outcome, python
+from run_directories import BRIEF
 
 from metarl.cli import main
 from metarl.configuration import search_path
@@ -12,14 +13,6 @@ from metarl.configuration.compose import options
 from metarl.errors import ConfigError
 
 CHOICES = ("env=lab_numbers", "model=lab_averages", "algorithm=lab_rl2")
-SMALL = (
-    "training.total_steps=600",
-    "meta_batch_size=10",
-    "algorithm.num_minibatches=2",
-    "eval.num_tasks=4",
-    "eval.final_num_tasks=4",
-    "eval.baselines=false",
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +42,7 @@ def test_its_own_tests_pass(project):
 def test_every_launcher_trains_it_and_a_sweep_is_resumed(metarl, project):
     for cluster in ("local", "local_pool"):
         sweep = f"hydra.sweep.dir={cluster}"
-        metarl("train", "-m", *CHOICES, *SMALL, "seed=0,1", f"cluster={cluster}", sweep)
+        metarl("train", "-m", *CHOICES, *BRIEF, "seed=0,1", f"cluster={cluster}", sweep)
         rows = json.loads(metarl("status", cluster, "--format", "json"))
         assert [row["state"] for row in rows] == ["finished", "finished"]
     (project / "local_pool" / "1" / "summary.json").unlink()
@@ -60,7 +53,7 @@ def test_every_launcher_trains_it_and_a_sweep_is_resumed(metarl, project):
 
 def test_a_search_proposes_its_values(metarl, project):
     metarl(
-        *("train", "-m", "experiment=search/policy_gradient", *CHOICES, *SMALL, "cluster=local_pool"),
+        *("train", "-m", "experiment=search/policy_gradient", *CHOICES, *BRIEF, "cluster=local_pool"),
         *("hydra.sweeper.num_trials=2", "hydra.sweeper.batch_size=2", "hydra.sweep.dir=search"),
         "+hydra.sweeper.space={algorithm.weight_decay: [0.1, 0.2]}",
     )
@@ -69,7 +62,7 @@ def test_a_search_proposes_its_values(metarl, project):
 
 def test_other_commands_take_it(metarl):
     variable = {search_path.VARIABLE: "lab/conf"}
-    metarl("train", *CHOICES, *SMALL, "hydra.run.dir=run", where=(), env=variable)
+    metarl("train", *CHOICES, *BRIEF, "hydra.run.dir=run", where=(), env=variable)
     assert "sampled" in metarl("evaluate", "run", "--num-tasks", "4", "--trust", "lab", where=(), env=variable)
     assert "Random" in metarl("baselines", "env=lab_numbers", "--num-tasks", "10")
     assert "lab_averages" in metarl("list", where=(), env=variable)

@@ -27,7 +27,7 @@ def make(
     ``metarl evaluate --seed SEED --num-tasks NUM_TASKS`` plays first.
 
     Args:
-        name: an option of ``conf/env``, see ``metarl list env``.
+        name: an option of ``conf/env``, see ``metarl list``.
         num_tasks: tasks side by side.
         seed: seed of tasks and noise.
         lanes_per_task: lanes that share a task.

@@ -25,7 +25,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = search_path.take(given)
         search_path.find_code()
-        _check_options(given)
         options = parsed(given)
         options.command(options)
     except BrokenPipeError:  # the reader closed the pipe
@@ -36,12 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
+def parsed(arguments: list[str]) -> argparse.Namespace:
     """Options of a command; its ``KEY=VALUE`` may stand anywhere, also after options."""
-    options, rest = parser().parse_known_args(arguments)
+    top = parser()
+    _check_options(arguments, top.get_default("names"))
+    options, rest = top.parse_known_args(arguments)
     given = [word for word in rest if "=" in word and not word.startswith("--")]
     if len(given) < len(rest) or (given and not hasattr(options, "overrides")):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     if given:
         options.overrides = [*options.overrides, *given]
     return options
@@ -60,9 +61,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _check_options(arguments: list[str]) -> None:
+def _check_options(arguments: list[str], names: tuple[str, ...]) -> None:
     """Answer the former name of an option with the present one, and a command that does not exist with a close one."""
-    names = parser().get_default("names")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         close = difflib.get_close_matches(arguments[0], names, n=1)
         hint = f"did you mean metarl {close[0]}?" if close else f"there are {', '.join(names)}"

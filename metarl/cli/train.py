@@ -48,7 +48,7 @@ def train(program: str, arguments: Sequence[str]) -> None:
     """
     full_error, own_directory = os.environ.get(FULL_ERROR) == "1", None
     try:
-        arguments = search_path.take(arguments)
+        search_path.take(arguments)  # and they stay as they are, to be recorded; Hydra has the same flag
         search_path.find_code()
         if arguments[:1] == [FROZEN]:
             run_frozen(*arguments[1:3])

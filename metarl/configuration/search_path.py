@@ -32,7 +32,7 @@ def folders() -> list[Path]:
     found = list(dict.fromkeys([*_named(), *_installed()]))
     for folder in found:
         if not folder.is_dir():
-            raise ConfigError(f"{OPTION} {folder}: no such folder; correct the name, or {VARIABLE}")
+            raise ConfigError(f"{folder}: no such folder; correct {OPTION}, {VARIABLE} or the entry point {GROUP}")
         taken = [path for file in CONF.rglob("*.yaml") if (folder / (path := file.relative_to(CONF))).exists()]
         if taken:
             raise ConfigError(f"{folder / taken[0]}: metarl has a {taken[0]} of its own; give yours another name")
@@ -50,8 +50,9 @@ def _installed() -> tuple[Path, ...]:
     for point in entry_points(group=GROUP):
         top, *parts = point.value.split(".")
         spec = importlib.util.find_spec(top)
-        roots = (spec.submodule_search_locations or []) if spec else []
-        places += [Path(root).joinpath(*parts) for root in roots]
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"entry point {GROUP}: {point.value}: no such package; install it again, or remove it")
+        places += [Path(root).joinpath(*parts) for root in spec.submodule_search_locations]
     return tuple(places)
 
 
@@ -73,6 +74,11 @@ def take(arguments: Sequence[str]) -> list[str]:
         places = [str(Path(folder).absolute()), os.environ.get(VARIABLE, "")]
         os.environ[VARIABLE] = os.pathsep.join(filter(None, places))
     return rest
+
+
+def given() -> list[str]:
+    """Options that name the same folders again, for a command that is recorded."""
+    return [f"{OPTION}={folder}" for folder in _named()]
 
 
 def find_code() -> None:

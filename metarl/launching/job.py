@@ -11,7 +11,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-from metarl.configuration.search_path import CONF
+from metarl.configuration import search_path
 from metarl.errors import MetarlError, RunDirectoryError
 from metarl.runs.frozen import commit, frozen
 from metarl.runs.sweep import Job, Sweep, owner_of, quoted
@@ -83,14 +83,14 @@ def run_frozen(path: str | Path, number: str | int) -> None:
         _note(error, job)
         raise
     _compare_commits(sweep, job)
-    arguments = [*job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
+    arguments = [*search_path.given(), *job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
     with repeated_by(arguments), chdir(sweep.directory):
         run_resolved(config, job.directory, sweep.path.name)
 
 
 def command(sweep: Sweep, job: Job) -> list[str]:
     """Command line that runs a job in its own process."""
-    script = CONF.parent / "run.py"  # in a checkout, whose directory Python then searches for modules
+    script = search_path.CONF.parent / "run.py"  # in a checkout, whose directory Python then searches for modules
     program = [str(script)] if script.is_file() else ["-P", "-m", "metarl", "train"]
     return [sys.executable, *program, FROZEN, str(sweep.path), str(job.number)]
 
