@@ -20,6 +20,7 @@ from metarl.runs.files import append_line
 from metarl.runs.frozen import commit
 from metarl.runs.reader import check_evaluations
 from metarl.runs.start import start_from
+from metarl.runs.zoo import recorded
 from metarl.system import Interrupted, StopRequest
 from metarl.trainer import Trainer
 from metarl.types import Agent
@@ -96,7 +97,7 @@ def _start(trainer: Trainer) -> None:
         return
     if trainer.progress.iteration:
         record = directory.start() if parallel.is_main() else None
-        if parallel.is_main() and (record is None or record.get("source") != str(Path(source).absolute())):
+        if parallel.is_main() and (record is None or record.get("source") != recorded(source)):
             log.warning("training.start_from=%s is not used: the run goes on from its own checkpoint", source)
         return
     record = start_from(trainer.algorithm, Path(source), trainer.plan.strict)

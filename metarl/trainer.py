@@ -50,7 +50,7 @@ class TrainingPlan:
         on_nonfinite: reaction to a number that is NaN or infinite: ``stop`` ends the run with the last good checkpoint;
             ``skip`` drops the update, counts it in ``train/skipped_updates``, and costs a copy of the training state.
         max_skipped: maximum number of consecutive dropped updates; one more ends the run.
-        start_from: run directory, checkpoint or exported file whose weights a new run starts from; null: none.
+        start_from: run directory, checkpoint, exported file or ``zoo:NAME`` to start from; null: none.
         strict: refuse ``start_from`` where tensors differ in name or shape; false takes those that fit.
     """
 

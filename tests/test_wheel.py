@@ -19,7 +19,7 @@ from metarl.extras import EXTRA_OF, require
 def installed(tmp_path_factory) -> Path:
     """A folder with the contents of the wheel, which is built from a copy of the project."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site-packages")
-    for name in ("metarl", "conf", "launch"):
+    for name in ("metarl", "conf", "launch", "zoo"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "run.py"):
         shutil.copy(REPOSITORY / name, source)
@@ -35,12 +35,13 @@ def files(folder: Path, *kinds: str) -> set[str]:
     return {str(path.relative_to(folder)) for kind in kinds for path in folder.rglob(f"*{kind}")}
 
 
-def test_the_wheel_has_all_code_configurations_launchers_and_bodies(installed):
+def test_the_wheel_has_all_code_configurations_launchers_bodies_and_agents(installed):
     kinds = (".py", ".xml", ".j2", ".typed", ".txt")
     assert files(installed / "metarl", *kinds) == files(REPOSITORY / "metarl", *kinds)
     assert files(installed / "metarl" / "conf", ".yaml") == files(REPOSITORY / "conf", ".yaml")
     assert files(installed / "hydra_plugins", ".py") == files(REPOSITORY / "launch" / "hydra_plugins", ".py")
     assert (installed / "metarl" / "launch" / "lumi" / "python").is_file()
+    assert files(installed / "metarl" / "zoo", "") == files(REPOSITORY / "zoo", "") != set()
 
 
 def test_an_installation_trains_sweeps_and_shows_runs_from_anywhere(installed, tmp_path):
@@ -58,6 +59,7 @@ def test_an_installation_trains_sweeps_and_shows_runs_from_anywhere(installed, t
     metarl("train", "-m", *BRIEF, "seed=0,1", "cluster=local_pool", "hydra.sweep.dir=sweep")
     assert metarl("status", "sweep").count("finished") == 2
     assert "sampled" in metarl("evaluate", "sweep/1", "--num-tasks", "4")
+    assert "sampled" in metarl("evaluate", "zoo:bandit_gru", "--num-tasks", "4")
     metarl("report", "run")
     assert (tmp_path / "run" / "report.html").is_file()
 

@@ -104,10 +104,10 @@ def load(
     trust: str | Iterable[str] = (),
     device: str | None = None,
 ) -> TrainedAgent:
-    """The trained agent of a run directory.
+    """The trained agent of a run directory, of an exported file, or of the zoo.
 
     Args:
-        source: run directory that training wrote.
+        source: run directory that training wrote, a file that ``metarl export`` wrote, or ``zoo:NAME``.
         checkpoint: ``latest``, ``best``, or the number of an iteration whose checkpoint was kept.
         overrides: settings of its environment that keep the shapes of its networks, such as ``env.num_episodes=20``.
         trust: packages outside metarl whose code the configuration may name, as for ``--trust``.

@@ -7,7 +7,7 @@ import sys
 
 from metarl import __version__
 from metarl.checking.command import add_check_command
-from metarl.cli import analyse, compare, describe, evaluate, export, new, sweeps, watch
+from metarl.cli import analyse, compare, describe, evaluate, export, new, sweeps, watch, zoo
 from metarl.configuration import search_path
 from metarl.configuration.reporting import report
 from metarl.errors import ConfigError
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"metarl {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help="train an agent, or several with -m; metarl train --help lists the options")
-    for family in (evaluate, compare, describe, export, sweeps, watch, analyse, new):
+    for family in (evaluate, compare, describe, export, zoo, sweeps, watch, analyse, new):
         family.add_commands(commands)
     add_check_command(commands)
     top.set_defaults(names=tuple(commands.choices))

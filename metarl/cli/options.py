@@ -21,7 +21,7 @@ def add_command(
 
 def add_run(command: argparse.ArgumentParser, every: bool = False) -> None:
     """The run directory, its checkpoint and trust in its code; with ``every`` also all checkpoints."""
-    command.add_argument("run", type=Path, help="run directory, or a file that metarl export wrote")
+    command.add_argument("run", type=Path, help="run directory, a file that metarl export wrote, or zoo:NAME")
     add_checkpoint(command, every)
     add_trust(command)
 

@@ -7,13 +7,14 @@ from typing import Any
 from metarl.cli.options import add_command, add_run, add_task, natural, positive
 from metarl.errors import ConfigError
 from metarl.extras import require
+from metarl.runs.zoo import zoo_name
 
 
 def add_commands(commands: Any) -> None:
     """Add the command."""
     watching = add_command(commands, "watch", watch, "record a video of one trial (headless)", formats=False)
     add_run(watching)
-    watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run)")
+    watching.add_argument("--video", type=Path, help="an .mp4 or .gif (default: watch.mp4 in the run, or NAME.mp4)")
     add_task(watching)
     watching.add_argument("--task-set", default="held_out", help="set of the other parameters (default held_out)")
     watching.add_argument("--seed", type=natural, default=0, help="seed of the task and the environment noise")
@@ -23,6 +24,14 @@ def add_commands(commands: Any) -> None:
     )
     watching.add_argument("--fps", type=positive, help="frames per second (default: real time)")
     watching.add_argument("--greedy", action="store_true", help="the most likely actions instead of samples")
+
+
+def _video_of(source: Path) -> Path:
+    """Default name of a video: in the run directory, beside an exported file, or in this directory for ``zoo:NAME``."""
+    name = zoo_name(source)
+    if name is not None:
+        return Path(f"{name}.mp4")
+    return source / "watch.mp4" if source.is_dir() else source.with_suffix(".mp4")
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -35,7 +44,7 @@ def watch(options: argparse.Namespace) -> None:
     from metarl.envs.capabilities import Renderable
     from metarl.envs.rendering import RenderError
 
-    path = options.video or (options.run / "watch.mp4" if options.run.is_dir() else options.run.with_suffix(".mp4"))
+    path = options.video or _video_of(options.run)
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video {path}: give a name that ends in .mp4 or .gif")
     if path.suffix == ".mp4":

@@ -1,4 +1,4 @@
-"""Trained agents: of a run directory, or of an exported file."""
+"""Trained agents: of a run directory, of an exported file, or of the zoo."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,6 +14,7 @@ from metarl.errors import CheckpointError, ConfigError
 from metarl.runs.checkpoint import load_weights, set_weights
 from metarl.runs.directory import RunDirectory
 from metarl.runs.exported import SUFFIX, read_exported
+from metarl.runs.zoo import agent_path
 from metarl.trust import trusted
 
 
@@ -28,7 +29,7 @@ def load_source(
     """A trained agent, the parts to evaluate it with, and the configuration of its training.
 
     Args:
-        source: run directory, or a file that ``metarl export`` wrote. Here alone their kinds are told apart.
+        source: run directory, a file that ``metarl export`` wrote, or ``zoo:NAME``.
         which: ``latest``, ``best`` or the number of an iteration, of a run directory.
         trust: packages outside metarl whose code the configuration may name.
         device: in place of the one of the run.
@@ -40,6 +41,7 @@ def load_source(
         ConfigError: its configuration cannot be built here, the message names the file; or an override does not fit.
         CheckpointError: it has no such checkpoint, or one that is damaged or does not fit.
     """
+    source = agent_path(source)
     if source.suffix == SUFFIX:
         config, place, read = _exported(source, which)
     else:
@@ -83,6 +85,7 @@ def names_of_checkpoints(source: Path, which: str) -> list[str]:
     """
     if which != "all":
         return [which]
+    source = agent_path(source)
     if source.suffix == SUFFIX:
         return ["latest"]
     checkpoints = RunDirectory(source).checkpoints

@@ -5,6 +5,7 @@ it runs no code of the file; its configuration may name code of trusted packages
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +14,16 @@ from torch import Tensor
 from metarl.errors import CheckpointError, ConfigError, RunDirectoryError
 from metarl.runs.checkpoint import load
 from metarl.runs.directory import RunDirectory
+from metarl.runs.files import EXPORTED as SUFFIX
 from metarl.runs.files import replace_file, to_json
 from metarl.runs.reader import bounded, checked_config
 from metarl.runs.tensors import read_tensors, write_tensors
 from metarl.version import __version__
 
-SUFFIX = ".safetensors"
 KEY = "metarl"  # of the card in the metadata
 FORMAT = 1
-FROM_SUMMARY = ("evaluation", "evaluation_seed", "baselines", "bounds", "hardware", "versions", "commit", "command")
+SCORES = ("evaluation", "evaluation_seed", "baselines", "bounds")
+FROM_SUMMARY = (*SCORES, "parameters", "hardware", "versions", "commit", "command")
 
 
 class Exported(NamedTuple):
@@ -32,13 +34,14 @@ class Exported(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def export(run: Path, which: str, path: Path) -> dict[str, Any]:
+def export(run: Path, which: str, path: Path, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the agent of a run to ``path``, and its card beside it; returns the card.
 
     Args:
         run: run directory.
         which: checkpoint, see ``Checkpoints.path``.
         path: file to write, whose name ends in ``.safetensors``.
+        more: entries of the card besides the usual ones, or in their place.
 
     Raises:
         ConfigError: the file has another ending.
@@ -53,7 +56,7 @@ def export(run: Path, which: str, path: Path) -> dict[str, Any]:
     tensors = state.get("algorithm")
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{run}: its checkpoint holds no weights of an agent; delete it")
-    card = _card(directory, config, state, which)
+    card = _card(directory, config, state, which) | dict(more or {})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors, {"format": "pt", KEY: to_json(card)})
     replace_file(path.with_suffix(".json"), to_json(card, indent=2) + "\n")
@@ -70,8 +73,7 @@ def _card(directory: RunDirectory, config: dict[str, Any], state: dict, which: s
         "metarl": __version__,
         **{name: choices[name] for name in ("env", "model", "algorithm")},
         "seed": config["seed"],
-        "iteration": progress.get("iteration"),
-        "env_steps": progress.get("env_steps"),
+        **{name: progress.get(name) for name in ("iteration", "env_steps", "wall_time")},
         **({name: summary[name] for name in FROM_SUMMARY if name in summary} if scored else {}),
         "config": config,
     }

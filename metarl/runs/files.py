@@ -24,6 +24,7 @@ SUMMARY = "summary.json"
 START = "start.json"
 ERROR = "error.txt"
 LOCK = ".lock"
+EXPORTED = ".safetensors"  # suffix of an exported agent
 PARTIAL = ".partial"  # suffix of a file that is being written
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{16}" + re.escape(PARTIAL))
 

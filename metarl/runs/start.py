@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metarl.errors import CheckpointError
 from metarl.runs.checkpoint import Checkpoints, load
 from metarl.runs.exported import SUFFIX, read_exported
+from metarl.runs.zoo import agent_path, recorded
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +23,17 @@ def start_from(algorithm: nn.Module, source: Path, strict: bool = True) -> dict[
 
     Args:
         algorithm: as built.
-        source: run directory (its latest checkpoint), a checkpoint, or a file that ``metarl export`` wrote.
+        source: run directory (its latest checkpoint), a checkpoint, a file that ``metarl export`` wrote, or
+            ``zoo:NAME``.
         strict: refuse a source whose tensors are not those of ``algorithm``, by name and shape; otherwise what fits is
             taken, and the rest is listed.
 
     Raises:
+        ConfigError: the zoo has no such agent.
         CheckpointError: the source cannot be used, or does not fit.
     """
-    file = Checkpoints(source / "checkpoints").path("latest") if source.is_dir() else source
+    place = agent_path(source)
+    file = Checkpoints(place / "checkpoints").path("latest") if place.is_dir() else place
     given, progress = _tensors(file)
     own = algorithm.state_dict()
     taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
@@ -47,7 +51,7 @@ def start_from(algorithm: nn.Module, source: Path, strict: bool = True) -> dict[
     for line in not_taken:
         log.info("not taken: %s", line)
     return {
-        "source": str(source.absolute()),
+        "source": recorded(source),
         "file": str(file.absolute()),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         **{name: progress.get(name) for name in ("iteration", "env_steps")},
