@@ -3,7 +3,8 @@
     python benchmarks/zoo.py add RUN NAME "one line"     exports the last checkpoint of a finished run to zoo/
     python benchmarks/zoo.py page                        writes the page of all agents
 
-An agent replaces an earlier one of its name. Its score is that of the run's final evaluation.
+An agent replaces an earlier one of its name. Its score is that of the run's final evaluation, or with --num-tasks that
+of a new one on so many held-out tasks.
 """
 
 import argparse
@@ -15,13 +16,16 @@ from typing import Any
 
 import metarl
 from metarl.analysis.tables import duration, format_table
+from metarl.analysis.task_notes import sentence
 from metarl.errors import ConfigError
 from metarl.runs.exported import SUFFIX, export
 from metarl.runs.reader import check_evaluations, read_summary
 from metarl.runs.zoo import ZOO, card, names
+from metarl.seeding import stream_seed
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
 LONGEST_LINE = 80
+SEED = 1  # of new evaluations
 OF_THE_MACHINE = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.launcher", "cluster=", "num_threads=")
 
 
@@ -33,14 +37,15 @@ def main() -> None:
     adding.add_argument("run", type=Path)
     adding.add_argument("name")
     adding.add_argument("about", metavar="ONE_LINE")
+    adding.add_argument("--num-tasks", type=int, help="evaluate again, on so many tasks")
     commands.add_parser("page")
     options = parser.parse_args()
     if options.command == "add":
-        add(options.run, options.name, options.about)
+        add(options.run, options.name, options.about, num_tasks=options.num_tasks)
     PAGE.write_text(page())
 
 
-def add(run: Path, name: str, about: str, folder: Path = ZOO) -> Path:
+def add(run: Path, name: str, about: str, folder: Path = ZOO, num_tasks: int | None = None) -> Path:
     """Export the last checkpoint of a finished run, and load what was written; returns its file.
 
     Args:
@@ -48,6 +53,7 @@ def add(run: Path, name: str, about: str, folder: Path = ZOO) -> Path:
         name: of the agent: small letters, digits and ``_``.
         about: one line for the list.
         folder: of the zoo.
+        num_tasks: held-out tasks of a new evaluation; None keeps that of the run.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(f"{name}: small letters, digits and _ alone name an agent")
@@ -57,7 +63,11 @@ def add(run: Path, name: str, about: str, folder: Path = ZOO) -> Path:
     if summary is None:
         raise ConfigError(f"{run}: has no summary.json; let the run finish")
     check_evaluations(run, summary)
-    more = {"name": name, "about": about, "licence": "MIT, as metarl", "command": public(summary["command"])}
+    more: dict[str, Any] = {"name": name, "about": about, "licence": "MIT", "command": public(summary["command"])}
+    if num_tasks:
+        seed = stream_seed(SEED, "command_line")
+        more |= {"evaluation": metarl.load(run).evaluate(num_tasks, seed=SEED), "evaluation_seed": seed}
+        more["evaluation_command"] = f"metarl evaluate zoo:{name} --num-tasks {num_tasks} --seed {SEED}"
     file = folder / f"{name}{SUFFIX}"
     written = export(run, "latest", file, more)
     if "evaluation" not in written:
@@ -117,15 +127,17 @@ def _section(name: str, found: dict[str, Any]) -> str:
     evaluation = found["evaluation"]["sampled"]
     curve = ", ".join(f"{value:.4g}" for value in evaluation["adaptation_curve"])
     facts = [
-        f"{evaluation['num_tasks']:,} held-out tasks, error over {evaluation.get('error_over', 'tasks')}, "
-        f"evaluation seed {found['evaluation_seed']}",
+        f"{sentence(evaluation)}; error over {evaluation.get('error_over', 'tasks')}",
         f"return of each episode (sampled): {curve}",
         f"{found['env_steps']:,} steps in {duration(found['wall_time'])} on {found['hardware']}; "
         f"{found['parameters']:,} weights",
-        f"seed {found['seed']}, commit {found['commit']}, {found['versions']}, metarl {found['metarl']}",
+        f"seed {found['seed']}, evaluation seed {found['evaluation_seed']}, commit {found['commit']}, "
+        f"{found['versions']}, metarl {found['metarl']}",
     ]
+    if "evaluation_command" in found:
+        facts[0] += f", by `{found['evaluation_command']}`; classical solvers as in the run"
     if "success_rate" in evaluation:
-        facts.insert(1, f"success in the last episode: {100 * evaluation['success_rate']:.1f} % (sampled)")
+        facts.insert(2, f"success in the last episode: {100 * evaluation['success_rate']:.1f} % (sampled)")
     wrapped = [textwrap.fill(f"- {fact}", 118, subsequent_indent="  ") for fact in facts]
     return "\n".join([f"### {name}\n", f"{found['about']}.\n", f"```\n{found['command']}\n```\n", *wrapped, ""])
 

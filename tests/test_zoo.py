@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_a_card_says_what_the_agent_is(name):
     exported = read_exported(zoo.agent_path(f"zoo:{name}"))
     assert {key: value for key, value in card.items() if key != "size"} == exported.card
     assert set(card) >= ON_CARD and card["name"] == name and 0 < len(card["about"]) <= 80
-    assert card["commit"].isalnum() and card["command"].startswith("python run.py")
+    assert card["commit"].isalnum() and card["licence"] == "MIT" and card["command"].startswith("python run.py")
     for evaluation in card["evaluation"].values():
         assert {"return_mean", "return_se", "num_tasks"} <= set(evaluation)
     assert {tensor.dtype for tensor in exported.tensors.values()} <= {torch.float32, torch.int64, torch.bool}
@@ -162,6 +163,9 @@ def test_the_command_lists_agents_and_shows_a_card(own_zoo, capsys):
     score = own_zoo.summary()["evaluation"]["sampled"]
     assert row["name"] == "small" and row["about"] == "a small agent" and row["size"].endswith(" MB")
     assert (row["return"], row["standard_error"]) == (score["return_mean"], score["return_se"])
+    main(["zoo"])
+    head, about = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"small  bandit  gru/rl2  \d\.\d+ ± \d\.\d+  0\.\d\d MB", head) and about == "    a small agent"
     for name in ("small", "zoo:small"):
         main(["zoo", name])
         said = capsys.readouterr().out
@@ -187,10 +191,16 @@ def test_a_damaged_card_is_one_message(damage, own_zoo, capsys):
 # ---------------------------------------------------------------- benchmarks/zoo.py
 
 
-def test_an_agent_is_added_from_a_finished_run_alone(brief_run, tmp_path, page_writer):
+def test_an_agent_is_added_from_a_finished_run_alone(brief_run, tmp_path, page_writer, capsys):
     for name, about, fragment in (("A b", "x", "letters"), ("a", "x" * 81, "at most 80"), ("a", "", "one line")):
         with pytest.raises(ConfigError, match=fragment):
             page_writer.add(brief_run.path, name, about, tmp_path)
+    file = page_writer.add(brief_run.path, "a", "x", tmp_path, num_tasks=30)
+    card = read_exported(file).card
+    _, *command = card["evaluation_command"].replace("zoo:a", str(file)).split()
+    main([*command, "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {kind: found[kind] for kind in ("sampled", "greedy")} == card["evaluation"]
     (tmp_path / "run").mkdir()
     with pytest.raises(ConfigError, match=r"no summary\.json; let the run finish"):
         page_writer.add(tmp_path / "run", "a", "x", tmp_path)

@@ -23,7 +23,8 @@ def zoo(options: argparse.Namespace) -> None:
     from metarl.runs.zoo import PREFIX, card, names
 
     if options.name is None:
-        print_rows([row(name, card(name)) for name in names()], options.format)
+        rows = [row(name, card(name)) for name in names()]
+        print(as_list(rows)) if options.format == "text" else print_rows(rows, options.format)
         return
     name = options.name.removeprefix(PREFIX)
     found = card(name)
@@ -43,21 +44,35 @@ def row(name: str, card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def as_list(rows: list[dict[str, Any]]) -> str:
+    """Two lines for each agent: what it is with its score, and the line about it."""
+    from metarl.analysis.tables import display
+
+    if not rows:
+        return "no agents are there"
+    found = []
+    for name, env, model, algorithm, mean, error, size, _ in display(rows).body:
+        found.append([name, env, f"{model}/{algorithm}", f"{mean} ± {error}", size])
+    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
+    heads = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in found]
+    return "\n".join(f"{head}\n    {shown['about']}" for head, shown in zip(heads, rows, strict=True))
+
+
 def as_text(name: str, card: dict[str, Any], form: Any) -> str:
     """A card for people: what the agent is, its scores, and how to use it."""
     from metarl.analysis.tables import duration, final_table, format_table
+    from metarl.analysis.task_notes import sentence
 
-    evaluation = card["evaluation"][SCORED]
     cost = {"training": duration(card.get("wall_time")), "command": card.get("command"), "licence": card.get("licence")}
     facts = {key: card.get(key) for key in CARD} | cost
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [_fact(key, value, width) for key, value in facts.items() if value is not None]
-    over = evaluation.get("error_over", "tasks")
-    note = f"return of a trial on {evaluation['num_tasks']:,} held-out tasks, standard error over {over}; "
-    note += f"evaluation seed {card.get('evaluation_seed')}"
+    note = f"return of a trial on {sentence(card['evaluation'][SCORED])}; evaluation seed {card.get('evaluation_seed')}"
     use = [f"metarl evaluate zoo:{name} --num-tasks 1000", f'agent = metarl.load("zoo:{name}")']
     table = format_table(final_table(card), form)
-    return "\n".join([f"zoo:{name}: {card.get('about', '')}", "", *lines, "", table, "", note, "", *use])
+    return "\n".join(
+        [f"zoo:{name}: {card.get('about', '')}", "", *lines, "", table, "", textwrap.fill(note, width), "", *use]
+    )
 
 
 def _fact(key: str, value: Any, width: int) -> str:
