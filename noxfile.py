@@ -51,7 +51,7 @@ SMALL = ("training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", 
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The wheel, built and installed without extras, trains, sweeps, evaluates and reports in another directory."""
+    """The wheel, built and installed without extras, trains, sweeps, evaluates (also its own agents) and reports elsewhere."""
     folder = Path(session.create_tmp())
     session.run("pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), ".")
     install(session, *map(str, folder.glob("metarl-*.whl")))
@@ -62,6 +62,8 @@ def wheel(session: nox.Session) -> None:
     metarl("status", "sweep")
     metarl("evaluate", "run", "--num-tasks", "40")
     metarl("report", "run", "sweep")
+    metarl("zoo")
+    metarl("evaluate", "zoo:bandit_gru", "--num-tasks", "1000")
     metarl("train", "logger=wandb", success_codes=[1])  # with the command that installs it
 
 
