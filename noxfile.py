@@ -51,7 +51,7 @@ SMALL = ("training.total_steps=600", "meta_batch_size=20", "eval.num_tasks=20", 
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The wheel, built and installed without extras, trains, sweeps, evaluates (also its own agents) and reports elsewhere."""
+    """The wheel, built and installed without extras, trains, sweeps, evaluates and reports in another directory."""
     folder = Path(session.create_tmp())
     session.run("pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), ".")
     install(session, *map(str, folder.glob("metarl-*.whl")))
