@@ -26,7 +26,14 @@ from metarl.seeding import stream_seed
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
 LONGEST_LINE = 80
 SEED = 1  # of new evaluations
-OF_THE_MACHINE = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.launcher", "cluster=", "num_threads=")
+OF_THE_MACHINE = (
+    "hydra.run.dir=",
+    "hydra.sweep.dir=",
+    "hydra.launcher",
+    "cluster=",
+    "num_threads=",
+    "env.num_threads=",
+)
 
 
 def main() -> None:

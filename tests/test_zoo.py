@@ -50,7 +50,7 @@ def test_a_card_says_what_the_agent_is(name):
     assert card["commit"].isalnum() and card["licence"] == "MIT" and card["command"].startswith("python run.py")
     for evaluation in card["evaluation"].values():
         assert {"return_mean", "return_se", "num_tasks"} <= set(evaluation)
-    assert {tensor.dtype for tensor in exported.tensors.values()} <= {torch.float32, torch.int64, torch.bool}
+    assert {tensor.dtype for tensor in exported.tensors.values() if tensor.numel() > 1000} == {torch.float32}
     assert not [word for word in ("/work/", "/tmp/", "/home/") if word in json.dumps(card)]
 
 
