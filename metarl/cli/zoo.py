@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 import textwrap
 from typing import Any
 
@@ -25,6 +26,8 @@ def zoo(options: argparse.Namespace) -> None:
     if options.name is None:
         rows = [row(name, card(name)) for name in names()]
         print(as_list(rows)) if options.format == "text" else print_rows(rows, options.format)
+        note = f"return of a trial on held-out tasks, {SCORED} actions, ± standard error; metarl zoo NAME shows a card"
+        print(note, file=sys.stderr)
         return
     name = options.name.removeprefix(PREFIX)
     found = card(name)
@@ -63,7 +66,8 @@ def as_text(name: str, card: dict[str, Any], form: Any) -> str:
     from metarl.analysis.tables import duration, final_table, format_table
     from metarl.analysis.task_notes import sentence
 
-    cost = {"training": duration(card.get("wall_time")), "command": card.get("command"), "licence": card.get("licence")}
+    cost = {"training": duration(card.get("wall_time")), "command": card.get("command")}
+    cost |= {"evaluation": card.get("evaluation_command"), "licence": card.get("licence")}
     facts = {key: card.get(key) for key in CARD} | cost
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [_fact(key, value, width) for key, value in facts.items() if value is not None]
