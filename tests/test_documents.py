@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pages
 import pytest
 import yaml
 from processes import REPOSITORY
 
-from metarl.cli import main
+from metarl.cli import main, parsed
+from metarl.configuration.compose import compose
 from metarl.trust import TYPED, locate
 
 CONF = REPOSITORY / "conf"
-FOLDERS = (".", "docs", "docs/reference", "results", "launch")
+FOLDERS = (".", "docs", "docs/tutorial", "docs/howto", "docs/reference", "results", "launch")
 PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob("*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 GROUPS = tuple(group.name for group in CONF.iterdir() if group.is_dir() and group.name != "hydra")
 UNFINISHED = re.compile(r"\.\.\.|NAME|[<>]")
-EXAMPLES = re.findall(r"`conf/(\w+/\w+)\.yaml`:", (REPOSITORY / "docs" / "extending.md").read_text())
+EXAMPLES = re.findall(r"`[\w/]*conf/(\w+/\w+)\.yaml`:", "".join(page.read_text() for page in PAGES))
 READERS_OWN = re.compile("=my_|^(" + "|".join(name.replace("/", "=") for name in EXAMPLES) + ")$")
 STARTS = ("python run.py", "torchrun", "metarl ")
 
@@ -136,6 +138,21 @@ def test_commands_name_what_exists(source):
             given = {word.partition("=")[0] for word in words if word.startswith("--")}
             wrong += [f"metarl {words[1]} has no {flag}" for flag in given - flags(words[1])]
         assert not wrong, f"{' '.join(words)}: {'; '.join(wrong)}"
+
+
+TAUGHT = [page for page in PAGES if page.parent.name in ("tutorial", "howto")]
+
+
+@pytest.mark.parametrize("page", TAUGHT, ids=ids)
+def test_commands_in_blocks_parse(page):
+    """What stands in a block of the tutorial or of a how-to page is complete: it can be parsed and composed."""
+    for words in commands("".join(block.text for block in pages.blocks(page) if block.language == "")):
+        if words[0] == "metarl" and words[1] != "train":
+            parsed(words[1 : words.index("&&") if "&&" in words else None])  # exits with the usage if it cannot
+        elif not any(READERS_OWN.search(word) for word in words):
+            overrides = [word for word in words if re.match(r"[+~]?[a-z_.]+=", word)]
+            one_run = [re.sub(r"^((?!hydra)[\w.]+=[\w.-]+),.*", r"\1", word) for word in overrides]
+            compose([word for word in one_run if "=interval(" not in word], hydra_node=True)
 
 
 def test_the_page_of_models_lists_every_memory_as_its_class_describes_it():

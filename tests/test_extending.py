@@ -1,15 +1,14 @@
 """The examples of docs/extending.md, in a copy of the project: one Python file and one YAML each, nothing edited."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
+import pages
 import pytest
 from processes import outcome, python, run_py
 
 PROJECT = Path(__file__).resolve().parent.parent
-FILE = re.compile(r"`((?:metarl|conf|my_envs)/[^`]+)`:[^`]*```(?:python|yaml)\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +18,9 @@ def extended(tmp_path_factory) -> Path:
     for name in ("metarl", "conf"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "run.py", folder)
-    examples = FILE.findall((PROJECT / "docs" / "extending.md").read_text())
-    assert len(examples) == 15
-    for name, content in examples:
-        assert not (folder / name).exists()
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(content)
+    examples = pages.files(PROJECT / "docs" / "extending.md")
+    assert len(examples) == 15 and not any((folder / name).exists() for name in examples)
+    pages.write_files(examples, folder)
     return folder
 
 

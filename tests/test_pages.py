@@ -1,4 +1,4 @@
-"""Pages of the tutorial run as they are, with short trainings."""
+"""Pages of the tutorial, and Python on others, run as they are, with short trainings."""
 
 from pathlib import Path
 
@@ -15,6 +15,11 @@ def test_a_page_of_the_tutorial_runs(page, tmp_path):
     assert any(tmp_path.rglob("summary.json"))  # something was trained
 
 
+def test_the_page_of_vector_environments_runs(tmp_path):
+    names = pages.run(REPOSITORY / "docs" / "howto" / "gymnasium_vector.md", tmp_path)
+    assert names["observations"].shape[0] == names["lanes"].num_envs == 8
+
+
 def page_of(text: str, tmp_path: Path) -> Path:
     path = tmp_path / "page.md"
     path.write_text(text)
@@ -22,7 +27,8 @@ def page_of(text: str, tmp_path: Path) -> Path:
 
 
 def test_blocks_are_files_python_and_commands(tmp_path):
-    text = "<!-- run with seed=3 -->\n`lab/one.py`: a file\nof two lines.\n\n```python\n1\n```\n\nThen:\n\n```python\n2\n```\n"
+    text = "<!-- run with seed=3 -->\n`lab/one.py`: a file\nof two lines.\n\n```python\n1\n```\n\n"
+    text += "Then:\n\n```python\n2\n```\n"
     text += "<!-- not run: slow -->\n\n```\nmetarl list\n```\n```text\nshown\n```\n"
     found = [(block.language, block.file, block.settings) for block in pages.blocks(page_of(text, tmp_path))]
     three = ("seed=3",)
@@ -30,7 +36,7 @@ def test_blocks_are_files_python_and_commands(tmp_path):
     assert pages.replaced(["seed=0", "env=grid"], three) == ["env=grid", "seed=3"]
 
 
-@pytest.mark.parametrize("command", ["metarl describe env=griid", "cd nowhere", "sleep 1"])
+@pytest.mark.parametrize("command", ["metarl describe env=griid", "sleep 1"])
 def test_a_command_that_fails_is_a_failure(command, tmp_path):
-    with pytest.raises((AssertionError, FileNotFoundError)):
-        pages.run(page_of(f"```\nmetarl --version && {command}\n```\n", tmp_path), tmp_path)
+    with pytest.raises(AssertionError, match=command):
+        pages.run(page_of(f"```\n{command}\n```\n", tmp_path), tmp_path)

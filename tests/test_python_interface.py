@@ -1,13 +1,13 @@
 """The Python interface: sessions act as evaluations do, spaces are checked, training gives a run."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 
 import gymnasium
 import numpy as np
+import pages
 import pytest
 import torch
 from helpers import collected, make_algorithm, small_config
@@ -288,12 +288,6 @@ def test_importing_metarl_imports_nothing_heavy():
     assert set(metarl.__all__) <= set(dir(metarl))
 
 
-def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (REPOSITORY / "docs" / "python.md").read_text()
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    length = '"training.total_steps=200_000"'
-    assert length in code
-    names: dict = {}
-    exec(code.replace(length, ", ".join(map(repr, [*BRIEF, "env.num_episodes=10"]))), names)
+def test_the_examples_of_the_page_run(tmp_path):
+    names = pages.run(REPOSITORY / "docs" / "python.md", tmp_path)
     assert names["session"].finished and len(names["returns"]) == 3
