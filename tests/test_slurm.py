@@ -4,10 +4,11 @@ import os
 import subprocess
 import time
 
+import pages
 import pytest
 import slurm
 from helpers import read_rows, timeless
-from processes import outcome, run_py, run_together
+from processes import REPOSITORY, outcome, run_py, run_together
 
 from metarl.launching.slurm import states
 from metarl.runs.sweep import Sweep, finished_summary
@@ -157,3 +158,14 @@ def test_an_unknown_partition_is_refused_before_anything_is_submitted(tmp_path, 
     code, _, err = outcome(run_py(*line, directory=tmp_path, env=in_cluster))
     assert code == 1 and "hydra.launcher.partition=nowhere: no such partition; there are high, main" in err
     assert os.listdir(tmp_path) == []
+
+
+def test_the_command_of_the_tutorial_submits_a_sweep(tmp_path, in_cluster):
+    shown = pages.blocks(REPOSITORY / "docs" / "tutorial" / "sweep.md")
+    (command,) = (block.text for block in shown if "train -m" in block.text and "cluster=slurm" in block.text)
+    small = " ".join([*ONE, "model=gru", "env=bandit", "training.total_steps=400", "hydra.launcher.cpus_per_task=1"])
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- run with {small} hydra.launcher.wait=true -->\n```\n{command}```\n")
+    pages.run(page, tmp_path)
+    (run,) = Sweep(tmp_path / "sweeps" / "bandit").jobs
+    assert finished_summary(run.directory)["env_steps"] == 400
