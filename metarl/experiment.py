@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metarl import parallel
+from metarl.analysis.trial_recording import TrialRecording, to_json
 from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError, located
 from metarl.evaluation import TaskSelection, evaluate
@@ -228,17 +229,21 @@ def _references(trainer: Trainer) -> dict[str, dict[str, Any]]:
 
 
 def _record(trainer: Trainer) -> None:
-    """Record one held-out trial for the report, if the environment can be rendered."""
+    """Record one held-out trial for the report."""
     from metarl.analysis.video_recorder import record_final_trial
 
     log.info("recording a trial for the report")
     seed = trainer.final_seed
     recording = record_final_trial(trainer.algorithm, trainer.make_env(num_tasks=1, seed=seed), seed)
-    if recording is not None:
-        from metarl.analysis.video import strip, to_json, to_png
+    trainer.run_dir.write_trial(to_json(recording), _picture(recording) if recording.frames else None)
 
-        image = strip(recording)
-        trainer.run_dir.write_trial(to_json(recording), None if image is None else to_png(image))
+
+def _picture(recording: TrialRecording) -> bytes | None:
+    """Frames of a trial in one picture, in PNG format."""
+    from metarl.analysis.video import strip, to_png
+
+    image = strip(recording)
+    return None if image is None else to_png(image)
 
 
 def provenance(device: str | torch.device) -> dict[str, str]:

@@ -44,7 +44,7 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
             mean = np.array([estimate.value for estimate in columns])
             low, high = (np.array([getattr(e, end) for e in columns], dtype=float) for end in ("low", "high"))
             band = (low, high) if len(returns) >= FEW_SEEDS else (returns.min(0), returns.max(0))
-            style.draw_line(ax, steps, mean, band, **style.line_style(names.index(method)))
+            style.draw_line(ax, steps, mean, band, label=method, **style.line_style(names.index(method)))
         style.title(ax, environment)
         style.count_axis(ax)
         style.value_axis(ax, f"held-out return of {OF[score]} (reward)")
@@ -68,7 +68,8 @@ def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: 
             ).T  # None is nan: no band
             index = next(run.evaluations[actions]["episodes_met"] for run in those if run.evaluations)
             most = max(most, *index)
-            style.draw_line(ax, np.array(index), mean, (low, high), **style.line_style(names.index(method)))
+            look = style.line_style(names.index(method))
+            style.draw_line(ax, np.array(index), mean, (low, high), label=method, **look)
         style.title(ax, environment)
         style.experience_axis(ax, most)
         style.value_axis(ax, "held-out return of the episode (reward)")

@@ -56,7 +56,9 @@ def learning_curve(run: Run) -> Figure:
         labels.append(Label(bound, name, style.INK))
     for actions, curve in curves.items():
         steps, mean, error = (column[style.thin(len(curve.mean))] for column in curve)
-        style.draw_line(ax, steps, mean, (mean - error, mean + error), color=COLORS[actions], zorder=3)
+        style.draw_line(
+            ax, steps, mean, (mean - error, mean + error), color=COLORS[actions], zorder=3, label=f"agent, {actions}"
+        )
         labels.append(Label(mean[-1], f"agent, {actions}", COLORS[actions]))
     style.count_axis(ax)
     style.value_axis(ax, "held-out return of a trial (reward)")
@@ -77,7 +79,7 @@ def adaptation_curve(run: Run) -> Figure:
         band = None
         if curve.standard_error is not None:
             band = (curve.mean - curve.standard_error, curve.mean + curve.standard_error)
-        style.draw_line(ax, curve.episode, curve.mean, band, **_emphasis(curve))
+        style.draw_line(ax, curve.episode, curve.mean, band, label=curve.name, **_emphasis(curve))
         labels.append(Label(curve.mean[-1], curve.name, curve.color))
     style.experience_axis(ax, max(curve.episode[-1] for curve in curves))
     style.value_axis(ax, "held-out return of the episode (reward)")
@@ -102,7 +104,7 @@ def regret_curve(run: Run) -> Figure:
     for curve in curves:
         regret = np.cumsum(returns - curve.mean)
         episodes = np.arange(1, len(regret) + 1)
-        style.draw_line(ax, episodes, regret, **_emphasis(curve))
+        style.draw_line(ax, episodes, regret, label=curve.name, **_emphasis(curve))
         labels.append(Label(regret[-1], curve.name, curve.color))
     style.episode_axis(ax, len(returns))
     style.value_axis(ax, f"cumulative regret to {name} (reward)")
@@ -138,8 +140,10 @@ def training_diagnostics(run: Run) -> Figure:
     figure, axes = style.panels(len(series), height=1.9)
     for ax, (key, (steps, values)) in zip(axes, series.items(), strict=True):
         group, _, name = key.partition("/")
-        style.draw_line(ax, _binned(steps), _binned(values), color=PALETTE[0], linewidth=1.2, marker=None)
-        style.title(ax, name.replace("_", " ") if group == "update" else f"{group} {name.replace('_', ' ')}")
+        text = name.replace("_", " ") if group == "update" else f"{group} {name.replace('_', ' ')}"
+        look: dict[str, Any] = {"color": PALETTE[0], "linewidth": 1.2, "marker": None}
+        style.draw_line(ax, _binned(steps), _binned(values), label=text, **look)
+        style.title(ax, text)
         style.count_axis(ax)
         ax.xaxis.set_major_locator(style.MaxNLocator(4))
         if ax not in axes[-3:]:

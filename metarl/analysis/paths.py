@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metarl.analysis import style
-from metarl.analysis.video import TrialRecording
+from metarl.analysis.trial_recording import TrialRecording
 from metarl.envs.rendering import Frame
 
 COLUMNS = 4  # episodes drawn; of more the first ones and the last one

@@ -20,7 +20,8 @@ from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
 from metarl.analysis.task_notes import sentence
-from metarl.analysis.video import TrialRecording, from_json, trajectories
+from metarl.analysis.trial_figures import draw_trial
+from metarl.analysis.trial_recording import from_json
 from metarl.runs.files import replace_file
 from metarl.runs.reader import is_number, parsed, read_text
 
@@ -205,23 +206,16 @@ def _trial(run: Run) -> list[Section]:
     """The trial that was kept to look at."""
     sections = []
     if (text := read_text(run.path / "trial.json")) is not None:
-        recording, figure = parsed(run.path / "trial.json", "recording", lambda: _drawn(text))
-        if figure is not None:
-            caption = (
-                f"One held-out trial ({recording.task}): path of the agent in each episode, to the dot at its end."
-            )
-            sections.append(Section(Markup(to_svg(figure, "trajectories")), caption))
+        drawn = parsed(run.path / "trial.json", "recording", lambda: draw_trial(from_json(text)))
+        if drawn is not None:
+            figure, caption = drawn
+            sections.append(Section(Markup(to_svg(figure, "trial")), caption))
     if (image := picture(run.path / "trial.png")) is not None:
-        element = Markup('<img alt="pictures of a trial" style="max-width: 100%" src="data:image/png;base64,{}">')
+        element = Markup('<img alt="pictures of a trial" src="data:image/png;base64,{}">')
         sections.append(
             Section(element.format(base64.b64encode(image).decode()), "One held-out trial, an episode in each row.")
         )
     return sections
-
-
-def _drawn(text: str) -> tuple[TrialRecording, Figure | None]:
-    recording = from_json(text)
-    return recording, trajectories(recording)
 
 
 def _table(rows: Sequence[Row], caption: str) -> Table:

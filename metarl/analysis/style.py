@@ -11,21 +11,26 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, ScalarFormatter
+from matplotlib.transforms import Transform
+from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
 from metarl.runs.files import replacing
 
 INK, MUTED, GRID = "#1f2429", "#6b747d", "#d9dee3"
-# Okabe & Ito 2008, without its yellow, which is too light for lines.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe & Ito 2008, without its yellow; pink, orange and sky are darker, for a contrast of 3 to 1 on white.
+PALETTE = ("#0072b2", "#d55e00", "#008a65", "#bf5f95", "#b87a00", "#3797d3")
 DASHES = ("-", "--", ":")  # once the colours are used up
 
 SMALL, NORMAL = 8.0, 9.0  # points
+AXIS: dict[str, Any] = {"fontsize": NORMAL, "color": INK}  # look of the name of an axis
+MOST_TIPS = 40  # places of a line that show their values under the pointer
 MOST_POINTS = 400  # more cannot be seen and make a page heavy
 FEW_POINTS = 15  # a line through so few carries markers
 
@@ -34,9 +39,16 @@ THEMED = {
     INK: "currentColor",
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
-    PALETTE[0]: "var(--blue)",
-    PALETTE[5]: "var(--sky)",
+    **dict(zip(PALETTE, map("var(--{})".format, ("blue", "vermilion", "green", "pink", "orange", "sky")), strict=True)),
 }
+
+
+class Tips(Line2D):
+    """Places in a figure that show a text each under the pointer, in a page; nothing is drawn."""
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, texts: Sequence[str], transform: Transform):
+        super().__init__(np.atleast_1d(x), np.atleast_1d(y), linestyle="none", transform=transform)
+        self.texts = list(texts)
 
 
 class Label(NamedTuple):
@@ -77,12 +89,17 @@ def line_style(index: int) -> dict[str, Any]:
 def draw_line(
     ax: Axes, x: np.ndarray, y: np.ndarray, band: tuple[np.ndarray, np.ndarray] | None = None, **style
 ) -> None:
-    """A line with its band (low, high), all arrays ``[points]``."""
+    """A line with its band (low, high), all arrays ``[points]``; with a ``label`` a page shows values at its points."""
     marker = "o" if len(x) <= FEW_POINTS else None
     style = {"linewidth": 1.8, "marker": marker, "markersize": 3.5, "solid_capstyle": "round"} | style
     ax.plot(x, y, **style)
     if band is not None:
         ax.fill_between(x, *band, color=style["color"], alpha=0.18, linewidth=0)
+
+
+def add_tips(ax: Axes, x: ArrayLike, y: ArrayLike, texts: Sequence[str]) -> None:
+    """Let a page show a text at each of these places under the pointer."""
+    ax.add_artist(Tips(x, y, texts, ax.transData))
 
 
 def draw_level(ax: Axes, y: float, *, dashed: bool) -> None:
@@ -108,9 +125,9 @@ def _scale(ax: Axes, shades: Any) -> None:
     bar.ax.tick_params(labelsize=SMALL, labelcolor=MUTED, length=0)
 
 
-def thin(points: int) -> np.ndarray:
-    """Indices of evenly spread points, at most ``MOST_POINTS``, with the first and the last."""
-    return np.linspace(0, points - 1, min(points, MOST_POINTS)).round().astype(int)
+def thin(points: int, most: int = MOST_POINTS) -> np.ndarray:
+    """Indices of evenly spread points, at most ``most``, with the first and the last."""
+    return np.linspace(0, points - 1, min(points, most)).round().astype(int)
 
 
 def count_axis(ax: Axes) -> None:
@@ -130,15 +147,21 @@ def experience_axis(ax: Axes, most: int) -> None:
         ax.set_xticks([x for x in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if x <= most])
         ax.set_xlim(-0.1, most * 1.1)
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(min(10, max(most, 1)), integer=True, min_n_ticks=1))
+        integer_ticks(ax, 0, most)
         ax.set_xlim(-0.02 * (most + 1), most + 0.02 * (most + 1))
 
 
 def episode_axis(ax: Axes, episodes: int) -> None:
     """Episodes of a trial, counted from one."""
     ax.set_xlabel("episode of the trial", fontsize=NORMAL, color=INK)
-    ax.xaxis.set_major_locator(MaxNLocator(min(10, max(episodes, 2)), integer=True, min_n_ticks=1))
+    integer_ticks(ax, 1, episodes)
     ax.set_xlim(1 - 0.02 * episodes, episodes * 1.02)
+
+
+def integer_ticks(ax: Axes, first: int, last: int) -> None:
+    """Ticks at whole numbers: at all of them if they are few."""
+    few = last - first <= 10
+    ax.xaxis.set_major_locator(FixedLocator(list(range(first, last + 1))) if few else MaxNLocator(10, integer=True))
 
 
 def value_axis(ax: Axes, text: str) -> None:
@@ -165,6 +188,7 @@ def label_ends(ax: Axes, labels: Sequence[Label]) -> None:
         ax.plot([1.005, 1.025], [start, y], color=label.color, linewidth=0.7, transform=ax.transAxes, clip_on=False)
         place: dict[str, Any] = {"transform": ax.transAxes, "va": "center", "parse_math": False}
         ax.text(1.035, y, label.text, color=label.color, fontsize=SMALL, **place)
+        ax.add_artist(Tips(1.005, start, [f"{label.text}: {label.y:.4g}"], ax.transAxes))
 
 
 def legend_above(figure: Figure, names: Sequence[str]) -> None:
@@ -178,13 +202,24 @@ def legend_above(figure: Figure, names: Sequence[str]) -> None:
         text.set_parse_math(False)
 
 
+def legend_right(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend of these entries beside the panels."""
+    look: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": INK}
+    legend = figure.legend(handles=handles, loc="outside right upper", **look)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def to_svg(figure: Figure, prefix: str) -> str:
     """The figure as an ``<svg>`` element for a page that sets the variables of ``THEMED``.
+
+    Labelled lines show the values of their points under the pointer, without a script.
 
     Args:
         prefix: of all ids inside, so that several figures can stand in one page.
     """
     text = io.StringIO()
+    figure.set_dpi(72)  # that of an SVG file, so that the tips are where its points are
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -194,7 +229,36 @@ def to_svg(figure: Figure, prefix: str) -> str:
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
     for color, themed in THEMED.items():
         svg = svg.replace(color, themed)
-    return svg
+    # What is drawn in plain black names no colour and takes that of its parent.
+    svg = svg.replace(
+        "<svg", f'<svg fill="currentColor" style="min-width: {0.85 * 72 * figure.get_figwidth():.0f}pt"', 1
+    )
+    return svg.replace("</svg>", f"{_tips(figure)}</svg>")
+
+
+def _tips(figure: Figure) -> str:
+    """Invisible circles with the texts of all ``Tips`` and the values of all labelled lines."""
+    height, circles = figure.bbox.height, []
+    for ax in figure.axes:
+        for line in (artist for artist in (*ax.lines, *ax.artists) if isinstance(artist, Line2D)):
+            data = np.asarray(line.get_xydata(), dtype=float)
+            shown = thin(len(data), MOST_TIPS)
+            places = line.get_transform().transform(data[shown])
+            for (x, y), text in zip(places, _texts(ax, line, data, shown), strict=False):
+                if np.isfinite(y) and ax.bbox.padded(1).contains(x, y):
+                    at = f'cx="{x:.1f}" cy="{height - y:.1f}" r="5"'
+                    circles.append(f"<circle {at}><title>{escape(text)}</title></circle>")
+    return f'<g class="tips">{"".join(circles)}</g>' if circles else ""
+
+
+def _texts(ax: Axes, line: Line2D, data: np.ndarray, shown: np.ndarray) -> list[str]:
+    """Texts of these places of a line; none for a line without a label."""
+    if isinstance(line, Tips):
+        return [line.texts[index] for index in shown]
+    name = str(line.get_label())
+    x_name, y_name = ax.get_xlabel() or "x", ax.get_ylabel() or "value"
+    values = [] if name.startswith("_") else data[shown]
+    return [f"{name}\n{x_name}: {x:.6g}\n{y_name}: {y:.4g}" for x, y in values]
 
 
 def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:

@@ -1,63 +1,19 @@
-"""Recording of one trial: captioned frames and the positions of the agent, as video and figures. Imports no torch."""
+"""Frames of a trial with captions, as a video and as a strip of pictures. Imports no torch."""
 
 import io
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.analysis import style
+from metarl.analysis.trial_recording import TrialRecording
 from metarl.envs.rendering import Frame
 from metarl.runs import files as run_files
 
-BAND, MARGIN = 26, 6  # height of a caption and its margin, pixels
+LETTERS = 20  # a caption is as many times narrower than its frame is wide, so that it stays legible in a strip
 STRIP = 5  # frames per episode in a strip
 STRIP_WIDTH = 240  # width of a frame in a strip, pixels
-
-
-@dataclass
-class TrialRecording:
-    """Record of one trial in one lane.
-
-    Attributes:
-        task: its description in words.
-        frames: images with captions, in order.
-        frame_episodes: index of the episode of each frame.
-        positions: per episode, the position of the agent at every step, ``[2]`` each; empty without positions.
-        returns: of each episode.
-        goal: of the task, ``[2]``, if it has one.
-    """
-
-    task: str
-    frames: list[Frame] = field(default_factory=list)
-    frame_episodes: list[int] = field(default_factory=list)
-    positions: list[list[np.ndarray]] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    goal: np.ndarray | None = None
-
-
-def to_json(recording: TrialRecording) -> str:
-    """JSON of a recording without its frames."""
-    return run_files.to_json(
-        {
-            "task": recording.task,
-            "returns": recording.returns,
-            "places": [[position.tolist() for position in path] for path in recording.positions],
-            "goal": None if recording.goal is None else recording.goal.tolist(),
-        }
-    )
-
-
-def from_json(text: str) -> TrialRecording:
-    """The recording that ``to_json`` wrote."""
-    held = json.loads(text)
-    positions = [[np.array(position) for position in path] for path in held["places"]]
-    goal = None if held["goal"] is None else np.array(held["goal"])
-    return TrialRecording(held["task"], positions=positions, returns=held["returns"], goal=goal)
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -72,12 +28,18 @@ def captioned(frame: Frame, text: str, more: str = "") -> Frame:
     times = -(-STRIP_WIDTH // frame.shape[1])
     frame = frame.repeat(times, 0).repeat(times, 1)
     height, width = frame.shape[:2]
-    canvas = Image.new("RGB", (width, height + BAND), "white")
-    canvas.paste(Image.fromarray(frame), (0, BAND))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    fits = draw.textlength(text + more, font) <= width - 2 * MARGIN
-    draw.text((MARGIN, 5), text + more * fits, fill="black", font=font)
+    size, band = width // LETTERS, caption_height(width)
+    canvas = Image.new("RGB", (width, height + band), "white")
+    canvas.paste(Image.fromarray(frame), (0, band))
+    draw, font, margin = ImageDraw.Draw(canvas), ImageFont.load_default(size), size // 3
+    fits = draw.textlength(text + more, font) <= width - 2 * margin
+    draw.text((margin, band // 2), text + more * fits, fill="black", font=font, anchor="lm")
     return np.asarray(canvas)
+
+
+def caption_height(width: int) -> int:
+    """Height of the caption of a frame of this width, pixels; even, as codecs want it."""
+    return width // LETTERS // 2 * 4
 
 
 def write_video(recording: TrialRecording, path: Path, frames_per_second: float) -> None:
@@ -119,23 +81,3 @@ def strip(recording: TrialRecording) -> Image.Image | None:
 def _spread(frames: Sequence[Frame]) -> list[Frame]:
     chosen = np.linspace(0, len(frames) - 1, min(STRIP, len(frames))).round().astype(int)
     return [frames[index] for index in chosen]
-
-
-def trajectories(recording: TrialRecording) -> Figure | None:
-    """Path of the agent in each episode; None without positions."""
-    paths = [np.array(path) for path in recording.positions if path]
-    if not paths:
-        return None
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for index, path in enumerate(paths):
-        line = style.line_style(index) | {"linewidth": 1.5 * (len(paths) - index)}  # overlapping paths stay visible
-        axes.plot(*path.T, **line, label=f"episode {index + 1}: return {recording.returns[index]:.1f}")
-        axes.plot(*path[-1], marker="o", markersize=4, color=line["color"])
-    if recording.goal is not None:
-        axes.plot(*recording.goal, marker="*", markersize=14, color="black", linestyle="none", label="goal")
-    axes.set_title(recording.task, parse_math=False)
-    axes.set(xlabel="x", ylabel="y", aspect="equal")
-    axes.set_adjustable("datalim")
-    axes.legend(fontsize="small")
-    return figure

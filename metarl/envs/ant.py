@@ -108,8 +108,10 @@ class AntDirection(DirectionTasks, PaidAnt):
     """
 
     def reward(self, action):
-        progress = (self.velocity() * self.task("direction")).sum(axis=1)
-        return progress - self.cost(action) + self.survived()
+        return self.progress() - self.cost(action) + self.survived()
+
+    def progress(self):
+        return (self.velocity() * self.task("direction")).sum(axis=1)
 
 
 class AntVelocity(VelocityTasks, PaidAnt):
@@ -117,7 +119,10 @@ class AntVelocity(VelocityTasks, PaidAnt):
 
     def reward(self, action):
         bonus = 1 + 0.05 * self.survived()
-        return bonus - np.abs(self.velocity()[:, 0] - self.task("velocity")) - self.cost(action)
+        return bonus - np.abs(self.forward_velocity() - self.task("velocity")) - self.cost(action)
+
+    def forward_velocity(self):
+        return self.velocity()[:, 0]
 
 
 class AntGoal(Ant):

@@ -6,11 +6,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from metarl.envs.base import MetaEnv
-from metarl.envs.capabilities import KnownRegret
+from metarl.envs.capabilities import KnownRegret, MultiArmed
 from metarl.types import Rollout, Step, Tasks
 
 
-class Bandit(MetaEnv, KnownRegret):
+class Bandit(MetaEnv, KnownRegret, MultiArmed):
     """k arms whose mean rewards are the task, drawn from U[0, 1]; the observation is constant.
 
     Args:
@@ -41,6 +41,9 @@ class Bandit(MetaEnv, KnownRegret):
     def regrets(self, rollout: Rollout) -> Tensor:
         mean = rollout.tasks.parameters["mean"]
         return (mean.amax(1, keepdim=True) - mean).expand(len(rollout.reward), -1, -1)
+
+    def expected_rewards(self, lane=0):
+        return self.tasks.parameters["mean"][lane]
 
     def draw_reward(self, mean: Tensor) -> Tensor:
         """Rewards ``[B]`` of arms with these means."""

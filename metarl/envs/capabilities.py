@@ -4,12 +4,12 @@
         frame = env.render(lane)
 
 An ability that depends on the options of an environment has an attribute that says so, and a function here that takes
-both into account (``grid_world``, ``exact_belief``).
+both into account (``grid_world``, ``exact_belief``). ``trial_view`` names the figure of a trial that suits.
 """
 
 from abc import ABC, abstractmethod
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,11 +36,55 @@ class Renderable(ABC):
 
 
 class Planar(ABC):
-    """An environment whose agents have a position in a plane, for figures."""
+    """An environment whose agents have a position in a plane, for figures.
+
+    Attributes:
+        position_axes: name and unit of both coordinates.
+    """
+
+    position_axes: tuple[str, str] = ("x", "y")
 
     @abstractmethod
     def positions(self) -> Tensor:
         """Position of every agent, ``[B, 2]``."""
+
+    def positions_in(self, observation: Tensor) -> Tensor | None:
+        """Positions ``[B, 2]`` that observations ``[B, ...]`` show; None if they do not.
+
+        A figure takes the end of an episode from the final observation: the lane itself is at its next start by then.
+        """
+        return None
+
+
+class Quantity(NamedTuple):
+    """A number that shows what an agent makes of its task, such as its velocity."""
+
+    name: str
+    unit: str
+    value: float
+    target: float | None  # value that the task asks for; None where more is better
+
+
+class Measured(ABC):
+    """An environment whose tasks are about one quantity that changes over an episode.
+
+    Attributes:
+        seconds_per_step: simulated time of a step; None without a clock.
+    """
+
+    seconds_per_step: float | None = None
+
+    @abstractmethod
+    def quantity(self, lane: int = 0) -> Quantity:
+        """The quantity in one lane over its last step; undefined before the first step of an episode."""
+
+
+class MultiArmed(ABC):
+    """An environment whose episodes are one choice among arms each."""
+
+    @abstractmethod
+    def expected_rewards(self, lane: int = 0) -> Tensor:
+        """Expected reward of every arm in one lane, ``[A]``."""
 
 
 class GridWorld(ABC):
@@ -50,9 +94,11 @@ class GridWorld(ABC):
         grid_shape: width and height in cells.
         shows_cells: every observation determines the agent's cell.
         goal_reward: minimum reward of a step onto the goal.
+        goal: index of the cell that earns it, ``[B]``, once there are tasks.
     """
 
     grid_shape: tuple[int, int]
+    goal: Tensor
     shows_cells = True
     goal_reward = 1.0
 
@@ -103,6 +149,20 @@ class KnownRegret(ABC):
         the task and the return of the trial (performance difference lemma, Kakade & Langford 2002), free of the noise
         of rewards, transitions and tasks. For training only.
         """
+
+
+TrialView = Literal["quantity", "arms", "cells", "path", "rewards"]
+
+
+def trial_view(env: object) -> TrialView:
+    """Figure of a trial that suits an environment: the most specific one of its abilities, else its rewards."""
+    if isinstance(env, Measured):
+        return "quantity"
+    if isinstance(env, MultiArmed):
+        return "arms"
+    if grid_world(env) is not None:
+        return "cells"
+    return "path" if isinstance(env, Planar) else "rewards"
 
 
 def grid_world(env: object) -> GridWorld | None:

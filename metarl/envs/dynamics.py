@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat
 
+from metarl.envs.capabilities import Measured, Quantity
 from metarl.envs.mujoco_env import Flags, MujocoEnv
 from metarl.envs.physics import Array
 from metarl.envs.simulator import mujoco
@@ -44,7 +45,7 @@ BODIES = {
 BodyName = Literal["half_cheetah", "hopper", "walker2d", "walker2d_v5"]
 
 
-class ParameterizedLocomotion(MujocoEnv):
+class ParameterizedLocomotion(MujocoEnv, Measured):
     """Run forward as fast as possible in a body that differs between tasks.
 
     Observation and reward are those of Gymnasium's HalfCheetah, Hopper or Walker2d: forward velocity, minus a cost of
@@ -100,10 +101,12 @@ class ParameterizedLocomotion(MujocoEnv):
         return np.concatenate([self.physics.qpos[:, 1:], velocity], axis=1)
 
     def reward(self, action):
-        velocity = (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
         cost = self.body.control_cost * np.square(action).sum(axis=1)
         paid = self._all if self.bonus_when_unhealthy else self._healthy()
-        return velocity + self.body.healthy_bonus * paid - cost
+        return self.forward_velocity() + self.body.healthy_bonus * paid - cost
+
+    def quantity(self, lane=0):
+        return Quantity("forward velocity", "m/s", self.forward_velocity()[lane], None)
 
     def ended(self) -> Flags:
         return ~self._healthy()

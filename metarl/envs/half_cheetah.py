@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeFloat
 
+from metarl.envs.capabilities import Measured, Quantity
 from metarl.envs.mujoco_env import PlanarMujocoEnv, VelocityTasks, check_range
 from metarl.envs.physics import Array
 from metarl.types import Tasks
@@ -31,6 +32,7 @@ class HalfCheetah(PlanarMujocoEnv):
     """
 
     file, frame_skip = "half_cheetah.xml", 5
+    position_axes = ("x (m)", "height of the torso (m)")
 
     def __init__(self, control_cost: NonNegativeFloat, observe_torso_position: bool, **inherited):
         super().__init__(**inherited)
@@ -46,10 +48,6 @@ class HalfCheetah(PlanarMujocoEnv):
 
     def place(self):
         return np.stack([self.physics.qpos[:, 0], TORSO_HEIGHT + self.physics.qpos[:, 1]], axis=1)
-
-    def forward_velocity(self) -> Array:
-        """Metres per second over the control step, ``[B]``."""
-        return (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
 
     def cost(self, action: Array) -> Array:
         """Cost of control, ``[B]``, from the action as given, before actuators clip it."""
@@ -67,7 +65,7 @@ class CheetahVelocity(VelocityTasks, HalfCheetah):
         return -np.abs(self.forward_velocity() - self.task("velocity")) - self.cost(action)
 
 
-class CheetahDirection(HalfCheetah):
+class CheetahDirection(HalfCheetah, Measured):
     """Run forward or backward as fast as possible: ``d v - 0.05 |a|²``, d = 1 or -1.
 
     VariBAD's and hyper's codes play one episode of 200 steps (the sparse variant: 400), TrMRL's two.
@@ -90,11 +88,17 @@ class CheetahDirection(HalfCheetah):
         return Tasks({"direction": self.signs})
 
     def reward(self, action):
-        earned = self.task("direction") * self.forward_velocity()
-        return earned * (np.abs(self.physics.qpos[:, 0]) >= self.sparse_distance) - self.cost(action)
+        return self.progress() * (np.abs(self.physics.qpos[:, 0]) >= self.sparse_distance) - self.cost(action)
+
+    def progress(self) -> Array:
+        """Velocity in the direction of the task, metres per second, ``[B]``."""
+        return self.task("direction") * self.forward_velocity()
+
+    def quantity(self, lane=0):
+        return Quantity("velocity in the direction of the task", "m/s", self.progress()[lane], None)
 
 
-class CheetahHop(HalfCheetah):
+class CheetahHop(HalfCheetah, Measured):
     """Lift the torso to a height z* above the ground: ``10 (-|z - z*| - 0.05 |a|²)``.
 
     At rest the torso is 0.7 metres high, so that the published range, 0.3 to 2, is 0.4 below to 1.3 above rest.
@@ -118,8 +122,14 @@ class CheetahHop(HalfCheetah):
         return None if only is None else Tasks({"height": only})
 
     def reward(self, action):
-        height = TORSO_HEIGHT + self.physics.qpos[:, 1]
-        return 10 * (-np.abs(height - self.task("height")) - self.cost(action))
+        return 10 * (-np.abs(self.height() - self.task("height")) - self.cost(action))
+
+    def height(self) -> Array:
+        """Height of the torso above the ground, metres, ``[B]``."""
+        return TORSO_HEIGHT + self.physics.qpos[:, 1]
+
+    def quantity(self, lane=0):
+        return Quantity("height of the torso", "m", self.height()[lane], self.task("height")[lane])
 
 
 class CheetahHopWalk(CheetahHop):
@@ -155,3 +165,9 @@ class CheetahHopWalk(CheetahHop):
     def reward(self, action):
         run = self.task("direction") * self.forward_velocity() - self.cost(action)
         return np.where(self.task("hop") > 0, super().reward(action), run)
+
+    def quantity(self, lane=0):
+        if self.task("hop")[lane] > 0:
+            return super().quantity(lane)
+        along = (self.task("direction") * self.forward_velocity())[lane]
+        return Quantity("velocity in the direction of the task", "m/s", along, None)

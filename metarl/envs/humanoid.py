@@ -49,12 +49,14 @@ class HumanoidDirection(DirectionTasks, PlanarMujocoEnv):
         return self.physics.qpos[:, :2]
 
     def reward(self, action):
-        moved = self._share @ (self.physics.observed["xipos"] - self.observed_before["xipos"])[..., :2]
-        progress = (moved * self.task("direction")).sum(axis=1) / self.physics.control_interval
         contact = CONTACT_COST * np.square(self.physics.observed["cfrc_ext"]).sum(axis=(1, 2))
         cost = self.control_cost * np.square(action).sum(axis=1) + contact.clip(max=MOST_CONTACT_COST)
         paid = self._all if self.bonus_when_unhealthy else self._healthy()
-        return PROGRESS * progress + HEALTHY_BONUS * paid - cost
+        return PROGRESS * self.progress() + HEALTHY_BONUS * paid - cost
+
+    def progress(self):
+        moved = self._share @ (self.physics.observed["xipos"] - self.observed_before["xipos"])[..., :2]
+        return (moved * self.task("direction")).sum(axis=1) / self.physics.control_interval
 
     def ended(self) -> Flags:
         return ~self._healthy()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarl.envs.actions import BoxActions
 from metarl.envs.base import MetaEnv
-from metarl.envs.capabilities import Planar, Renderable
+from metarl.envs.capabilities import Measured, Planar, Quantity, Renderable
 from metarl.envs.physics import Array, BatchedPhysics, ObservedPhysics
 from metarl.envs.rendering import Camera, Frame
 from metarl.envs.simulator import mujoco
@@ -77,7 +77,8 @@ class MujocoEnv(MetaEnv, Renderable):
         self.physics = kind(models, self.num_lanes, self.frame_skip, num_threads)
         self.actions = BoxActions(self.executed_space())
         self.action_space = self.actions.space
-        self.steps_per_second = 1 / self.physics.control_interval
+        self.seconds_per_step = self.physics.control_interval
+        self.steps_per_second = 1 / self.seconds_per_step
         self.before = self.physics.state.copy()
         self.observed_before = {name: values.copy() for name, values in self.physics.observed.items()}
         self._camera: Camera | None = None
@@ -109,6 +110,10 @@ class MujocoEnv(MetaEnv, Renderable):
     def succeeded(self) -> Flags | None:
         """Whether a lane reached the goal of its task, ``[B]``."""
         return None
+
+    def forward_velocity(self) -> Array:
+        """Velocity along the first coordinate over the control step, metres per second, ``[B]``."""
+        return (self.physics.qpos[:, 0] - self.position_before[:, 0]) / self.physics.control_interval
 
     def executed_space(self) -> spaces.Box:
         """Space of actions in the units of ``control`` and ``reward``; agents act between -1 and 1."""
@@ -254,6 +259,8 @@ class MujocoEnv(MetaEnv, Renderable):
 class PlanarMujocoEnv(MujocoEnv, Planar):
     """A body whose tasks are about a position in a plane."""
 
+    position_axes = ("x (m)", "y (m)")
+
     @abstractmethod
     def place(self) -> Array:
         """Position of every agent in the plane, ``[B, 2]``."""
@@ -262,7 +269,7 @@ class PlanarMujocoEnv(MujocoEnv, Planar):
         return self._tensor(self.place())
 
 
-class VelocityTasks(MujocoEnv):
+class VelocityTasks(MujocoEnv, Measured):
     """Tasks are velocities v* in metres per second, uniform between two bounds.
 
     Args:
@@ -277,6 +284,9 @@ class VelocityTasks(MujocoEnv):
         check_range("velocity", min_velocity, max_velocity)
         self.bounds_of_velocity = (min_velocity, max_velocity)
 
+    def quantity(self, lane=0):
+        return Quantity("forward velocity", "m/s", self.forward_velocity()[lane], self.task("velocity")[lane])
+
     def draw_tasks(self, num_tasks, task_set):
         return Tasks({"velocity": self.draw(num_tasks, self.bounds_of_velocity)})
 
@@ -285,7 +295,7 @@ class VelocityTasks(MujocoEnv):
         return None if only is None else Tasks({"velocity": only})
 
 
-class DirectionTasks(MujocoEnv):
+class DirectionTasks(MujocoEnv, Measured):
     """Tasks are directions in the plane.
 
     Args:
@@ -298,6 +308,13 @@ class DirectionTasks(MujocoEnv):
     def __init__(self, directions: Directions, **inherited):
         super().__init__(**inherited)
         self.directions: Directions = directions
+
+    @abstractmethod
+    def progress(self) -> Array:
+        """Velocity along the direction of the task over the control step, metres per second, ``[B]``."""
+
+    def quantity(self, lane=0):
+        return Quantity("velocity in the direction of the task", "m/s", self.progress()[lane], None)
 
     def draw_tasks(self, num_tasks, task_set):
         sign = self.draw_sign(num_tasks)

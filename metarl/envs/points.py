@@ -65,6 +65,9 @@ class PlanarEnv(MetaEnv, Planar):
     def positions(self) -> Tensor:
         return self.state[:, :2]
 
+    def positions_in(self, observation: Tensor) -> Tensor:
+        return observation[:, :2]
+
     def reset(self) -> Tensor:
         self._elapsed = torch.zeros_like(self._elapsed)
         self.state = self.start()

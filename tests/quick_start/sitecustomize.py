@@ -36,10 +36,17 @@ def write_page(runs: Any, path: Any) -> None:
     path.write_text("<html>no figures</html>")
 
 
+def record_nothing(agent: Any, env: Any, seed: int) -> Any:
+    """Recording of no trial."""
+    from metarl.analysis.trial_recording import TrialRecording
+
+    return TrialRecording("none")
+
+
 STAND_INS = (
     StandIn("torch._dynamo", disable=same, graph_break=same),  # optimisers import it to exclude themselves from it
     StandIn("metarl.analysis.report", write_page=write_page),
     StandIn("metarl.analysis.figures", run_figures=lambda run: {}),
-    StandIn("metarl.analysis.video_recorder", record_final_trial=lambda agent, env, seed: None),
+    StandIn("metarl.analysis.video_recorder", record_final_trial=record_nothing),
 )
 sys.modules |= {module.__name__: module for module in STAND_INS}
