@@ -16,7 +16,8 @@ from metarl import parallel
 from metarl.analysis.trial_recording import TrialRecording, to_json
 from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError, located
-from metarl.evaluation import TaskSelection, evaluate
+from metarl.evaluation import Evaluation, TaskSelection, evaluate
+from metarl.periodic_evaluation import ACTIONS, generalization_gaps
 from metarl.runs.files import append_line
 from metarl.runs.frozen import commit
 from metarl.runs.reader import check_evaluations
@@ -189,10 +190,9 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
         origin: see ``provenance``.
     """
     log.info("final evaluation on %d held-out tasks", trainer.eval_plan.final_num_tasks)
-    evaluation = {
-        "sampled": _held_out(trainer, "sampled actions", trainer.algorithm),
-        "greedy": _held_out(trainer, "greedy actions", trainer.algorithm, greedy=True),
-    }
+    results = {name: _by_actions(trainer, name) for name in dict.fromkeys(("held_out", *trainer.eval_plan.sets))}
+    gaps = generalization_gaps({name: found["sampled"] for name, found in results.items()})
+    evaluation, *others = ({key: value.as_dict() for key, value in found.items()} for found in results.values())
     return {
         **{name: config["choices"][name] for name in ("env", "model", "algorithm")},
         "seed": int(config["seed"]),
@@ -202,11 +202,22 @@ def final_summary(trainer: Trainer, config: dict, origin: dict[str, str]) -> dic
         "num_tasks": evaluation["sampled"]["num_tasks"],
         "evaluation_seed": trainer.final_seed,
         "evaluation": evaluation,
+        "task_sets": dict(zip(list(results)[1:], others, strict=True)),
+        "generalization_gap": {name: {"mean": gap, "standard_error": error} for name, (gap, error) in gaps.items()},
         **(_references(trainer) if trainer.eval_plan.baselines else {"baselines": {}, "bounds": {}}),
     }
 
 
-def _held_out(trainer: Trainer, name: str, agent: Agent, greedy: bool = False) -> dict[str, Any]:
+def _by_actions(trainer: Trainer, task_set: str) -> dict[str, Evaluation]:
+    """The final evaluation of the trained agent on one task set, with sampled and with greedy actions."""
+    tasks = "" if task_set == "held_out" else f" on {task_set} tasks"
+    return {
+        actions: _final(trainer, f"{actions} actions{tasks}", trainer.algorithm, actions == "greedy", task_set)
+        for actions in ACTIONS
+    }
+
+
+def _final(trainer: Trainer, name: str, agent: Agent, greedy: bool = False, task_set: str = "held_out") -> Evaluation:
     """The final evaluation of an agent."""
     log.info("final evaluation: %s", name)
     plan = trainer.eval_plan
@@ -214,16 +225,17 @@ def _held_out(trainer: Trainer, name: str, agent: Agent, greedy: bool = False) -
         "num_tasks": plan.final_num_tasks,
         "seed": trainer.final_seed,
         "batch_size": plan.batch_size,
+        "task_set": task_set,
     }
     with located(f"final evaluation after iteration {trainer.progress.iteration}"):
-        return evaluate(agent, trainer.make_env, greedy=greedy, **which).as_dict()
+        return evaluate(agent, trainer.make_env, greedy=greedy, **which)
 
 
 def _references(trainer: Trainer) -> dict[str, dict[str, Any]]:
     """Baselines and bounds, for trials with as many episodes as the agent has in all its rollouts."""
     length = sum(trainer.algorithm.rollouts)
     env = trainer.make_env(num_tasks=1, seed=trainer.final_seed, num_episodes=length)
-    solved = {name: _held_out(trainer, f"baseline {name}", agent) for name, agent in baselines(env).items()}
+    solved = {name: _final(trainer, f"baseline {name}", agent).as_dict() for name, agent in baselines(env).items()}
     log.info("final evaluation: exact bounds, where there are any")
     return {"baselines": solved, "bounds": bounds(env)}
 

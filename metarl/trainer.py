@@ -1,5 +1,6 @@
 """Training loop: sample tasks, collect a trial, update; evaluate on held-out tasks; save checkpoints.
 
+evaluate the untrained agent, save, log                     (_evaluate, _record)
 until total_steps environment steps are done:               (Trainer.train)
     sample a task for every group of lanes                  (MetaEnv.sample_tasks)
     for every rollout of a trial:                           (collect_trial)
@@ -14,19 +15,18 @@ import logging
 import math
 import time
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator
 
 from metarl import parallel
 from metarl.algorithms.base import Algorithm
 from metarl.envs.base import MetaEnv
 from metarl.errors import CheckpointError, ContractError, NonFiniteError, located
-from metarl.evaluation import MakeEnv, evaluate
+from metarl.evaluation import MakeEnv
 from metarl.finite import check_diagnostics, check_parameters
+from metarl.periodic_evaluation import evaluation_row
+from metarl.plans import EvaluationPlan, TrainingPlan
 from metarl.progress import ProgressBar
 from metarl.rollout import collect_trial
 from metarl.runs.checkpoint import load_weights
@@ -36,52 +36,6 @@ from metarl.system import StopRequest
 from metarl.types import Rollout
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Length of the training, and intervals between evaluations and between checkpoints.
-
-    Args:
-        total_steps: environment steps, support included; the last iteration may pass it.
-        eval_every: iterations between evaluations; 0 evaluates only at the end.
-        checkpoint_every: iterations between checkpoints.
-        keep_checkpoints: number of latest checkpoints to keep.
-        on_nonfinite: reaction to a number that is NaN or infinite: ``stop`` ends the run with the last good checkpoint;
-            ``skip`` drops the update, counts it in ``train/skipped_updates``, and costs a copy of the training state.
-        max_skipped: maximum number of consecutive dropped updates; one more ends the run.
-        start_from: run directory, checkpoint, exported file or ``zoo:NAME`` to start from; null: none.
-        strict: refuse ``start_from`` where tensors differ in name or shape; false takes those that fit.
-    """
-
-    total_steps: PositiveInt
-    eval_every: NonNegativeInt
-    checkpoint_every: PositiveInt
-    keep_checkpoints: PositiveInt
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: PositiveInt = 10
-    start_from: str | None = None
-    strict: bool = True
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """Options of evaluations.
-
-    Args:
-        num_tasks: held-out tasks of an evaluation during training.
-        final_num_tasks: held-out tasks of the final evaluation, other tasks unless the task set is finite.
-        batch_size: tasks evaluated in parallel; affects memory and speed.
-        baselines: evaluate the environment's classical baselines at the end, too.
-        task_set: task set of the evaluations during training, which select ``best.pt``. If held-out tasks are a fixed
-            set, ``train`` keeps them out of that selection; the final evaluation is always held out.
-    """
-
-    num_tasks: PositiveInt
-    final_num_tasks: PositiveInt
-    batch_size: PositiveInt
-    baselines: bool
-    task_set: str = "held_out"
 
 
 @dataclass
@@ -129,11 +83,13 @@ class Trainer:
         parallel.broadcast_parameters(self.algorithm)
         with ProgressBar(self.plan.total_steps, self.progress.env_steps, parallel.is_main()) as bar:
             stopping = self._stop_requested(stop)
+            if not (stopping or self.progress.iteration or self.plan.evaluations.is_off):
+                self._record(self._counters() | self._evaluate())
             while not self.finished and not stopping:
                 row = self._iterate()
                 self._record(row)
                 stopping = self._stop_requested(stop)
-                if self._due(self.plan.checkpoint_every) or self.finished or stopping:
+                if self.progress.iteration % self.plan.checkpoint_every == 0 or self.finished or stopping:
                     self._save("latest")
                 bar.update(self.progress.env_steps, row.get("train/return"))
         parallel.barrier()
@@ -205,7 +161,8 @@ class Trainer:
             "time/update": updated - collected,
             **{f"update/{name}": value for name, value in diagnostics.items()},
         }
-        if self._due(self.plan.eval_every):
+        done, total = self.progress.env_steps, self.plan.total_steps
+        if self.plan.evaluations.is_due(self.progress.iteration, done - steps, done, total):
             row |= self._evaluate()
         return row
 
@@ -274,10 +231,10 @@ class Trainer:
         return row | (skipped if self.plan.on_nonfinite == "skip" else {})
 
     def _evaluate(self) -> dict:
-        """Metrics on held-out tasks; saves the weights as ``best`` if they are the best so far."""
+        """Metrics of an evaluation; saves the weights as ``best`` if they are the best so far."""
         started = time.perf_counter()
         with located(f"evaluation after iteration {self.progress.iteration}"):
-            row = parallel.broadcast(self._evaluate_held_out() if parallel.is_main() else None)
+            row = parallel.broadcast(self._evaluation_row() if parallel.is_main() else None)
         if row["eval/sampled/return_mean"] > self.progress.best_return:
             self.progress.best_return = row["eval/sampled/return_mean"]
             self._save("best")
@@ -285,21 +242,13 @@ class Trainer:
         self.progress.wall_time += elapsed
         return row | {"time/evaluate": elapsed, "wall_time": self.progress.wall_time}
 
-    def _evaluate_held_out(self) -> dict:
-        plan, row = self.eval_plan, dict[str, Any]()
-        play = partial(evaluate, self.algorithm, self.make_env, num_tasks=plan.num_tasks, seed=self.evaluation_seed)
-        for actions in ("sampled", "greedy"):
-            result = play(greedy=actions == "greedy", batch_size=plan.batch_size, task_set=plan.task_set)
-            row |= {f"eval/{actions}/{name}": value for name, value in result.as_dict().items()}
-        return row
+    def _evaluation_row(self) -> dict:
+        return evaluation_row(self.algorithm, self.make_env, self.eval_plan, self.evaluation_seed)
 
     def _count(self, steps: int, seconds: float) -> None:
         self.progress.iteration += 1
         self.progress.env_steps += steps
         self.progress.wall_time += seconds
-
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.progress.iteration % every == 0
 
     def state_dict(self) -> dict:
         """State of training in all processes."""

@@ -20,7 +20,7 @@ def live(run_dir: Path, *overrides: str, iterations: int = 3, sweep: str | None 
     config = small_config(*SIZE, total, *overrides)
     run(build(config, run_dir), config, sweep)
     rows = read_rows(run_dir / "metrics.jsonl")
-    assert len(rows) == iterations
+    assert len(rows) == 1 + iterations  # the first is that of the untrained agent
     return rows
 
 

@@ -160,7 +160,7 @@ def test_only_tasks_drawn_afresh_are_said_to_be_new():
     }
     assert [source for source, text in said.items() if "no earlier evaluation played them" in text] == ["fresh"]
     assert [source for source, text in said.items() if "best.pt" in text] == ["fixed", "all", "repeating"]
-    assert "best.pt" not in sentence({"task_source": "fixed", "num_tasks": 40}, selected_on="train")
+    assert "best.pt is not selected" in sentence({"task_source": "fixed", "num_tasks": 40}, selected_on="train")
     assert sentence({"num_tasks": 40}) == "40 held-out tasks"  # of an earlier version: nothing is claimed
     assert [selected_on_the_same({"task_source": source}) for source in said] == [False, True, True, True]
     assert selected_on_the_same({"task_source": "fixed"}, "train") is False and selected_on_the_same({}) is None
@@ -183,15 +183,15 @@ def test_a_selection_says_whether_it_was_made_on_the_tasks_compared(tmp_path, so
 
 def test_a_run_says_what_it_was_selected_on_and_can_be_selected_on_training_tasks(tmp_path, capsys):
     size = ["meta_batch_size=2", "env.horizon=5", "training.eval_every=1", "eval.num_tasks=2"]
-    size += ["eval.final_num_tasks=100", "eval.task_set=train", "algorithm.num_minibatches=1"]
+    size += ["eval.final_num_tasks=100", "eval.task_sets=train", "algorithm.num_minibatches=1"]
     line = ["env=point_goal", "env.num_episodes=1", "training.total_steps=10", *size, "hydra.run.dir=run"]
     code, out, said = outcome(run_py(*line, directory=tmp_path, report=True))
     assert code == 0, said
-    words = "100 held-out tasks of a fixed set, which evaluations during training do not play"
+    words = "100 held-out tasks of a fixed set, on which best.pt is not selected"
     assert words in out and words in (tmp_path / "run" / "report.html").read_text()
     for task_set in ("train", "held_out"):
         config = tmp_path / "run" / "config.yaml"
-        config.write_text(config.read_text().replace("task_set: train", f"task_set: {task_set}"))
+        config.write_text(config.read_text().replace("task_sets: train", f"task_sets: {task_set}"))
         main(["evaluate", str(tmp_path / "run"), "--checkpoint", "best", "--num-tasks", "3"])
         captured = capsys.readouterr()
         assert ("best.pt was selected by its return on these 100 held_out" in captured.err) == (task_set == "held_out")
@@ -201,10 +201,10 @@ def test_a_run_says_what_it_was_selected_on_and_can_be_selected_on_training_task
 
 
 def test_an_unknown_task_set_of_evaluations_is_refused(tmp_path):
-    config = small_config("env=bandit", "eval.task_set=trian")
-    with pytest.raises(ConfigError, match=r"eval.task_set=trian: BernoulliBandit has train, held_out"):
+    config = small_config("env=bandit", "eval.task_sets=trian")
+    with pytest.raises(ConfigError, match=r"eval.task_sets=trian: BernoulliBandit has train, held_out"):
         build(config, tmp_path)
-    assert compose([])["eval"]["task_set"] == "held_out"
+    assert compose([])["eval"]["task_sets"] == "held_out"
 
 
 def test_episodes_after_adaptation_are_played_on_both_directions_too():

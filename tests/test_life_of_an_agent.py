@@ -196,7 +196,7 @@ def test_a_run_that_started_from_another_resumes_exactly(source, tmp_path):
     finish(second)
     assert same(second.algorithm.state_dict(), whole.algorithm.state_dict())
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")]
-    assert rows[0] == rows[1] and len(rows[0]) == 3
+    assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
 def test_other_shapes_are_refused_unless_asked_for(source, tmp_path, caplog):

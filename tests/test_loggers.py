@@ -24,10 +24,10 @@ def _no_report(monkeypatch):
 
 def test_every_run_writes_its_rows(tmp_path):
     rows = live(tmp_path / "run")
-    assert [row["iteration"] for row in rows] == [1, 2, 3]
-    assert [row["env_steps"] for row in rows] == [18, 36, 54]
-    assert all({"wall_time", "train/return", "time/collect", "update/approx_kl"} <= set(row) for row in rows)
-    assert ["eval/greedy/return_mean" in row for row in rows] == [False, True, False]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert [row["env_steps"] for row in rows] == [0, 18, 36, 54]
+    assert all({"wall_time", "train/return", "time/collect", "update/approx_kl"} <= set(row) for row in rows[1:])
+    assert ["eval/greedy/return_mean" in row for row in rows] == [True, False, True, False]
     assert not (tmp_path / "run" / "tensorboard").exists() and not (tmp_path / "run" / "wandb").exists()
 
 
@@ -98,10 +98,10 @@ def test_a_failing_logger_is_switched_off_with_a_warning_and_the_run_goes_on(tmp
     trainer.loggers = Loggers({"bad": bad, "good": good})
     with caplog.at_level(logging.WARNING):
         run(trainer, config, "a-sweep")
-    assert good.told == [("start", "a-sweep"), ("log", 1), ("log", 2), ("finish", True)]
+    assert good.told == [("start", "a-sweep"), ("log", 0), ("log", 1), ("log", 2), ("finish", True)]
     warnings = [record.getMessage() for record in caplog.records if "is off from here" in record.getMessage()]
     assert len(warnings) == 1 and "logger bad" in warnings[0] and "the service is down" in warnings[0]
-    assert trainer.run_dir.summary() is not None and len(read_rows(tmp_path / "metrics.jsonl")) == 2
+    assert trainer.run_dir.summary() is not None and len(read_rows(tmp_path / "metrics.jsonl")) == 3
     assert "the service is down" in (tmp_path / "run.log").read_text()
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_run_finishes_its_loggers_without_a_summary(tmp_path):
     trainer.algorithm.update = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run(trainer, config)
-    assert recorder.told == [("start", None), ("finish", False)]
+    assert recorder.told == [("start", None), ("log", 0), ("finish", False)]
 
 
 def test_a_finished_run_starts_no_logger_again(tmp_path):

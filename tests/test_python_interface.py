@@ -225,7 +225,7 @@ def test_oracles_ask_for_tasks():
 
 
 def test_training_gives_a_run_and_its_agent(brief_run, capsys):
-    assert [row["iteration"] for row in brief_run.metrics()] == [1, 2, 3]
+    assert [row["iteration"] for row in brief_run.metrics()] == [0, 1, 2, 3]
     assert (
         brief_run.summary()["env_steps"] == 120
         and f"hydra.run.dir='{brief_run.path}'" in brief_run.summary()["command"]
@@ -236,7 +236,7 @@ def test_training_gives_a_run_and_its_agent(brief_run, capsys):
     assert {name: printed[name] for name in found} == json.loads(json.dumps(found))
     assert metarl.load(brief_run.path).evaluate(5, seed=2) == found
     again = metarl.train(BRIEF, brief_run.path)  # finished already
-    assert again.path == brief_run.path and len(again.metrics()) == 3
+    assert again.path == brief_run.path and len(again.metrics()) == 4
 
 
 def test_a_loaded_agent_acts_in_six_lines(brief_run):

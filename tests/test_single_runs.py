@@ -43,13 +43,13 @@ def test_a_run_is_resumed_exactly(brief_run, interrupted):
     weights = [RunDirectory(path).checkpoints.path("latest") for path in (interrupted, brief_run.path)]
     assert same(*(torch.load(file)["state"]["algorithm"] for file in weights))
     rows = [[timeless(row) for row in read_rows(path / "metrics.jsonl")] for path in (interrupted, brief_run.path)]
-    assert rows[0] == rows[1] and len(rows[0]) == 3
+    assert rows[0] == rows[1] and len(rows[0]) == 4
     assert RunDirectory(interrupted).summary()["evaluation"] == brief_run.summary()["evaluation"]
 
 
 def test_a_run_may_go_on_for_longer_and_stays_the_same_otherwise(interrupted, capsys):
     main(["resume", str(interrupted), "training.total_steps=160"])
-    assert len(read_rows(interrupted / "metrics.jsonl")) == 4
+    assert len(read_rows(interrupted / "metrics.jsonl")) == 5
     for override, fragment in {
         "env.num_arms=3": "training.* and eval.* alone",
         "training.total_step=3": "did you mean training.total_steps",

@@ -50,7 +50,7 @@ def warn_of_selection(env: MetaEnv, sets: Iterable[str], selected_on: str) -> No
         if tasks is not None and selected is not None and torch.equal(tasks.description, selected.description):
             print(
                 f"best.pt was selected by its return on these {len(tasks)} {task_set} tasks, so it looks better here "
-                "than it is; use --checkpoint latest, or train with eval.task_set=train where other tasks are held out",
+                "than it is; use --checkpoint latest, or train with eval.task_sets=train if other tasks are held out",
                 file=sys.stderr,
             )
 

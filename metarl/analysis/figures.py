@@ -37,13 +37,22 @@ def run_figures(run: Run) -> dict[str, Figure]:
 
 
 def learning_curve(run: Run) -> Figure:
-    """Held-out return against environment steps, with the final returns of baselines and bounds.
+    """Return against environment steps on each task set, with the final returns of baselines and bounds.
+
+    Actions on the set that selects ``best.pt`` are sampled and greedy, on others sampled.
 
     Raises:
         ValueError: the run has no evaluation yet.
     """
-    curves = {actions: run.curve(actions) for actions in ACTIONS}
-    curves = {actions: curve for actions, curve in curves.items() if len(curve.mean)}
+    first, *others = run.task_sets
+    where = "" if run.task_sets == ["held_out"] else f", {_words(first)}"
+    drawn = [(f"agent, {actions}{where}", COLORS[actions], run.curve(actions)) for actions in ACTIONS]
+    spare = (*PALETTE[len(ACTIONS) :], MUTED)
+    drawn += [
+        (f"agent, sampled, {_words(name)}", spare[min(index, len(spare) - 1)], run.curve("sampled", task_set=name))
+        for index, name in enumerate(others)
+    ]
+    curves = [(name, color, curve) for name, color, curve in drawn if len(curve.mean)]
     if not curves:
         raise ValueError(f"{run.path} has no evaluation while training; see training.eval_every")
     figure, (ax,) = style.new_figure()
@@ -54,16 +63,18 @@ def learning_curve(run: Run) -> Figure:
     for name, bound in run.bounds.items():
         style.draw_level(ax, bound, dashed=True)
         labels.append(Label(bound, name, style.INK))
-    for actions, curve in curves.items():
+    for name, color, curve in curves:
         steps, mean, error = (column[style.thin(len(curve.mean))] for column in curve)
-        style.draw_line(
-            ax, steps, mean, (mean - error, mean + error), color=COLORS[actions], zorder=3, label=f"agent, {actions}"
-        )
-        labels.append(Label(mean[-1], f"agent, {actions}", COLORS[actions]))
+        style.draw_line(ax, steps, mean, (mean - error, mean + error), color=color, zorder=3, label=name)
+        labels.append(Label(mean[-1], name, color))
     style.count_axis(ax)
-    style.value_axis(ax, "held-out return of a trial (reward)")
+    style.value_axis(ax, f"{'held-out ' if not where else ''}return of a trial (reward)")
     style.label_ends(ax, labels)
     return figure
+
+
+def _words(task_set: str) -> str:
+    return task_set.replace("_", "-") + " tasks"
 
 
 def adaptation_curve(run: Run) -> Figure:

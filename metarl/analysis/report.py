@@ -28,8 +28,9 @@ from metarl.runs.reader import is_number, parsed, read_text
 TEMPLATE = "report.html.j2"
 
 CAPTIONS = {
-    "learning_curve": "Learning curve: return of a trial on held-out tasks during training; bands are ±1 standard "
-    "error over the unit named in the table. Horizontal lines are the final returns of baselines and, dashed, bounds.",
+    "learning_curve": "Learning curve: return of a trial during training, on held-out tasks unless a line says "
+    "otherwise; bands are ±1 standard error over the unit named in the table. Horizontal lines are the final returns "
+    "of baselines and, dashed, bounds.",
     "adaptation_curve": "Adaptation curve: return on held-out tasks by episode index within the trial (0 = first); "
     "bands are ±1 standard error over the unit named in the table.",
     "regret": "Cumulative regret within the trial. A bound on the return of the whole trial is spread evenly over its "
@@ -175,10 +176,22 @@ def _facts(run: Run) -> dict[str, str]:
         "training time": duration(latest.get("wall_time")),
         "parameters": _thousands(summary.get("parameters")),
         "held-out tasks": _thousands(summary.get("num_tasks")),
+        **_gaps(summary.get("generalization_gap")),
         **{name: summary.get(name) for name in ("hardware", "versions", "commit")},
         "directory": run.path,
     }
     return {name: str(value) for name, value in shown.items() if value is not None}
+
+
+def _gaps(found: Any) -> dict[str, str]:
+    """Return on training tasks minus that on each other set of the final evaluation, with its standard error."""
+    if not isinstance(found, dict):
+        return {}
+    return {
+        f"generalisation gap, {name.replace('_', '-')} tasks": f"{gap['mean']:.4g} ± {gap['standard_error']:.2g}"
+        for name, gap in found.items()
+        if isinstance(gap, dict) and is_number(gap.get("mean")) and is_number(gap.get("standard_error"))
+    }
 
 
 def _latest(run: Run) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -85,8 +85,8 @@ class Run:
 
     @property
     def selected_on(self) -> str:
-        """Task set of the evaluations during training, which select ``best.pt``."""
-        return (self.config.get("eval") or {}).get("task_set", "held_out")
+        """Task set of the evaluations during training that select ``best.pt``."""
+        return self.task_sets[0]
 
     @property
     def baselines(self) -> dict[str, dict[str, Any]]:
@@ -98,9 +98,14 @@ class Run:
         """Upper bounds on the return of a trial; empty while the run is unfinished."""
         return (self.summary or {}).get("bounds") or {}
 
-    def curve(self, actions: Actions = "sampled", score: Score = "trial") -> Curve:
-        """Held-out return while training; of length 0 without evaluations."""
-        prefix = f"eval/{actions}/"
+    @property
+    def task_sets(self) -> list[str]:
+        """Task sets of the evaluations during training; the first is ``selected_on``."""
+        return evaluated_sets(self.config)
+
+    def curve(self, actions: Actions = "sampled", score: Score = "trial", task_set: str | None = None) -> Curve:
+        """Return while training on one of ``task_sets``, by default the first; of length 0 without evaluations."""
+        prefix = f"eval/{actions}/" if task_set in (None, self.selected_on) else f"eval/{task_set}/{actions}/"
         rows = [row for row in self.history if f"{prefix}return_mean" in row]
         if score == "trial":
             names = [f"{prefix}return_mean", f"{prefix}return_se"]
@@ -116,6 +121,12 @@ class Run:
         points = [(row["env_steps"], row[key]) for row in self.history if _is_finite(row.get(key))]
         steps, values = np.array(points, dtype=float).reshape(-1, 2).T
         return steps, values
+
+
+def evaluated_sets(config: Mapping[str, Any]) -> list[str]:
+    """Task sets of the evaluations during training, of which the first selects ``best.pt``."""
+    sets = (config.get("eval") or {}).get("task_sets", "held_out")
+    return [sets] if isinstance(sets, str) else [str(name) for name in sets]
 
 
 def load_run(path: str | Path) -> Run:

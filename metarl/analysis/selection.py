@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from metarl.analysis import style
 from metarl.analysis.comparison import group_by_environment
-from metarl.analysis.runs import Run, settings_of
+from metarl.analysis.runs import Curve, Run, settings_of
 from metarl.analysis.statistics import spread_over_seeds
 from metarl.analysis.tables import Row
 from metarl.analysis.task_notes import selected_on_the_same
@@ -77,7 +77,7 @@ class Selection:
         if True in same_tasks:
             return (
                 "The evaluations that chose and those compared played the same tasks, so what is chosen looks better "
-                "than it is; for a fixed held-out set, eval.task_set=train chooses by the training tasks."
+                "than it is; for a fixed held-out set, eval.task_sets=train chooses by the training tasks."
             )
         if None in same_tasks:
             return "These runs do not record whether the evaluations that chose played the tasks that are compared."
@@ -158,6 +158,7 @@ def score(run: Run, by: Criterion) -> float:
         RunDirectoryError: there were none.
     """
     curve = run.curve()
+    curve = Curve(*(column[curve.env_steps > 0] for column in curve))  # without the untrained agent
     if len(curve.mean) == 0:
         raise RunDirectoryError(
             f"{run.path} was not evaluated while it trained; train with training.eval_every above 0 "

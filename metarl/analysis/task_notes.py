@@ -9,7 +9,7 @@ def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_
 
     Args:
         evaluation: ``Evaluation.as_dict()``; one by an earlier version does not say where its tasks come from.
-        selected_on: the task set of the evaluations during training.
+        selected_on: the task set of the evaluations during training that select.
         task_set: the set that was played.
     """
     tasks, trials = evaluation.get("num_tasks", 0), evaluation.get("trials_per_task", 1)
@@ -22,7 +22,7 @@ def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_
             same = "evaluations during training play the same set, so best.pt is selected on it"
             return f"{tasks:,} {kind} tasks of a fixed set{of_each}; {same}"
         case "fixed":
-            return f"{tasks:,} {kind} tasks of a fixed set{of_each}, which evaluations during training do not play"
+            return f"{tasks:,} {kind} tasks of a fixed set{of_each}, on which best.pt is not selected"
         case "all":
             same = "training and its evaluations play them too, so best.pt is selected on them"
             return f"all {tasks:,} tasks there are{of_each}; {same}"

@@ -38,6 +38,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Print returns of sampled and greedy actions of one or all checkpoints on held-out tasks."""
     from metarl.analysis import evaluation_tables as tables
     from metarl.analysis.chosen_tasks import with_chosen_tasks
+    from metarl.analysis.runs import evaluated_sets
     from metarl.configuration.trained import load_source, names_of_checkpoints
 
     names = names_of_checkpoints(options.run, options.checkpoint)
@@ -51,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> None:
             rows.append(_report(options, config, name, agent, make_env, sets))
             continue
         if name == "best":
-            tables.warn_of_selection(env, sets, (config.get("eval") or {}).get("task_set", "held_out"))
+            tables.warn_of_selection(env, sets, evaluated_sets(config)[0])
         rows_of = _kind_of_rows(options, agent, make_env, env)
         label = {"checkpoint": name} if len(names) > 1 else {}
         rows += [label | row for row in tables.labelled(sets, rows_of)]

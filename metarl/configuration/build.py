@@ -32,10 +32,11 @@ from metarl.envs.base import MetaEnv
 from metarl.errors import ConfigError
 from metarl.evaluation import MakeEnv
 from metarl.models.policy import Policy
+from metarl.plans import EvaluationPlan, TrainingPlan
 from metarl.runs.directory import RunDirectory
 from metarl.runs.loggers import Loggers
 from metarl.seeding import make_generator, stream_seed
-from metarl.trainer import EvaluationPlan, Trainer, TrainingPlan
+from metarl.trainer import Trainer
 from metarl.trust import Trust, check_names, trusted
 
 # Arguments that the program supplies, and a configuration may not.
@@ -266,13 +267,14 @@ def _tasks_of_one_process(meta_batch_size: int) -> int:
 def _check_tasks(env: MetaEnv, built: Parts) -> None:
     """Refuse more parallel tasks than the environment has, in training and in evaluations."""
     plan = built.evaluation
-    if plan.task_set not in env.task_sets:
-        raise ConfigError(f"eval.task_set={plan.task_set}: {type(env).__name__} has {', '.join(env.task_sets)}")
+    for name in plan.sets:
+        if name not in env.task_sets:
+            raise ConfigError(f"eval.task_sets={name}: {type(env).__name__} has {', '.join(env.task_sets)}")
     evaluated = min(plan.batch_size, max(plan.num_tasks, plan.final_num_tasks))
     wanted = {
         ("meta_batch_size", "train"): built.settings.meta_batch_size,
         ("eval.batch_size", "held_out"): evaluated,
-        ("eval.batch_size", plan.task_set): evaluated,
+        **{("eval.batch_size", name): evaluated for name in plan.sets},
     }
     for (key, task_set), count in wanted.items():
         most = env.max_num_tasks(task_set)

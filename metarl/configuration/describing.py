@@ -15,7 +15,7 @@ from metarl.configuration.descriptions import description
 from metarl.configuration.schema import BUILT, Schema
 from metarl.configuration.search_path import CONF, option_file
 from metarl.errors import ConfigError
-from metarl.trainer import EvaluationPlan, TrainingPlan
+from metarl.plans import EvaluationPlan, TrainingPlan
 from metarl.trust import TYPED, locate
 
 # Group: the node that holds its keys, and arguments of that node which the program supplies.

@@ -36,6 +36,7 @@ RENAMED: dict[str, str] = {
     "env.sees_position": "env.observe_position",
     "env.sees_contacts": "env.observe_contacts",
     "env.torso_position": "env.observe_torso_position",
+    "eval.task_set": "eval.task_sets",
     "eval.tasks_at_once": "eval.batch_size",
     "hydra.sweeper.at_once": "hydra.sweeper.batch_size",
     "outer": "meta_optimizer",

@@ -18,11 +18,12 @@ from metarl.runs.sweep import Job, Sweep, owner_of, quoted
 from metarl.trust import Trust
 
 FROZEN = "--frozen"  # metarl train --frozen SWEEP NUMBER
-CONSOLE = {  # as Hydra's job_logging=stdout
+CONSOLE = {  # as hydra/job_logging=metarl
     "version": 1,
     "formatters": {"simple": {"format": "%(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}},
-    "root": {"level": "INFO", "handlers": ["console"]},
+    "root": {"level": "WARNING", "handlers": ["console"]},
+    "loggers": {"metarl": {"level": "INFO"}},
     "disable_existing_loggers": False,
 }
 

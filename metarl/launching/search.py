@@ -261,7 +261,7 @@ class SearchLogger:
         self.trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
     def log(self, row: dict[str, Any]) -> bool:
-        if SCORE not in row:
+        if SCORE not in row or not row["iteration"]:  # an untrained agent says nothing about its settings
             return False
         self.trial.report(row[SCORE], row["iteration"])  # steps of runs differ where their episodes do
         ended = self.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -183,7 +183,7 @@ class RunDirectory:
         Rows of earlier iterations that are missing cannot be written again: a warning lists them.
         """
         found = read_rows(self.path, unended=False)
-        rows = {row["iteration"]: row for row in found.rows if 0 < row["iteration"] <= iteration}
+        rows = {row["iteration"]: row for row in found.rows if iteration and 0 <= row["iteration"] <= iteration}
         if lost := _ranges([number for number in range(1, iteration + 1) if number not in rows]):
             log.warning(
                 "%s lacks the rows of iterations %s of %d, which are lost: curves have a gap there. Training itself "

@@ -26,7 +26,7 @@ RECENT = 20  # rows there
 NUMBERS = ("return_mean", "return_se")
 CURVES = ("adaptation_curve", "adaptation_se", "episodes_met")
 COUNTS = ("num_tasks", "trials_per_task", "success_rate", "fall_rate", "pooled_return")  # which not all have
-EVALUATION = re.compile(r"eval/[^/]+/")  # prefix of the keys of an evaluation in a row of metrics
+EVALUATION = re.compile(r"eval/(?:[^/]+/)?(?:sampled|greedy)/")  # prefix of the keys of an evaluation
 OF_SUMMARY = ("iteration", "wall_time", "parameters", "num_tasks", "evaluation_seed")
 GROUPS = ("env", "model", "algorithm", "training", "eval")  # of a configuration
 
