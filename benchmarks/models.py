@@ -221,6 +221,12 @@ python run.py experiment=memories/tabular_mdp_n10_NAME \\
 
 ## The memories
 
+![Inputs that the output of each memory depends on](images/memories.svg)
+
+What each output depends on: size of the gradient of the output at a step (rows) with respect to the input of every
+earlier step (columns), relative to the largest of its row, on a square-root scale. The memories are untrained; a trial
+has six episodes of eight steps (`python benchmarks/pictures.py memories`).
+
 {models}
 
 ## Runs

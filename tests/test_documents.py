@@ -13,7 +13,7 @@ import yaml
 from processes import REPOSITORY
 
 from metarl.cli import main, parsed
-from metarl.configuration.compose import compose
+from metarl.configuration.compose import compose, options
 from metarl.trust import TYPED, locate
 
 CONF = REPOSITORY / "conf"
@@ -68,6 +68,13 @@ def test_every_page_is_linked_from_another():
 def test_pictures_are_small():
     pictures = [*(REPOSITORY / "docs" / "images").iterdir(), *(REPOSITORY / "results").rglob("*.svg")]
     assert pictures and all(picture.stat().st_size < 1_500_000 for picture in pictures)
+
+
+@pytest.mark.parametrize(("picture", "group"), [("memories", "model"), ("methods", "algorithm")])
+def test_pictures_have_every_option(picture, group):
+    drawn = (REPOSITORY / "docs" / "images" / f"{picture}.svg").read_text()
+    missing = [name for name in options(group) if f">{name}<" not in drawn and name != "multitask"]
+    assert not missing, f"python benchmarks/pictures.py {picture} draws {missing}"
 
 
 # ---------------------------------------------------------------- commands
