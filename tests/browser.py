@@ -51,15 +51,15 @@ class Browser:
         self._process.terminate()
         self._process.wait(timeout=20)
 
-    def open(self, path: Path, width: int, scheme: str, script: bool = True, height: int = 900) -> None:
-        """Open a file in a window of this width, ``light`` or ``dark``."""
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def open(self, path: Path, width: int, scheme: str, script: bool = True, wait: bool = True) -> None:
+        """Open a file in a window of this width, ``light`` or ``dark``, and wait until all of it is there."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self._events.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        while "Page.loadEventFired" not in self._events:
+        while wait and "Page.loadEventFired" not in self._events:
             self._receive()
 
     def evaluate(self, script: str) -> Any:

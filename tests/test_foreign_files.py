@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from helpers import small_config
 from PIL import Image
 from run_directories import write_run
 
+from metarl.analysis import embedding
 from metarl.analysis.embedding import picture
 from metarl.analysis.report import write_report
 from metarl.cli import main
@@ -117,6 +119,9 @@ def test_no_name_or_text_of_a_run_becomes_code_of_its_page(run, text):
     recording = {"task": text, "returns": [1.0], "places": [[[0, 0], [1, 1]]], "goal": [1, 1]}
     (run / "trial.json").write_text(json.dumps(recording))
     page = write_report([run], run / "report.html").read_text()
+    own = (Path(embedding.__file__).parent / "report.js").read_text()
+    assert page.count(f"<script>{own}</script>") == 1
+    page = page.replace(f"<script>{own}</script>", "")
     assert not re.search(r"<script|<img(?! alt=\"pictures)|<[^>]*\sonerror=|(?:href|src)=\"?javascript:", page, re.I)
 
 

@@ -1,5 +1,7 @@
 """Figures and reports, over run directories made up for the purpose."""
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -12,12 +14,16 @@ import numpy as np
 import pytest
 from run_directories import BANDIT_BASELINES, EPISODES, write_run
 
+from metarl.analysis import report
 from metarl.analysis.comparison import AGGREGATE, compare
-from metarl.analysis.comparison_figures import comparison_figures, over_seeds
+from metarl.analysis.comparison_figures import comparison_figures, learning_curves, over_seeds
 from metarl.analysis.figures import learning_curve, regret_curve, regret_reference, run_figures, training_diagnostics
 from metarl.analysis.report import write_report
 from metarl.analysis.runs import load_run, load_runs
-from metarl.analysis.style import _apart
+from metarl.analysis.style import _apart, draw_map, episode_axis, experience_axis, new_figure
+
+SCRIPT = (Path(report.__file__).parent / "report.js").read_text()
+SCRIPT_HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
 # Figures
 
@@ -56,6 +62,36 @@ def test_curves_over_seeds_share_the_steps_all_have_reached(tmp_path):
     steps, returns = over_seeds(runs, "sampled")
     assert steps[-1] == 300_000 and returns.shape == (2, 6)
     np.testing.assert_allclose(returns[1], runs[1].curve().mean)
+
+
+def test_runs_of_very_different_length_have_panels_of_their_own(tmp_path):
+    shapes = [("gru", 0, 60), ("gru", 1, 60), ("lstm", 0, 40), ("mingru", 0, 10), ("gru", 2, 8)]
+    runs = [load_run(write_run(tmp_path / f"{m}{s}", model=m, seed=s, rows=rows)) for m, s, rows in shapes]
+    short, long = learning_curves(runs).axes
+    assert short.get_title("left") == "bandit, runs of up to 100k steps"
+    assert long.get_title("left") == "bandit, runs of up to 600k steps"
+    assert [[line.get_label() for line in ax.lines if line.get_label()[0] != "_"] for ax in (short, long)] == [
+        ["gru/rl2", "mingru/rl2"],
+        ["gru/rl2", "lstm/rl2"],
+    ]
+    assert short.get_xlim()[1] < 120_000 and max(long.lines[0].get_xdata()) == 600_000
+    (alone,) = learning_curves(runs[:3]).axes
+    assert alone.get_title("left") == "bandit"
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 3, 11])
+def test_axes_of_episodes_have_ticks_at_whole_numbers(episodes):
+    _, (ax, other) = new_figure(1, 2)
+    episode_axis(ax, episodes)
+    experience_axis(other, episodes - 1)
+    assert ax.get_xticks().tolist() == list(range(1, episodes + 1))
+    assert other.get_xticks().tolist() == list(range(episodes))
+
+
+def test_colour_bars_say_what_they_measure():
+    _, (ax,) = new_figure()
+    draw_map(ax, np.eye(3), "attention weight")
+    assert ax.figure.axes[1].get_ylabel() == "attention weight"
 
 
 def test_labels_keep_apart_and_close_to_their_lines():
@@ -113,7 +149,8 @@ def check_self_contained(path: Path) -> Page:
     page = Page(path)
     assert path.stat().st_size < 1_000_000
     assert all(address.startswith("#") for address in page.addresses)
-    assert {"script", "link", "iframe", "img"}.isdisjoint(page.tags)
+    assert {"link", "iframe", "img"}.isdisjoint(page.tags) and page.tags.count("script") == 1
+    assert SCRIPT in html and f"script-src 'sha256-{SCRIPT_HASH}'" in html and "default-src 'none'" in html
     assert re.findall(r"url\((?!#)", html) == [] and "@import" not in html
     assert len(page.ids) == len(set(page.ids))
     return page

@@ -81,7 +81,7 @@ def draw(maps: dict[str, list[AttentionMap]]) -> Figure:
     layers = [(model, layer, m) for model, found in maps.items() for layer, m in enumerate(found)]
     figure, axes = style.panels(len(layers), height=3.2)
     for ax, (model, layer, m) in zip(axes, layers, strict=True):
-        style.draw_map(ax, m.weights.mean(0))
+        style.draw_map(ax, m.weights.mean(0), "attention weight")
         style.title(ax, f"{model}, layer {layer}")
         ax.set_xlabel(f"{m.unit} seen", fontsize=style.NORMAL, color=style.INK)
         style.value_axis(ax, "step of the trial")

@@ -116,9 +116,13 @@ def draw(found: dict[str, Beliefs]) -> Figure:
     remaining = iter(axes[:lines])
     for model, beliefs in found.items():
         _draw_latent(next(remaining), beliefs, f"{model}: latent of one trial")
-        _draw_lines(next(remaining), {"deviation": beliefs.deviation.mean(-1)} | _divergence(beliefs), beliefs, model)
+        spread = {"deviation": beliefs.deviation.mean(-1)} | _divergence(beliefs)
+        _draw_lines(next(remaining), spread, beliefs, model, "deviation of the latent, KL (nats)")
         errors = {name: costs for name, costs in beliefs.costs.items() if name != "latent_kl"}
-        _draw_lines(next(remaining), errors or {"value gradient": beliefs.gradient}, beliefs, model)
+        shown, name = (
+            (errors, "error of the prediction") if errors else ({"gradient": beliefs.gradient}, "|d value / d belief|")
+        )
+        _draw_lines(next(remaining), shown, beliefs, model, name)
     for ax in remaining:
         ax.set_axis_off()
     for index, (model, beliefs) in enumerate(mapped.items()):
@@ -139,17 +143,21 @@ def _draw_latent(ax: Axes, beliefs: Beliefs, title: str) -> None:
         ax.plot(steps, mean, color=color, linewidth=1)
         ax.fill_between(steps, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
     _mark_episodes(ax, beliefs)
-    ax.set(title=title, xlabel="step of the trial")
+    style.title(ax, title)
+    ax.set_xlabel("step of the trial", **style.AXIS)
+    style.value_axis(ax, "latent (mean ± deviation)")
 
 
-def _draw_lines(ax: Axes, lines: dict[str, np.ndarray], beliefs: Beliefs, model: str) -> None:
+def _draw_lines(ax: Axes, lines: dict[str, np.ndarray], beliefs: Beliefs, model: str, quantity: str) -> None:
     """Means over the tasks that still play."""
     for color, (name, values) in zip(style.PALETTE, lines.items(), strict=False):
         means = [row[mask].mean() if mask.any() else np.nan for row, mask in zip(values, beliefs.mask, strict=True)]
         ax.plot(means, color=color, linewidth=1, label=name.replace("_", " "))
     _mark_episodes(ax, beliefs)
     ax.legend(frameon=False, fontsize=style.SMALL)
-    ax.set(title=model, xlabel="step of the trial")
+    style.title(ax, model)
+    ax.set_xlabel("step of the trial", **style.AXIS)
+    style.value_axis(ax, quantity)
 
 
 def _mark_episodes(ax: Axes, beliefs: Beliefs) -> None:
@@ -170,5 +178,6 @@ def _draw_maps(axes: list[Axes], beliefs: Beliefs, model: str) -> None:
             ax.set_axis_off()
             if source is not None:
                 cells = source[moment, 0].reshape(height, width)
-                ax.imshow(cells, origin="lower", cmap="Blues", vmin=0, vmax=max(cells.max(), 1e-6))
-                ax.set_title(f"{model if column == 0 else ''} {name}, step {moment}", fontsize=style.SMALL)
+                shades = ax.imshow(cells, origin="lower", cmap="Blues", vmin=0, vmax=max(cells.max(), 1e-6))
+                style.add_scale(ax, shades, "probability" if column == MAPS - 1 else "")
+                style.title(ax, f"{model if column == 0 else ''} {name}, step {moment}".strip())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from metarl.analysis import style
 from metarl.analysis.comparison import AGGREGATE, Comparison, Groups, group_by_environment, mean_references
@@ -14,6 +15,7 @@ from metarl.analysis.style import INK, MUTED, Label
 from metarl.analysis.tables import Row
 
 OF = {"trial": "a trial", "last_episode": "the last episode"}
+APART = 2.0  # a run that is as many times longer than all shorter ones is drawn in a panel of longer runs
 REPLICATIONS = 2000  # of each point of a learning curve; a band needs no third digit
 
 
@@ -31,9 +33,10 @@ def comparison_figures(runs: Sequence[Run], comparison: Comparison | None = None
 def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
     """Interquartile mean over seeds of the held-out return.
 
-    Bands are 95 % bootstrap intervals from ``FEW_SEEDS`` seeds on, else from the lowest to the highest seed.
+    Bands are 95 % bootstrap intervals from ``FEW_SEEDS`` seeds on, else from the lowest to the highest seed. Runs of
+    very different length have panels of their own.
     """
-    groups = group_by_environment(runs, score=score)
+    groups = _by_length(group_by_environment(runs, score=score))
     figure, axes, names = _panels(groups)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         for method, those in methods.items():
@@ -115,6 +118,32 @@ def over_seeds(runs: Sequence[Run], actions: Actions, score: Score = "trial") ->
     return steps, np.array([np.interp(steps, curve.env_steps, curve.mean) for curve in curves])
 
 
+def _by_length(groups: Groups) -> Groups:
+    """Groups of runs of similar length, by environment; the name says how long where there are several."""
+    found: Groups = {}
+    for environment, methods in groups.items():
+        lengths = {run.path: _length(run) for those in methods.values() for run in those}
+        limits: list[int] = []  # the most steps of each group
+        for length in sorted(lengths.values()):
+            if limits and length <= APART * limits[-1]:
+                limits[-1] = length
+            else:
+                limits.append(length)
+        for low, high in zip([0, *limits], limits, strict=False):
+            name = (
+                environment if len(limits) == 1 else f"{environment}, runs of up to {EngFormatter(sep='')(high)} steps"
+            )
+            alike = {m: [run for run in those if low < lengths[run.path] <= high] for m, those in methods.items()}
+            found[name] = {method: those for method, those in alike.items() if those}
+    return found
+
+
+def _length(run: Run) -> int:
+    """Environment steps of the last evaluation while training; 1 before the first."""
+    steps = run.curve().env_steps
+    return max(int(steps[-1]), 1) if len(steps) else 1
+
+
 def _panels(groups: Groups) -> tuple[Figure, list[Axes], list[str]]:
     """A figure with a panel per environment and a legend of all methods, whose order gives the colours."""
     names = list(dict.fromkeys(method for methods in groups.values() for method in methods))
@@ -125,6 +154,9 @@ def _panels(groups: Groups) -> tuple[Figure, list[Axes], list[str]]:
 
 def _draw_interval(ax: Axes, row: Row, index: int) -> None:
     color = style.line_style(index)["color"]
+    ends = [row["iqm_low"], row["iqm_high"]] if row["iqm_low"] is not None else [row["lowest"], row["highest"]]
+    interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
+    style.add_tips(ax, row["iqm"], index, [f"{row['method']}: {row['iqm']:.4g}{interval}"])
     if row["iqm_low"] is not None:
         ax.barh(index, row["iqm_high"] - row["iqm_low"], 0.5, row["iqm_low"], color=color, alpha=0.3, linewidth=0)
         ax.plot([row["iqm"]] * 2, [index - 0.25, index + 0.25], color=color, linewidth=2)

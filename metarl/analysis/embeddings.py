@@ -100,12 +100,12 @@ def draw(embeddings: dict[str, Embeddings], method: Method = "pca") -> Figure:
         spread = np.maximum(found.descriptions.std(0), np.finfo(np.float32).tiny)
         place = principal_components(found.descriptions / spread, 1).points[:, 0]
         colors = {
-            "step of the trial": found.step,
-            "task": place[found.task],
-            "return of the trial": found.returns[found.task],
+            "step of the trial": (found.step, "step"),
+            "task": (place[found.task], "PC1 of the task"),
+            "return of the trial": (found.returns[found.task], "return (reward)"),
         }
-        for ax, (name, values) in zip(axes[3 * row : 3 * row + 3], colors.items(), strict=True):
-            style.draw_points(ax, points[:, 0], points[:, 1], values)
+        for ax, (name, (values, scale)) in zip(axes[3 * row : 3 * row + 3], colors.items(), strict=True):
+            style.draw_points(ax, points[:, 0], points[:, 1], values, scale)
             style.title(ax, f"{model}, by {name}")
             ax.set_xlabel(names[0], fontsize=style.NORMAL, color=style.INK)
             style.value_axis(ax, names[1] if len(names) > 1 else "")

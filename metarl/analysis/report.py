@@ -1,6 +1,7 @@
 """One HTML page about one run or several: no request leaves it, so it can be mailed, archived or opened offline."""
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from metarl.analysis.trial_recording import from_json
 from metarl.runs.files import replace_file
 from metarl.runs.reader import is_number, parsed, read_text
 
-TEMPLATE = "report.html.j2"
+TEMPLATE, SCRIPT = "report.html.j2", "report.js"  # the only script that the page may run
 
 CAPTIONS = {
     "learning_curve": "Learning curve: return of a trial during training, on held-out tasks unless a line says "
@@ -54,7 +55,7 @@ class Table(NamedTuple):
 
     caption: str
     header: list[str]
-    body: list[tuple[bool, list[str]]]  # stands out, cells
+    body: list[tuple[bool, list[tuple[str, str | None]]]]  # stands out; texts of cells, and the number to sort them by
     numeric: list[bool]
 
 
@@ -91,12 +92,16 @@ def write_page(runs: Sequence[Run], path: str | Path, best: str | None = None, b
         page["listing"] = _table(
             selection.rows, f"Settings of {best}, by {WORDS[selection.by]} over seeds; * is compared. {selection.note}"
         )
-    folder = FileSystemLoader(Path(__file__).parent)
+    folder, script = FileSystemLoader(Path(__file__).parent), (Path(__file__).parent / SCRIPT).read_text()
     templates = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     path = Path(path)
-    replace_file(path, templates.get_template(TEMPLATE).render(page))
+    code = {
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    replace_file(path, templates.get_template(TEMPLATE).render(page | code))
     return path
 
 
@@ -233,8 +238,16 @@ def _trial(run: Run) -> list[Section]:
 
 def _table(rows: Sequence[Row], caption: str) -> Table:
     cells = display(rows)
-    body = [(row.get("kind") == "agent", line) for row, line in zip(rows, cells.body, strict=True)]
+    body = []
+    for row, texts, values in zip(rows, cells.body, cells.values, strict=True):
+        keys = [_sorting_key(value) if numeric else None for value, numeric in zip(values, cells.numeric, strict=True)]
+        body.append((row.get("kind") == "agent", list(zip(texts, keys, strict=True))))
     return Table(caption, cells.header, body, cells.numeric)
+
+
+def _sorting_key(value: Any) -> str:
+    """Digits of a number; empty without one."""
+    return "" if value is None else repr(float(value))
 
 
 def _enumerate(names: Sequence[str], kind: str) -> str:

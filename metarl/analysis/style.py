@@ -107,21 +107,23 @@ def draw_level(ax: Axes, y: float, *, dashed: bool) -> None:
     ax.axhline(y, color=INK if dashed else MUTED, linewidth=0.9, linestyle="--" if dashed else "-", zorder=1)
 
 
-def draw_map(ax: Axes, values: np.ndarray) -> None:
-    """A matrix as shades with their scale, row 0 on top."""
+def draw_map(ax: Axes, values: np.ndarray, name: str) -> None:
+    """A matrix as shades with their named scale, row 0 on top."""
     shades = ax.imshow(values, cmap="Blues", aspect="auto", interpolation="nearest", vmin=0)
     ax.grid(visible=False)
-    _scale(ax, shades)
+    add_scale(ax, shades, name)
 
 
-def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray) -> None:
-    """A point per entry of three flat arrays, coloured by ``values``, with their scale."""
-    _scale(ax, ax.scatter(x, y, c=values, cmap="viridis", s=4, linewidths=0, rasterized=True))
+def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, name: str) -> None:
+    """A point per entry of three flat arrays, coloured by ``values``, with their named scale."""
+    add_scale(ax, ax.scatter(x, y, c=values, cmap="viridis", s=4, linewidths=0, rasterized=True), name)
 
 
-def _scale(ax: Axes, shades: Any) -> None:
+def add_scale(ax: Axes, shades: Any, name: str) -> None:
+    """A colour bar with the name and unit of what it measures."""
     bar = ax.figure.colorbar(shades, ax=ax, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
+    bar.set_label(name, fontsize=SMALL, color=INK)
     bar.ax.tick_params(labelsize=SMALL, labelcolor=MUTED, length=0)
 
 

@@ -24,11 +24,19 @@ HEADERS = {"iqm": "IQM", "probability_of_improvement": "P(better)", "share_of_bo
 
 
 class Cells(NamedTuple):
-    """A table as shown; ``numeric`` marks columns that align right."""
+    """A table as shown.
+
+    Attributes:
+        header: names of the columns.
+        body: rows of texts.
+        numeric: marks columns that align right.
+        values: rows of the values behind the texts.
+    """
 
     header: list[str]
     body: list[list[str]]
     numeric: list[bool]
+    values: list[list[Any]]
 
 
 def final_table(summary: dict[str, Any]) -> list[Row]:
@@ -82,7 +90,8 @@ def display(rows: Sequence[Row]) -> Cells:
     keys = [key for key in _keys(rows) if not _is_limit(key, rows) and any(row.get(key) is not None for row in rows)]
     numeric = [not any(isinstance(row.get(key), str) for row in rows) for key in keys]
     body = [[_cell(row, key) for key in keys] for row in rows]
-    return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric)
+    values = [[row.get(key) for key in keys] for row in rows]
+    return Cells([HEADERS.get(key, key.replace("_", " ")) for key in keys], body, numeric, values)
 
 
 def error_over(evaluation: dict[str, Any]) -> str | None:
