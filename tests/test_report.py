@@ -74,6 +74,8 @@ def test_runs_of_very_different_length_have_panels_of_their_own(tmp_path):
         ["gru/rl2", "mingru/rl2"],
         ["gru/rl2", "lstm/rl2"],
     ]
+    colours = [{line.get_label(): line.get_color() for line in ax.lines} for ax in (short, long)]
+    assert colours[0]["gru/rl2"] == colours[1]["gru/rl2"] != colours[0]["mingru/rl2"]
     assert short.get_xlim()[1] < 120_000 and max(long.lines[0].get_xdata()) == 600_000
     (alone,) = learning_curves(runs[:3]).axes
     assert alone.get_title("left") == "bandit"

@@ -36,8 +36,9 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
     Bands are 95 % bootstrap intervals from ``FEW_SEEDS`` seeds on, else from the lowest to the highest seed. Runs of
     very different length have panels of their own.
     """
-    groups = _by_length(group_by_environment(runs, score=score))
-    figure, axes, names = _panels(groups)
+    whole = group_by_environment(runs, score=score)
+    groups, names = _by_length(whole), _methods(whole)
+    figure, axes = _panels(groups, names)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         for method, those in methods.items():
             steps, returns = over_seeds(those, actions, score)
@@ -58,7 +59,8 @@ def learning_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Sc
 def adaptation_curves(runs: Sequence[Run], actions: Actions = "sampled", score: Score = "trial") -> Figure:
     """Held-out return by episode index within the trial: mean over seeds; bands as in ``Spread``."""
     groups = group_by_environment(runs, score=score)
-    figure, axes, names = _panels(groups)
+    names = _methods(groups)
+    figure, axes = _panels(groups, names)
     for ax, (environment, methods) in zip(axes, groups.items(), strict=True):
         most = 1
         for method, those in methods.items():
@@ -144,12 +146,16 @@ def _length(run: Run) -> int:
     return max(int(steps[-1]), 1) if len(steps) else 1
 
 
-def _panels(groups: Groups) -> tuple[Figure, list[Axes], list[str]]:
-    """A figure with a panel per environment and a legend of all methods, whose order gives the colours."""
-    names = list(dict.fromkeys(method for methods in groups.values() for method in methods))
+def _methods(groups: Groups) -> list[str]:
+    """Names of all methods, whose order gives the colours."""
+    return list(dict.fromkeys(method for methods in groups.values() for method in methods))
+
+
+def _panels(groups: Groups, names: list[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel per group and a legend of all methods."""
     figure, axes = style.panels(len(groups), columns=2, width=15, height=3.4)
     style.legend_above(figure, names)
-    return figure, axes, names
+    return figure, axes
 
 
 def _draw_interval(ax: Axes, row: Row, index: int) -> None:
