@@ -6,15 +6,27 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from helpers import make_algorithm, make_env
 from matplotlib.colors import to_hex
+from processes import REPOSITORY
 
 from metarl.analysis import style
 from metarl.analysis.trial_figures import MOST_EPISODES, chosen, draw_trial
-from metarl.analysis.trial_recording import Course, Path, Pulls, Rewards, Visits, from_json, to_json
+from metarl.analysis.trial_recording import (
+    VIEWS,
+    Course,
+    Path,
+    Pulls,
+    Rewards,
+    TrialRecording,
+    Visits,
+    from_json,
+    to_json,
+)
 from metarl.analysis.trial_views import RewardRecorder, view_recorder
 from metarl.analysis.video_recorder import record_trial
-from metarl.envs.capabilities import Measured, Quantity
+from metarl.envs.capabilities import Measured, Quantity, trial_view
 from metarl.envs.tmaze import TMaze
 
 SMALL = ("env.horizon=5", "env.num_episodes=2", "algorithm.num_minibatches=1")
@@ -61,6 +73,32 @@ def test_a_quantity_may_depend_on_the_task(hop, name):
     env.set_tasks(env.draw_tasks(1, "train"))
     env._parameters["hop"][:] = hop
     assert isinstance(env, Measured) and env.quantity(0).name == name
+
+
+FIGURES = {
+    "quantity": "ant_dir ant_vel cheetah_dir cheetah_dir_sparse cheetah_grid cheetah_hop cheetah_hop_walk cheetah_vel "
+    "hopper_grid hopper_params humanoid_dir swimmer_dir walker_grid walker_params",
+    "arms": "bandit gaussian_bandit",
+    "cells": "grid hall",
+    "path": "ant_goal ant_goal_sparse ant_target planning_game point_goal point_navigation reacher_2link reacher_4link "
+    "semicircle sparse_point wheeled",
+    "rewards": "ml1 ml10 ml45 rooms tabular_mdp tmaze tmaze_copying",
+}
+
+
+def test_every_environment_has_a_figure_that_suits_it():
+    options = {name: view for view, names in FIGURES.items() for name in names.split()}
+    assert set(options) == {file.stem for file in (REPOSITORY / "conf" / "env").glob("[!_]*.yaml")}
+    for name, view in options.items():
+        if not name.startswith("ml"):  # whose simulators are slow to start
+            env = make_env(f"env={name}", num_tasks=1)
+            env.sample_tasks()
+            recorder, action = view_recorder(env), torch.zeros(1, *env.action_space.shape)
+            action = action.long() if isinstance(env.action_space, spaces.Discrete) else action
+            recorder.begin(env.reset())
+            recorder.add(action, env.step(action), over=env.horizon == 1)
+            assert trial_view(env) == view and isinstance(recorder.view, VIEWS[view])
+            assert draw_trial(TrialRecording("a task", returns=[0.0], view=recorder.view)) is not None
 
 
 def test_bandits_show_the_arms_that_were_pulled():

@@ -179,5 +179,5 @@ def _draw_maps(axes: list[Axes], beliefs: Beliefs, model: str) -> None:
             if source is not None:
                 cells = source[moment, 0].reshape(height, width)
                 shades = ax.imshow(cells, origin="lower", cmap="Blues", vmin=0, vmax=max(cells.max(), 1e-6))
-                style.add_scale(ax, shades, "probability" if column == MAPS - 1 else "")
+                style.add_scale(ax, shades, "probability")
                 style.title(ax, f"{model if column == 0 else ''} {name}, step {moment}".strip())

@@ -43,7 +43,8 @@ CAPTIONS = {
     "on; a dot is the mean of fewer, its line goes from the lowest to the highest.",
     "learning_curves": "Learning curves: interquartile mean over seeds of the return on held-out tasks, of a trial or, "
     f"where trials differ in length, of its last episode; sampled actions. Bands are 95 % bootstrap intervals from "
-    f"{FEW_SEEDS} seeds on, else from the lowest to the highest seed.",
+    f"{FEW_SEEDS} seeds on, else from the lowest to the highest seed. Runs that are more than twice as long as others "
+    "have a panel of their own.",
     "adaptation_curves": "Adaptation curves: return on held-out tasks by episode index within the trial (0 = first), "
     "at the end of training, sampled actions; mean over seeds. Bands are ±1 standard error over seeds from "
     f"{FEW_SEEDS} on, else from the lowest to the highest seed.",

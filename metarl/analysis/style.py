@@ -30,6 +30,7 @@ DASHES = ("-", "--", ":")  # once the colours are used up
 
 SMALL, NORMAL = 8.0, 9.0  # points
 AXIS: dict[str, Any] = {"fontsize": NORMAL, "color": INK}  # look of the name of an axis
+LEAST_SHARE = 0.85  # of the size of a figure in a page; narrower windows scroll it, so that its texts stay legible
 MOST_TIPS = 40  # places of a line that show their values under the pointer
 MOST_POINTS = 400  # more cannot be seen and make a page heavy
 FEW_POINTS = 15  # a line through so few carries markers
@@ -220,8 +221,9 @@ def to_svg(figure: Figure, prefix: str) -> str:
     Args:
         prefix: of all ids inside, so that several figures can stand in one page.
     """
-    text = io.StringIO()
+    dpi = figure.dpi
     figure.set_dpi(72)  # that of an SVG file, so that the tips are where its points are
+    text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -232,10 +234,11 @@ def to_svg(figure: Figure, prefix: str) -> str:
     for color, themed in THEMED.items():
         svg = svg.replace(color, themed)
     # What is drawn in plain black names no colour and takes that of its parent.
-    svg = svg.replace(
-        "<svg", f'<svg fill="currentColor" style="min-width: {0.85 * 72 * figure.get_figwidth():.0f}pt"', 1
-    )
-    return svg.replace("</svg>", f"{_tips(figure)}</svg>")
+    least = f"min-width: {LEAST_SHARE * 72 * figure.get_figwidth():.0f}pt"
+    svg = svg.replace("<svg", f'<svg fill="currentColor" style="{least}"', 1)
+    svg = svg.replace("</svg>", f"{_tips(figure)}</svg>")
+    figure.set_dpi(dpi)
+    return svg
 
 
 def _tips(figure: Figure) -> str:
