@@ -283,7 +283,7 @@ def _timeline(ax: Axes, y: float, algorithm: Algorithm) -> None:
 def curves() -> None:
     """Train the first agent of the tutorial, and draw it as its report does."""
     with tempfile.TemporaryDirectory() as folder:
-        run = metarl.train(["env=bandit", "training.total_steps=600_000", "training.eval_every=5"], f"{folder}/run")
+        run = metarl.train(["env=bandit", "training.total_steps=600_000"], f"{folder}/run")
         (loaded,) = load_runs([run.path])
     save(learning_curve(loaded), "learning_curve")
     save(adaptation_curve(loaded), "adaptation_curve")
