@@ -97,12 +97,15 @@ def _pulls(view: Pulls) -> tuple[Figure, str]:
 def _visits(view: Visits, recording: TrialRecording) -> tuple[Figure, str]:
     width, height = view.shape
     shown = chosen(view.cells)
-    figure, axes = style.panels(len(shown), height=max(1.3, min(3.0 * height / width + 0.7, 4.0)))
+    columns = 1 if width > 3 * height else 3
+    figure, axes = style.panels(
+        len(shown), columns=columns, height=max(1.3, min(9.0 / columns * height / width + 0.7, 4.0))
+    )
     for number, (ax, episode) in enumerate(zip(axes, shown, strict=True)):
         _draw_visits(ax, view, view.cells[episode])
         style.title(ax, f"episode {episode + 1}: return {recording.returns[episode]:.1f}")
         ax.set_xlabel("x (cells)", **style.AXIS)
-        style.value_axis(ax, "y (cells)" if number % 3 == 0 else "")
+        style.value_axis(ax, "y (cells)" if number % columns == 0 else "")
     goal = "" if view.goal is None else "The star is the goal. "
     text = f"cells visited in {_some(view.cells)}, to the dot at its end. {goal}The stronger a shade, the more steps."
     return figure, text
@@ -155,7 +158,7 @@ def _path(view: Path, recording: TrialRecording) -> tuple[Figure, str]:
     return figure, f"path of the agent in {_some(view.positions)}, to the dot at its end."
 
 
-_STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "linestyle": "none", "color": style.PALETTE[2]}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "linestyle": "none", "color": style.INK}
 
 
 def _draw_goal(ax: Axes, x: float, y: float) -> None:
