@@ -112,7 +112,7 @@ def _row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "environment": found["env"],
         "method": f"{found['model']}/{found['algorithm']}",
         **scores,
-        "best classical solver": best or "-",
+        "best baseline, oracles included": best or "-",
         "MB": f"{found['size'] / 1e6:.2f}",
     }
 
@@ -142,7 +142,7 @@ def _section(name: str, found: dict[str, Any]) -> str:
         f"{found['versions']}, metarl {found['metarl']}",
     ]
     if "evaluation_command" in found:
-        facts[0] += f", by `{found['evaluation_command']}`; classical solvers as in the run"
+        facts[0] += f", by `{found['evaluation_command']}`; baselines as in the run"
     if "success_rate" in evaluation:
         facts.insert(2, f"success in the last episode: {100 * evaluation['success_rate']:.1f} % (sampled)")
     wrapped = [textwrap.fill(f"- {fact}", 118, subsequent_indent="  ") for fact in facts]
