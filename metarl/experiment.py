@@ -1,6 +1,7 @@
 """A run from start to finish: training, final evaluation with baselines, table and report."""
 
 import logging
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError, located
 from metarl.evaluation import Evaluation, TaskSelection, evaluate
 from metarl.periodic_evaluation import ACTIONS, generalization_gaps
+from metarl.progress import Phase
 from metarl.runs.files import append_line
 from metarl.runs.frozen import commit
 from metarl.runs.reader import check_evaluations
@@ -227,8 +229,10 @@ def _final(trainer: Trainer, name: str, agent: Agent, greedy: bool = False, task
         "batch_size": plan.batch_size,
         "task_set": task_set,
     }
-    with located(f"final evaluation after iteration {trainer.progress.iteration}"):
-        return evaluate(agent, trainer.make_env, greedy=greedy, **which)
+    batches = math.ceil(plan.final_num_tasks / min(plan.final_num_tasks, plan.batch_size))
+    steps = batches * sum(agent.rollouts) * trainer.env.horizon  # or fewer, where episodes end early
+    with located(f"final evaluation after iteration {trainer.progress.iteration}"), Phase(name, steps) as phase:
+        return evaluate(agent, trainer.make_env, greedy=greedy, on_step=phase.step, **which)
 
 
 def _references(trainer: Trainer) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Progress of a training on standard error: a bar in a terminal, lines without carriage returns elsewhere."""
+"""Progress on standard error: a bar in a terminal, lines without carriage returns elsewhere."""
 
 import sys
 import time
@@ -66,3 +66,42 @@ class ProgressBar:
             *([self.remark] if self.remark else []),
         ]
         return ", ".join(parts)
+
+
+class Phase:
+    """A part of a run that has no metrics, such as an evaluation: what it is, the share that is done, the time left.
+
+    Args:
+        name: description of the part.
+        total: steps of it, or an upper bound.
+    """
+
+    def __init__(self, name: str, total: int):
+        self.name, self.total, self.done = name, total, 0
+        self.started = self.said = time.monotonic()
+        terminal = sys.stderr.isatty()
+        self.bar = (
+            tqdm(desc=name, total=total, unit="step", dynamic_ncols=True, mininterval=0.5, delay=1, leave=False)
+            if terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self) -> None:
+        """Count one step."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        elif (now := time.monotonic()) - self.said >= INTERVAL:
+            self.said = now
+            left = (now - self.started) * max(0, self.total - self.done) / self.done
+            share = f"{100 * self.done / self.total:.0f}% done, {tqdm.format_interval(left)} left"
+            print(f"{self.name}: {share}", file=sys.stderr, flush=True)

@@ -1,13 +1,18 @@
 """Progress of a training: lines without carriage returns where standard error is no terminal."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
+from helpers import small_config
 
 from metarl import progress
+from metarl.configuration.build import build_algorithm
 from metarl.errors import RunDirectoryError
-from metarl.progress import ProgressBar
-from metarl.runs.sweep import run_directories
+from metarl.evaluation import evaluate
+from metarl.launching import overview
+from metarl.progress import Phase, ProgressBar
+from metarl.runs.sweep import JobStatus, run_directories
 
 
 def test_progress_in_a_file_is_lines_with_rate_time_left_and_train_return(capsys, monkeypatch):
@@ -28,6 +33,47 @@ def test_a_terminal_has_a_bar_that_names_the_return(capsys, monkeypatch):
         bar.update(500, 2.25)
     err = capsys.readouterr().err
     assert "\r" in err and "train return 2.250" in err
+
+
+def test_a_long_phase_says_how_far_it_is_and_a_short_one_nothing(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, expected in ((1.0, []), (20.0, ["greedy actions: 20% done, 02:40 left"])):
+        with Phase("greedy actions", 10) as phase:
+            for _ in range(3):
+                now[0] += seconds
+                phase.step()
+        assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_a_phase_is_a_bar_in_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Phase("greedy actions", 2) as phase:
+        phase.bar.delay = 0
+        phase.step()
+        phase.bar.refresh()
+    assert "greedy actions:  50%" in capsys.readouterr().err
+
+
+def test_every_step_of_an_evaluation_is_counted():
+    agent, built = build_algorithm(small_config("env=bandit"))
+    steps = []
+    evaluate(agent, built.make_env, num_tasks=5, seed=0, batch_size=2, on_step=lambda: steps.append(1))
+    assert len(steps) == 3 * sum(agent.rollouts) * built.make_env(num_tasks=1, seed=0).horizon
+
+
+def test_a_sweep_says_how_many_runs_have_ended_and_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(overview.time, "monotonic", lambda: now[0])
+    states = [("pending", None), ("pending", None), ("pending", None), ("pending", None)]
+    sweep = SimpleNamespace(status=lambda job: JobStatus(job, states[job][0], states[job][1], 1000))
+    seen = overview.Overview(sweep, range(4))
+    assert not seen.due()
+    assert seen.line() == "0 of 4 runs have ended, 0 running, 0% of all steps"
+    states[:3] = [("finished", 1000), ("failed", 10), ("running", 500)]
+    now[0] = 100.0
+    assert seen.due() and not seen.due()
+    assert seen.line() == "2 of 4 runs have ended, 1 failed, 1 running, 62% of all steps, about 01:00 left"
 
 
 def test_processes_that_are_not_the_main_one_are_silent(capsys):

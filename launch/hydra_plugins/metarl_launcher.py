@@ -197,8 +197,8 @@ class ProcessLauncher(SweepLauncher):
         from metarl.configuration.reporting import report
         from metarl.launching.job import run_frozen
 
-        for job in jobs:
-            print(f"{job.number}: {' '.join(job.overrides)}")
+        for index, job in enumerate(jobs, 1):
+            print(f"{job.number}: {' '.join(job.overrides)} ({index} of {len(jobs)})")
             try:
                 run_frozen(sweep.path, job.number)
             except SystemExit as end:

@@ -13,6 +13,7 @@ from pathlib import Path
 from metarl.errors import ConfigError
 from metarl.launching.cards import Slot, card_of, cards
 from metarl.launching.job import command
+from metarl.launching.overview import Overview
 from metarl.runs.files import ERROR, appending, replace_file
 from metarl.runs.sweep import Job, JobStatus, Sweep, finished_summary, owner_of
 from metarl.system import StopRequest
@@ -85,6 +86,7 @@ class Pool:
         """Run all jobs in this order; returns when no run is left."""
         self.elsewhere = [job for job in jobs if owner_of(job.directory) is not None]
         waiting = deque(job for job in jobs if job not in self.elsewhere)
+        overview = Overview(self.sweep, jobs)
         with StopRequest() as asked:
             while self.running or ((waiting or self.elsewhere) and not self.stopping):
                 if asked and not self.stopping:
@@ -93,6 +95,8 @@ class Pool:
                 self._take_over(waiting)
                 while waiting and not self.stopping and (free := self._free()):
                     self._start(waiting.popleft(), free[0], echo)
+                if overview.due():
+                    echo(overview.line())
                 time.sleep(INTERVAL if self.min_free_memory is None else MEMORY_INTERVAL)
             if asked:
                 asked.chain_previous_handler()

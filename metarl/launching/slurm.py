@@ -17,6 +17,7 @@ from metarl.configuration.reporting import report
 from metarl.errors import ConfigError, MetarlError
 from metarl.extras import require
 from metarl.launching.job import run_frozen
+from metarl.launching.overview import Overview
 from metarl.runs.sweep import Job, Sweep
 from metarl.system import StopRequest
 from metarl.trust import extend_environment, trusted
@@ -135,7 +136,8 @@ def states(sweep: Sweep, quiet: bool = True) -> dict[str, str]:
 
 
 def wait(sweep: Sweep, interval: float = 5.0) -> None:
-    """Wait until no job of the sweep is left in the cluster, or a stop is requested."""
+    """Wait until no job of the sweep is left in the cluster, or a stop is requested; says how far the sweep is."""
+    overview = Overview(sweep, sweep.jobs)
     with StopRequest() as asked:
         while not asked:
             try:
@@ -143,6 +145,8 @@ def wait(sweep: Sweep, interval: float = 5.0) -> None:
                     return
             except ConfigError:  # the cluster does not answer now
                 pass
+            if overview.due():
+                print(overview.line(), flush=True)
             time.sleep(interval)
         asked.chain_previous_handler()
 
