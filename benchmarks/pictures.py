@@ -4,50 +4,33 @@
 - ``bodies``: rendered pictures of environments
 - ``memories``: which inputs the output of every memory depends on
 - ``methods``: the rollouts of a trial of every algorithm
+- ``loop``: the training loop, with the function that does each part
 - ``curves``: learning and adaptation curve of the first agent of the tutorial, which it trains (half a minute)
 """
 
-import re
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
+from diagrams import loop, methods
+from drawing import BLUE, GREEN, IMAGES, ORANGE, SKY, save, untrained
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 import metarl
-from metarl.algorithms.base import Algorithm
 from metarl.analysis import style
 from metarl.analysis.figures import adaptation_curve, learning_curve
 from metarl.analysis.runs import load_runs
-from metarl.analysis.style import GRID, INK, MUTED, NORMAL, PALETTE, SMALL
+from metarl.analysis.style import GRID, INK, MUTED, SMALL
 from metarl.baselines.registry import baselines
 from metarl.checking.comparing import random_actions
-from metarl.configuration.build import build_algorithm
-from metarl.configuration.compose import compose, options, resolved
+from metarl.configuration.compose import options
 from metarl.envs.base import MetaEnv
 from metarl.rollout import collect_trial
 from metarl.seeding import make_generator
 from metarl.types import Agent, Rollout
-
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-BLUE, ORANGE, GREEN, SKY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[5]
-TEMPLATE = Path(style.__file__).with_name("report.html.j2")
-TIPS = re.compile(r'<g class="tips">.*?</g>', re.DOTALL)  # pages show them under the pointer, images do not
-
-
-def save(figure: Figure, name: str) -> None:
-    """Write a figure as an SVG file whose colours, those of reports, follow the reader's light or dark mode."""
-    light, dark = re.findall(r":root \{(.*?)\}", TEMPLATE.read_text())
-    theme = f"svg{{color:var(--ink);font-family:sans-serif;{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}"
-    opening, rest = TIPS.sub("", style.to_svg(figure, name)).split(">", 1)
-    (IMAGES / f"{name}.svg").write_text(f"{opening}><style>{theme}</style>{rest}")
-
 
 # ---------------------------------------------------------------- environments
 
@@ -218,7 +201,7 @@ def memories() -> None:
 def influence(name: str) -> np.ndarray:
     """Gradient norms of the output at every step (rows) with respect to the input of every step (columns)."""
     episodes = (f"env.horizon={EPISODE}", f"env.num_episodes={STEPS // EPISODE}")
-    algorithm = _untrained(f"model={name}", "env=tabular_mdp", *episodes)
+    algorithm = untrained(f"model={name}", "env=tabular_mdp", *episodes)
     memory, generator = algorithm.policy.memory, make_generator(0, "cpu")
     x = 2 * torch.rand(STEPS, 1, algorithm.policy.features.output_dim, generator=generator) - 1
     x[..., -1] = torch.arange(STEPS).unsqueeze(1) % EPISODE == 0  # an episode starts
@@ -230,51 +213,6 @@ def influence(name: str) -> np.ndarray:
     totals = outputs[:, 0] @ signs
     rows = [torch.autograd.grad(total, x, retain_graph=True)[0].norm(dim=(1, 2)) for total in totals]
     return torch.stack(rows).numpy()
-
-
-# ---------------------------------------------------------------- methods
-
-
-def methods() -> None:
-    """Rollouts of a trial of every algorithm, of two episodes each, and gradient steps between them."""
-    names = [name for name in options("algorithm") if name != "multitask"]
-    made = {name: _untrained(f"algorithm={name}", "env=point_navigation", "env.num_episodes=2") for name in names}
-    names.sort(key=lambda name: len(made[name].rollouts))
-    figure, (ax,) = style.new_figure(size=(8.0, 0.3 * len(names) + 0.6))
-    for row, name in enumerate(names):
-        _timeline(ax, -row, made[name])
-        ax.text(-0.4, -row, name, ha="right", va="center", fontsize=NORMAL, color=INK)
-    ax.set(xticks=[], yticks=[], xlim=(-3.8, 20), ylim=(-len(names) + 0.3, 1.6))
-    ax.spines["bottom"].set_visible(False)
-    ax.grid(visible=False)
-    for x, (color, text) in zip((0, 5.6, 10.9, 15), LEGEND.items(), strict=True):
-        ax.text(x, 1.1, text, fontsize=NORMAL, color=color, fontweight="bold")
-    save(figure, "methods")
-
-
-LEGEND = {SKY: "episodes of support", BLUE: "episodes scored", ORANGE: "gradient step", GREEN: "memory runs through"}
-
-
-def _untrained(*overrides: str) -> Algorithm:
-    return build_algorithm(resolved(compose([*overrides, "meta_batch_size=10"]), {}))[0]
-
-
-def _timeline(ax: Axes, y: float, algorithm: Algorithm) -> None:
-    """Squares for episodes, a bar for every adaptation between rollouts, a line for a memory that runs through."""
-    adapts = type(algorithm).adapt is not Algorithm.adapt
-    x = 0.0
-    for number, episodes in enumerate(algorithm.rollouts):
-        last = number == len(algorithm.rollouts) - 1
-        for _ in range(episodes):
-            ax.add_patch(Rectangle((x, y - 0.3), 0.85, 0.6, color=BLUE if last else SKY, linewidth=0))
-            x += 1
-        if not last and adapts:
-            ax.plot([x + 0.1, x + 0.1], [y - 0.38, y + 0.38], color=ORANGE, linewidth=4, solid_capstyle="butt")
-            x += 0.35
-    if not adapts:
-        ax.plot([0, x - 0.15], [y - 0.4] * 2, color=GREEN, linewidth=2)
-    says = (type(algorithm).__doc__ or "").splitlines()[0].split(",")[0].split(";")[0].rstrip(".")
-    ax.text(x + 0.2, y, says, va="center", fontsize=SMALL, color=MUTED)
 
 
 # ---------------------------------------------------------------- curves
@@ -294,6 +232,7 @@ PICTURES = {
     "bodies": bodies,
     "memories": memories,
     "methods": methods,
+    "loop": loop,
     "curves": curves,
 }
 

@@ -1,9 +1,9 @@
 """Pages of documents as programs: their blocks of code, run in the order of the page.
 
 A block is a file where its path and a colon stand before it, Python in one namespace per page, or commands. Commands
-of metarl run in processes of their own, ``cd`` holds for the rest of the page, and ``pip install -e .`` only has the
-configurations of the package there found. Blocks in other languages, such as ``text``, are not run. Comments that
-readers of the page do not see are for this runner:
+of metarl run in processes of their own or, where they are light, in this one; ``cd`` holds for the rest of the page, and
+``pip install -e .`` only has the configurations of the package there found. Blocks in other languages, such as
+``text``, are not run. Comments that readers of the page do not see are for this runner:
 
     <!-- run with KEY=VALUE ... -->    settings of every training from here on, in place of those on the page; ~KEY
                                        leaves one out
@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from processes import outcome, python, run_py
+from processes import Forked, outcome, python, run_py
 
 import metarl
+from metarl.cli import main
 from metarl.configuration import search_path
 
 PART = re.compile(r"^<!-- (.*?) -->\n|^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+LIGHT = ("list", "describe", "status", "compare", "new")  # commands that load no code of the page, run in place
 PREPARING = ("metarl new", "pip install -e")  # commands of a page that the next one depends on
 FILE = re.compile(r"`([\w./]+\.\w+)`:[^`]*\Z")  # at the end of the prose before a block
 
@@ -133,13 +135,17 @@ def _command(words: list[str], settings: Sequence[str], patch: pytest.MonkeyPatc
         (conf,) = here.glob("*/conf")
         patch.setenv(search_path.VARIABLE, str(conf))
         patch.setattr(sys, "path", [str(here), *sys.path])
+    elif words[0] == "metarl" and words[1] in LIGHT:
+        main(words[1:])
     else:
-        if words[:2] == ["metarl", "train"]:
-            process = python("-m", "metarl", "train", *replaced(words[2:], settings), directory=here)
-        elif words[0] == "metarl":
-            process = python("-m", *words, directory=here, report=words[1] == "report")
-        else:
-            assert words[:2] == ["python", "run.py"], f"{' '.join(words)}: the runner has no such command"
-            process = run_py(*replaced(words[2:], settings), directory=here)
-        code, _, err = outcome(process)
+        code, _, err = outcome(_process(words, settings, here))
         assert code == 0, f"{' '.join(words)}: {err}"
+
+
+def _process(words: list[str], settings: Sequence[str], here: Path) -> Forked:
+    if words[:2] == ["metarl", "train"]:
+        return python("-m", "metarl", "train", *replaced(words[2:], settings), directory=here)
+    if words[0] == "metarl":
+        return python("-m", *words, directory=here, report=words[1] == "report")
+    assert words[:2] == ["python", "run.py"], f"{' '.join(words)}: the runner has no such command"
+    return run_py(*replaced(words[2:], settings), directory=here)
