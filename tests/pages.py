@@ -1,8 +1,8 @@
 """Pages of documents as programs: their blocks of code, run in the order of the page.
 
 A block is a file where its path and a colon stand before it, Python in one namespace per page, or commands. Commands
-of metarl run in processes of their own or, where they are light, in this one; ``cd`` holds for the rest of the page, and
-``pip install -e .`` only has the configurations of the package there found. Blocks in other languages, such as
+of metarl run in processes of their own or, where they are light, in this one; ``cd`` holds for the rest of the page,
+and ``pip install -e .`` only has the configurations of the package there found. Blocks in other languages, such as
 ``text``, are not run. Comments that readers of the page do not see are for this runner:
 
     <!-- run with KEY=VALUE ... -->    settings of every training from here on, in place of those on the page; ~KEY
