@@ -59,7 +59,7 @@ class ProgressBar:
         rate = (self.done - self.first) / elapsed if elapsed > 0 else 0.0
         left = max(0, self.total - self.done) / rate if rate > 0 else None
         parts = [
-            f"{100 * self.done / self.total:.0f}% of {self.total:,} steps",
+            f"{min(100, 100 * self.done / self.total):.0f}% of {self.total:,} steps",
             f"{self.done:,} done in {tqdm.format_interval(elapsed)}",
             f"{rate:,.0f} steps/s",
             *([f"{tqdm.format_interval(left)} left"] if left else []),

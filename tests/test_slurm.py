@@ -8,8 +8,10 @@ import pages
 import pytest
 import slurm
 from helpers import read_rows, timeless
-from processes import REPOSITORY, outcome, run_py, run_together
+from processes import REPOSITORY, outcome, python, run_py, run_together
+from run_directories import BRIEF
 
+from metarl.cli import main
 from metarl.launching.slurm import states
 from metarl.runs.sweep import Sweep, finished_summary
 
@@ -169,3 +171,16 @@ def test_the_command_of_the_tutorial_submits_a_sweep(tmp_path, in_cluster):
     pages.run(page, tmp_path)
     (run,) = Sweep(tmp_path / "sweeps" / "bandit").jobs
     assert finished_summary(run.directory)["env_steps"] == 400
+
+
+def test_a_package_of_ones_own_runs_on_the_cluster(tmp_path, in_cluster):
+    main(["new", str(tmp_path / "lab")])
+    line = ("train", "-m", "env=lab_numbers", "model=lab_averages", "algorithm=lab_rl2", *BRIEF, "seed=0")
+    launcher = ("cluster=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.wait=true", "hydra.sweep.dir=sweep")
+    command = python(
+        "-m", "metarl", *line, *launcher, "--config-dir", "lab/conf", directory=tmp_path / "lab", env=in_cluster
+    )
+    code, _, err = outcome(command)
+    assert code == 0, err
+    (run,) = Sweep(tmp_path / "lab" / "sweep").jobs
+    assert finished_summary(run.directory)["env"] == "lab_numbers"
