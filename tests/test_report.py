@@ -57,6 +57,11 @@ def test_regret_falls_back_to_the_best_baseline(tmp_path):
     assert name == "Gittins index" and returns.sum() == pytest.approx(6.655)
 
 
+def test_random_actions_are_no_reference_of_regret(tmp_path):
+    run = load_run(write_run(tmp_path / "a", baselines={"Random": 5.0}))
+    assert regret_reference(run) is None and "regret" not in run_figures(run)
+
+
 def test_curves_over_seeds_share_the_steps_all_have_reached(tmp_path):
     runs = [load_run(write_run(tmp_path / str(rows), seed=rows, rows=rows, finished=False)) for rows in (60, 30)]
     steps, returns = over_seeds(runs, "sampled")

@@ -10,6 +10,7 @@ from metarl.analysis import style
 from metarl.analysis.runs import ACTIONS, Run
 from metarl.analysis.style import MUTED, PALETTE, Label
 
+RANDOM = "Random"  # baseline that solves nothing
 COLORS: dict[str, str] = dict(zip(ACTIONS, PALETTE, strict=False))
 
 
@@ -127,15 +128,16 @@ def regret_reference(run: Run) -> tuple[str, np.ndarray] | None:
     """Reference of the regret: a name, and its return in each episode ``[episodes]``.
 
     The tightest bound, which is of the whole trial and so spread evenly over the episodes; without one the best
-    baseline, episode by episode; None without either.
+    baseline but random actions, episode by episode; None without either.
     """
     if run.bounds:
         name = min(run.bounds, key=run.bounds.__getitem__)
         episodes = len(run.evaluations["sampled"]["adaptation_curve"])
         return name, np.full(episodes, run.bounds[name] / episodes)
-    if run.baselines:
-        name = max(run.baselines, key=lambda name: run.baselines[name]["return_mean"])
-        return name, np.array(run.baselines[name]["adaptation_curve"])
+    solvers = {name: found for name, found in run.baselines.items() if name != RANDOM}
+    if solvers:
+        name = max(solvers, key=lambda name: solvers[name]["return_mean"])
+        return name, np.array(solvers[name]["adaptation_curve"])
     return None
 
 
