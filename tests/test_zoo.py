@@ -17,7 +17,7 @@ from metarl.runs.exported import export, read_exported
 from metarl.runs.tensors import read_tensors, write_tensors
 
 MOST_BYTES = 20_000_000
-STEPS, SIMULATED_STEPS = 40_000, 12_000  # of the evaluation of one agent with one kind of actions
+STEPS, SIMULATED_STEPS = 30_000, 8_000  # of the evaluation of one agent with one kind of actions
 SEED = 20_000  # of these evaluations, unlike those of training
 ON_CARD = {"name", "about", "licence", "command", "commit", "metarl", "seed", "env", "model", "algorithm", "config"}
 ON_CARD |= {"evaluation", "evaluation_seed", "hardware", "versions", "wall_time", "env_steps", "parameters"}
