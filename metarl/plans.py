@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from metarl.errors import ConfigError
 
 Unit = Literal["iterations", "steps", "per run"]
-SCHEDULE = re.compile(r"(\d[\d_]*) *(iterations|steps|per run)")
+SCHEDULE = re.compile(r"(\d[\d_]{0,17}) *(iterations|steps|per run)")
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,20 @@ import torch
 import yaml
 from helpers import small_config
 from PIL import Image
-from run_directories import write_run
+from run_directories import evaluation, write_run
 
 from metarl.analysis import embedding
 from metarl.analysis.embedding import picture
+from metarl.analysis.figures import MOST_PANELS, training_diagnostics
 from metarl.analysis.report import write_report
+from metarl.analysis.runs import load_run
+from metarl.analysis.trial_figures import draw_trial
+from metarl.analysis.trial_recording import from_json
 from metarl.cli import main
 from metarl.errors import CheckpointError, RunDirectoryError
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import Checkpoints
+from metarl.runs.exported import read_exported
 from metarl.runs.loggers import Loggers, TensorboardLogger, WandbLogger
 
 SECRET = "secret of this machine"
@@ -145,6 +150,93 @@ def test_a_damaged_recording_is_said(run, recording):
     (run / "trial.json").write_text(json.dumps(recording))
     with pytest.raises(RunDirectoryError, match=r"trial.json"):
         write_report([run], run / "report.html")
+
+
+GRID = {"kind": "cells", "shape": [5, 5], "goal": 3, "cells": [[0, 1], [2, 3]]}
+SPEED = {"kind": "quantity", "name": "a", "unit": "b", "target": 1, "seconds_per_step": 1, "values": [[1, 2], [2]]}
+PATH = {"kind": "path", "axes": ["x", "y"], "goal": [1, 1], "positions": [[[0, 0], [1, 1]]]}
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        GRID | {"shape": [10**9, 10**9]},
+        GRID | {"shape": [-3, 4]},
+        GRID | {"shape": [2.5, 1e-300]},
+        SPEED | {"seconds_per_step": 1e308},
+        SPEED | {"values": [[10**400]]},
+        PATH | {"goal": [1e308, -1e308]},
+        {"kind": "rewards", "rewards": [[1e308], [-1e308]]},
+    ],
+)
+def test_a_recording_that_no_figure_can_show_is_said(run, view):
+    recording = {"task": "t", "returns": [1.0, 2.0], "places": [], "goal": None, "view": view}
+    (run / "trial.json").write_text(json.dumps(recording))
+    with pytest.raises(RunDirectoryError, match=r"trial.json is not readable as recording"):
+        write_report([run], run / "report.html")
+
+
+def test_large_grids_are_drawn_in_little_time(monkeypatch):
+    monkeypatch.setattr("metarl.analysis.trial_figures.MOST_SHADES", 7)
+    view = GRID | {"shape": [10**6, 3], "cells": [[*range(40), 2, 2]]}
+    held = {"task": "t", "returns": [1.0], "places": [], "goal": None, "view": view}
+    figure, _ = draw_trial(from_json(json.dumps(held)))
+    (ax,) = figure.axes
+    assert len(ax.patches) == 7 and ax.patches[0].get_x() == 1.5  # the cell of most steps is among them
+    assert len(ax.xaxis.get_minor_locator()()) == 0 and len(ax.yaxis.get_minor_locator()()) == 4
+
+
+@pytest.mark.parametrize("sets", [None, 5, True, [], [None], [["a"]], {"a": 1}, "", "a/b", ["a", "a"]])
+def test_task_sets_that_are_no_names_are_said(run, sets):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["eval"]["task_sets"] = sets
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(RunDirectoryError, match=r"config.yaml: eval.task_sets is no name of a task set"):
+        write_report([run], run / "report.html")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[31m", "\x00"])
+def test_text_that_cannot_be_shown_is_replaced(run, text):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["choices"]["env"] = text
+    config[text] = 1
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = json.loads((run / "summary.json").read_text()) | {"command": text, "bounds": {text: 7.0}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    rows = [json.loads(line) | {f"update/{text}": 1.0} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report([run], run / "report.html").read_text()
+    assert text[0] not in page and "\ufffd" in page
+
+
+def test_numbers_beyond_all_axes_and_hundreds_of_metrics_do_no_harm(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    many = {f"update/m{i}": 1.0 for i in range(200)}
+    rows = [row | many | {"update/a": 10**400, "update/b": (-1) ** i * 1e308} for i, row in enumerate(rows)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_run(run)
+    assert len(loaded.series("update/a")[0]) == len(loaded.series("update/b")[0]) == 0
+    assert len(training_diagnostics(loaded).axes) == MOST_PANELS
+    rows[-1] |= {f"eval/sampled/{name}": value for name, value in evaluation(5.0).items()}
+    rows[-1]["eval/sampled/return_mean"] = 10**400
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunDirectoryError, match="return_mean is missing or damaged"):
+        load_run(run)
+
+
+def test_an_exported_file_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "agent.safetensors"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(CheckpointError, match="is too large"):
+        read_exported(path)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("metarl.runs.reader.os.fdopen", full)
+    with pytest.raises(CheckpointError, match="is larger than the free memory"):
+        read_exported(path)
 
 
 def test_checkpoints_behind_a_link_are_neither_read_nor_written(tmp_path):

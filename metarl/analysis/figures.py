@@ -11,6 +11,7 @@ from metarl.analysis.runs import ACTIONS, Run
 from metarl.analysis.style import MUTED, PALETTE, Label
 
 RANDOM = "Random"  # baseline that solves nothing
+MOST_PANELS = 60  # metrics of training that are drawn; hundreds of panels take minutes
 COLORS: dict[str, str] = dict(zip(ACTIONS, PALETTE, strict=False))
 
 
@@ -194,7 +195,8 @@ def _diagnostics(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Series of the metrics of collecting and updating that are worth a look."""
     keys = dict.fromkeys(key for row in run.history for key in row if key.startswith(("train/", "update/")))
     series = {key: run.series(key) for key in keys}
-    return {key: (steps, values) for key, (steps, values) in series.items() if len(steps) > 1}
+    found = [(key, points) for key, points in series.items() if len(points[0]) > 1]
+    return dict(found[:MOST_PANELS])
 
 
 def _binned(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ from metarl.analysis.task_notes import sentence
 from metarl.analysis.trial_figures import draw_trial
 from metarl.analysis.trial_recording import from_json
 from metarl.runs.files import replace_file
-from metarl.runs.reader import is_number, parsed, read_text
+from metarl.runs.reader import parsed, read_text
+from metarl.runs.values import is_number
 
 TEMPLATE, SCRIPT = "report.html.j2", "report.js"  # the only script that the page may run
 
@@ -225,16 +226,19 @@ def _trial(run: Run) -> list[Section]:
     """The trial that was kept to look at."""
     sections = []
     if (text := read_text(run.path / "trial.json")) is not None:
-        drawn = parsed(run.path / "trial.json", "recording", lambda: draw_trial(from_json(text)))
-        if drawn is not None:
-            figure, caption = drawn
-            sections.append(Section(Markup(to_svg(figure, "trial")), caption))
+        sections += parsed(run.path / "trial.json", "recording", lambda: _drawn(text))
     if (image := picture(run.path / "trial.png")) is not None:
         element = Markup('<img alt="pictures of a trial" src="data:image/png;base64,{}">')
         sections.append(
             Section(element.format(base64.b64encode(image).decode()), "One held-out trial, an episode in each row.")
         )
     return sections
+
+
+def _drawn(text: str) -> list[Section]:
+    """The figure of a trial that a file keeps; empty for a recording of nothing."""
+    drawn = draw_trial(from_json(text))
+    return [] if drawn is None else [Section(Markup(to_svg(drawn[0], "trial")), drawn[1])]
 
 
 def _table(rows: Sequence[Row], caption: str) -> Table:

@@ -12,6 +12,7 @@ import numpy as np
 
 from metarl.errors import RunDirectoryError
 from metarl.runs.reader import check_evaluations, read_config, read_rows, read_summary
+from metarl.runs.values import is_number
 
 Actions = Literal["sampled", "greedy"]
 ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
@@ -280,4 +281,4 @@ def _under(row: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)

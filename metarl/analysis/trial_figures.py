@@ -14,6 +14,8 @@ from metarl.analysis.trial_recording import Course, Path, Pulls, Rewards, TrialR
 
 MOST_EPISODES = 6  # drawn; of more, evenly spread ones with the first and the last
 MOST_ARMS = 20  # with a label each
+MOST_SHADES = 1000  # visited cells that are shaded, those of the most steps
+MOST_LINES = 60  # between cells; of a larger grid they would hide the cells
 
 
 def draw_trial(recording: TrialRecording) -> tuple[Figure, str] | None:
@@ -114,6 +116,8 @@ def _visits(view: Visits, recording: TrialRecording) -> tuple[Figure, str]:
 def _draw_visits(ax: Axes, view: Visits, cells: Sequence[int]) -> None:
     width, height = view.shape
     numbers, counts = np.unique(cells, return_counts=True)
+    most = np.sort(counts.argsort(kind="stable")[-MOST_SHADES:])
+    numbers, counts = numbers[most], counts[most]
     for number, count in zip(numbers, counts, strict=True):
         corner = (number % width - 0.5, number // width - 0.5)
         shade = 0.15 + 0.45 * count / counts.max()
@@ -131,7 +135,8 @@ def _draw_visits(ax: Axes, view: Visits, cells: Sequence[int]) -> None:
     ax.set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5), aspect="equal")
     for axis, size in ((ax.xaxis, width), (ax.yaxis, height)):
         axis.set_major_locator(style.MaxNLocator(min(size, 8), integer=True, min_n_ticks=1))
-        axis.set_minor_locator(style.FixedLocator(list(np.arange(size + 1) - 0.5)))
+        lines = np.arange(size + 1 if size <= MOST_LINES else 0) - 0.5
+        axis.set_minor_locator(style.FixedLocator(list(lines)))
     ax.grid(visible=False, which="major")
     ax.grid(which="minor", color=style.GRID, linewidth=0.7)
     ax.tick_params(which="minor", length=0)

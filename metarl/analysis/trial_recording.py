@@ -1,6 +1,5 @@
 """Record of one trial, as a file keeps it: what a figure of the trial shows. Imports no torch."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +7,9 @@ import numpy as np
 
 from metarl.envs.rendering import Frame
 from metarl.runs import files as run_files
+from metarl.runs.values import LARGEST, is_number, read_json
+
+MOST_CELLS = 1_000_000  # along a side of a grid
 
 
 @dataclass
@@ -44,6 +46,10 @@ class Visits:
     shape: tuple[int, int]  # width, height
     goal: int | None
     cells: list[list[int]] = field(default_factory=list)  # by episode
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(size, int) and 0 < size <= MOST_CELLS for size in self.shape):
+            raise ValueError(f"the shape of a grid is {self.shape}")
 
 
 @dataclass
@@ -99,7 +105,8 @@ def to_json(recording: TrialRecording) -> str:
 
 def from_json(text: str) -> TrialRecording:
     """The recording that ``to_json`` wrote; one by an earlier version has the path alone."""
-    held = json.loads(text)
+    held = read_json(text)
+    _check_numbers(held)
     positions = [[np.array(position) for position in path] for path in held["places"]]
     goal = None if held["goal"] is None else np.array(held["goal"])
     view = held.get("view")
@@ -110,6 +117,16 @@ def from_json(text: str) -> TrialRecording:
         goal=goal,
         view=_path(held) if view is None else VIEWS[view.pop("kind")](**view),
     )
+
+
+def _check_numbers(part: Any) -> None:
+    """Raise ``ValueError`` for a number that no figure can have an axis for."""
+    match part:
+        case dict() | list():
+            for value in part.values() if isinstance(part, dict) else part:
+                _check_numbers(value)
+        case int() | float() if not (isinstance(part, bool) or is_number(part)):
+            raise ValueError(f"a number is larger than {LARGEST:g}")
 
 
 def _path(held: dict[str, Any]) -> Path | None:

@@ -110,7 +110,7 @@ def with_settings(config: dict[str, Any], overrides: Sequence[str], group: str) 
     Raises:
         ConfigError: an override is of another kind, or there is no such setting.
     """
-    node = dict(config[group])
+    node = dict(config.get(group) or {})
     for override in overrides:
         key, equals, text = override.lstrip("+").partition("=")
         name = key.removeprefix(f"{group}.")

@@ -13,7 +13,7 @@ from metarl.runs.files import refuse_link, replacing
 from metarl.runs.reader import read_bytes
 
 FORMAT = 3
-MOST_BYTES = 2**40
+MOST_BYTES = 2**36
 WITHOUT_DIGEST = 2  # the format before, which is read still
 # What ends the file: the digest of all before it. PyTorch's own reader takes no notice of it.
 MARK = b"\nmetarl checkpoint, SHA-256 "

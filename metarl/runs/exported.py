@@ -4,7 +4,6 @@ The file is one of safetensors, the card is JSON in its metadata and, to be read
 it runs no code of the file; its configuration may name code of trusted packages alone, as that of a run directory.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from metarl.runs.checkpoint import load
 from metarl.runs.directory import RunDirectory
 from metarl.runs.files import EXPORTED as SUFFIX
 from metarl.runs.files import replace_file, to_json
-from metarl.runs.reader import bounded, checked_config
+from metarl.runs.reader import checked_config
 from metarl.runs.tensors import read_tensors, write_tensors
+from metarl.runs.values import bounded, read_json
 from metarl.version import __version__
 
 KEY = "metarl"  # of the card in the metadata
@@ -87,12 +87,14 @@ def read_exported(path: Path) -> Exported:
     """
     tensors, metadata = read_tensors(path)
     try:
-        card = bounded(json.loads(metadata[KEY]))
+        card = bounded(read_json(metadata[KEY]))
         number, config = card["format"], card["config"]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path} has no card of metarl; metarl export writes files that have one") from None
     if number != FORMAT:
-        raise CheckpointError(f"{path} has format {number}, this metarl reads format {FORMAT}; use a later version")
+        raise CheckpointError(
+            f"{path} has format {str(number)[:40]}, this metarl reads format {FORMAT}; use a later version"
+        )
     try:
         return Exported(card, checked_config(path, config), tensors)
     except RunDirectoryError as error:

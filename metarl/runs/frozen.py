@@ -16,7 +16,8 @@ import yaml
 from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
 from metarl.runs.files import refuse_link, replace_file
-from metarl.runs.reader import bounded, parsed, read_text
+from metarl.runs.reader import parsed, read_text
+from metarl.runs.values import bounded
 
 CONFIGS = "configs"
 HERE = Path(__file__).resolve().parents[2]  # the repository, where metarl runs from one

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
 from metarl.runs.files import CONFIG, ERROR, METRICS, SUMMARY
+from metarl.runs.values import bounded, is_number, read_json, showable
 
 MOST_BYTES = 2**24  # of a file that is read at once
 MOST_METRICS = 2**30
-MOST_VALUES = 100_000  # of a configuration, each counted wherever it is repeated
 TAIL = 64 * 1024  # bytes at the end of a metrics file that tell a run's present speed
 RECENT = 20  # rows there
 
@@ -55,7 +55,7 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
         raise RunDirectoryError(
             f"{directory} is not a run directory (no {CONFIG}); give the folder that training wrote"
         )
-    config = parsed(path, "YAML", lambda: bounded(yaml.safe_load(text.decode())))
+    config = parsed(path, "YAML", lambda: showable(bounded(yaml.safe_load(text.decode()))))
     config = checked_config(path, config, of_run)
     if of_run and not text.endswith(b"\n"):
         raise RunDirectoryError(
@@ -82,6 +82,10 @@ def checked_config(path: Path, config: Any, of_run: bool = True) -> dict[str, An
         )
     if of_run and (wrong := next((name for name in GROUPS if not isinstance(config.get(name) or {}, dict)), None)):
         raise RunDirectoryError(f"{path}: {wrong} holds no keys; it is damaged: put the one of the run back")
+    if of_run and not _names_sets((config.get("eval") or {}).get("task_sets", "held_out")):
+        raise RunDirectoryError(
+            f"{path}: eval.task_sets is no name of a task set, and no list of names; put the file of the run back"
+        )
     return config
 
 
@@ -96,7 +100,7 @@ def read_summary(directory: str | Path) -> dict[str, Any] | None:
     if text is None:
         return None
     remedy = "delete it and run the training command again to rewrite it"
-    summary = parsed(path, "JSON", lambda: json.loads(text), remedy)
+    summary = parsed(path, "JSON", lambda: read_json(text), remedy)
     if not isinstance(summary, dict) or not isinstance(summary.get("evaluation"), dict):
         raise RunDirectoryError(f"{path} holds no evaluation; {remedy}")
     played = {"evaluation": summary["evaluation"], "baselines": summary.get("baselines") or {}}
@@ -221,32 +225,11 @@ def read_text(path: str | Path) -> str | None:
     return None if data is None else parsed(Path(path), "text", data.decode)
 
 
-def bounded(value: Any) -> Any:
-    """The content of a YAML file, unless its aliases repeat so much that no program could go through it.
-
-    Raises:
-        ValueError: there are more than ``MOST_VALUES`` values, or some that hold themselves.
-    """
-    waiting, count = [value], 0
-    while waiting:
-        part = waiting.pop()
-        count += 1
-        if count > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    return value
-
-
-def is_number(value: Any) -> bool:
-    """Whether JSON has held a number, or null, which was read as NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _rows(path: Path, lines: list[bytes], first: int | None) -> Rows:
     rows, problems = [], []
     for number, line in enumerate(lines, first or 1):
         try:
-            row = json.loads(line)
+            row = read_json(line) if b"\\u" in line else json.loads(line)
             row = _with_nan(row) if b"null" in line else row
             _check_row(row)
             rows.append(row)
@@ -277,8 +260,9 @@ def _wrong_in(evaluation: Any) -> str | None:
     for name in COUNTS:
         if not is_number(evaluation.get(name, 0)):
             return f"{name} is damaged"
-    same = len({len(evaluation[name]) for name in CURVES}) == 1
-    return None if same else f"{CURVES[0]} differs in length from {CURVES[1]} or {CURVES[2]}"
+    if len({len(evaluation[name]) for name in CURVES}) != 1:
+        return f"{CURVES[0]} differs in length from {CURVES[1]} or {CURVES[2]}"
+    return None if evaluation[CURVES[0]] else f"{CURVES[0]} is empty"
 
 
 def read_bytes(path: Path, tail: int | None = None, most: int | None = None) -> bytes | None:
@@ -306,6 +290,8 @@ def read_bytes(path: Path, tail: int | None = None, most: int | None = None) -> 
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except MemoryError:
+        raise RunDirectoryError(f"{path} is larger than the free memory; remove it") from None
     except OSError as error:
         link = " it is a link, which metarl does not follow" if path.is_symlink() else error.strerror
         raise RunDirectoryError(f"{path} cannot be read ({str(link).strip()})") from None
@@ -340,6 +326,13 @@ def _with_nan(part: Any) -> Any:
 def _has_choices(config: dict[str, Any]) -> bool:
     choices = config.get("choices")
     return isinstance(choices, dict) and {"env", "model", "algorithm"} <= set(choices) and is_number(config.get("seed"))
+
+
+def _names_sets(value: Any) -> bool:
+    """Whether a value is one name of a task set, or a list of different ones, none with a slash."""
+    names = value if isinstance(value, list) else [value]
+    whole = all(isinstance(name, str) and name and "/" not in name for name in names)
+    return whole and 0 < len(names) == len(set(names))
 
 
 def _is_curve(value: Any) -> bool:

@@ -9,7 +9,6 @@ Imports nothing heavy: launchers and ``metarl status`` look at hundreds of jobs.
 """
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -25,7 +24,6 @@ from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, remove_partial
 from metarl.runs.locks import Lock, holder, lock_owner
 from metarl.runs.reader import (
     Rows,
-    is_number,
     lost,
     parsed,
     read_config,
@@ -35,6 +33,7 @@ from metarl.runs.reader import (
     read_text,
     saved_iteration,
 )
+from metarl.runs.values import is_number, read_json
 
 State = Literal["finished", "running", "queued", "failed", "stopped", "pending"]
 
@@ -98,7 +97,7 @@ class Sweep:
             raise RunDirectoryError(f"{path} is not a sweep directory ({RECORD} is missing), and no run directory")
         remedy = "delete it and launch the sweep again"
         self.record: dict[str, Any] = parsed(
-            self.path / RECORD, "JSON", lambda: checked_record(json.loads(text)), remedy
+            self.path / RECORD, "JSON", lambda: checked_record(read_json(text)), remedy
         )
         self.jobs = [self._job(int(number), row) for number, row in self.record["jobs"].items()]
 

@@ -12,7 +12,7 @@ from metarl.errors import CheckpointError, RunDirectoryError
 from metarl.runs.files import replace_file
 from metarl.runs.reader import read_bytes
 
-MOST_BYTES = 2**40
+MOST_BYTES = 2**36
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.runs.files import EXPORTED as SUFFIX
-from metarl.runs.reader import bounded, parsed, read_bytes
+from metarl.runs.reader import parsed, read_bytes
+from metarl.runs.values import bounded
 
 PREFIX = "zoo:"
 PACKAGE = Path(__file__).resolve().parents[1]
