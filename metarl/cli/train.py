@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -52,6 +53,8 @@ def train(program: str, arguments: Sequence[str]) -> None:
         search_path.find_code()
         if arguments[:1] == [FROZEN]:
             run_frozen(*arguments[1:3])
+        elif {"-h", "--help"} & set(arguments):
+            print(_help(), end="")
         else:
             with _command_line(program, arguments):
                 own_directory = _leave_directories_to_the_main_process()
@@ -63,6 +66,11 @@ def train(program: str, arguments: Sequence[str]) -> None:
         if full_error or not _said(error, arguments):
             raise error from error.__cause__
         sys.exit(1)
+
+
+def _help() -> str:
+    """Text of ``--help``, without Hydra, which would first read every option of every group, twice."""
+    return yaml.safe_load((search_path.CONF / "hydra" / "help" / "metarl.yaml").read_text())["template"]
 
 
 @contextmanager
