@@ -1,10 +1,10 @@
 """Environments of metarl for programs that use Gymnasium alone.
 
+    import metarl.gymnasium_envs                                registers them, and imports nothing heavy
     gymnasium.make("metarl/cheetah_vel-v0")                     one lane
     gymnasium.make_vec("metarl/cheetah_vel-v0", num_envs=64)    many lanes stepped together
 
-Gymnasium finds them by itself where metarl is installed (entry point ``gymnasium.envs``); importing this module
-registers them, too, and imports nothing heavy.
+``gymnasium.make("metarl.gymnasium_envs:metarl/cheetah_vel-v0")`` imports this module by itself.
 """
 
 from typing import Any

@@ -179,7 +179,7 @@ def test_what_cannot_be_made_is_refused(make, fragment):
 
 
 def test_every_environment_is_registered():
-    import metarl.gymnasium_envs  # noqa: F401 (as the entry point does where metarl is installed)
+    import metarl.gymnasium_envs  # noqa: F401 (importing it registers them)
 
     assert {f"metarl/{option}-v0" for option in options("env")} <= set(gymnasium.registry)
 
