@@ -153,7 +153,7 @@ TEXT = """# Trained agents
 
 Written by `python benchmarks/zoo.py page`. These agents come with metarl, {size} MB in all, under its licence. Each is
 a file that `metarl export` wrote ([checkpoints](checkpoints.md#exported-agents)) and a card of its origin and scores.
-`zoo:NAME` stands wherever a run directory or such a file may.
+`zoo:NAME` stands for such a file.
 
 ```
 metarl zoo                                           # list them

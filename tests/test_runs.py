@@ -10,6 +10,7 @@ from metarl.analysis.figures import run_figures
 from metarl.analysis.runs import group_runs, load_run, load_runs, name_runs, require_finished
 from metarl.configuration.build import build
 from metarl.errors import RunDirectoryError
+from metarl.runs.sweep import Sweep
 
 # Loading
 
@@ -76,6 +77,16 @@ def test_damaged_files_are_named(bandit, file, text, message):
     with pytest.raises(RunDirectoryError, match=message) as caught:
         load_run(bandit)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("zoo:bandit_gru", "evaluate, watch and analyse take it"), ("a.safetensors", "take it"), ("none", "of that name")],
+)
+def test_what_is_no_run_is_answered_with_what_to_give(tmp_path, name, remedy):
+    for read in (load_run, Sweep):
+        with pytest.raises(RunDirectoryError, match=rf"{name} is not a .* directory .*{remedy}"):
+            read(tmp_path / name)
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):

@@ -87,7 +87,8 @@ class RecordedEnv:
 
     def _render(self):
         if not isinstance(self.env, Renderable):
-            raise RenderError(f"{type(self.env).__name__} does not support rendering")
+            name = type(self.env).__name__
+            raise RenderError(f"{name} does not support rendering; the report of a run has a figure of a trial instead")
         return self.env.render(0)
 
 

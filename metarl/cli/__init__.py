@@ -50,7 +50,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="metarl", description="Evaluate, compare and report runs of run.py.")
+    top = argparse.ArgumentParser(
+        prog="metarl", description="Train agents that adapt to new tasks, and evaluate and compare them."
+    )
     top.add_argument("--version", action="version", version=f"metarl {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help="train an agent, or several with -m; metarl train --help lists the options")

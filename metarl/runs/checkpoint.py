@@ -133,9 +133,9 @@ class Checkpoints:
         if which == "best" and (self.directory / "best.pt").exists():
             return self.directory / "best.pt"
         name = "best.pt" if which == "best" else "*.pt"
-        raise CheckpointError(
-            f"{self.directory / name}: no {which} checkpoint is there; let the run finish an iteration"
-        )
+        has_best = (self.directory / "best.pt").exists()
+        remedy = "let the run finish an iteration" + (", or choose the checkpoint best" if has_best else "")
+        raise CheckpointError(f"{self.directory / name}: no {which} checkpoint is there; {remedy}")
 
     def _of_iteration(self, iteration: int, numbered: list[Path]) -> Path:
         for path in numbered:

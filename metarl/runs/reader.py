@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
-from metarl.runs.files import CONFIG, ERROR, METRICS, SUMMARY
+from metarl.runs.files import CONFIG, ERROR, EXPORTED, METRICS, SUMMARY
 from metarl.runs.values import bounded, is_number, read_json, showable
 
 MOST_BYTES = 2**24  # of a file that is read at once
@@ -52,9 +52,7 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     text = read_bytes(path)
     if text is None:
-        raise RunDirectoryError(
-            f"{directory} is not a run directory (no {CONFIG}); give the folder that training wrote"
-        )
+        raise RunDirectoryError(f"{directory} is not a run directory (no {CONFIG}); {instead_of(Path(directory))}")
     config = parsed(path, "YAML", lambda: showable(bounded(yaml.safe_load(text.decode()))))
     config = checked_config(path, config, of_run)
     if of_run and not text.endswith(b"\n"):
@@ -62,6 +60,13 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
             f"{path} ends within a line, as a file that was cut short; put the one of the run back, or end the line"
         )
     return config
+
+
+def instead_of(path: Path) -> str:
+    """What to give instead of a path that is no directory of a run."""
+    if path.name.startswith("zoo:") or path.suffix == EXPORTED:
+        return "an exported agent has weights alone: evaluate, watch and analyse take it, and training.start_from"
+    return "give the folder that training wrote" + ("" if path.exists() else ": there is nothing of that name")
 
 
 def checked_config(path: Path, config: Any, of_run: bool = True) -> dict[str, Any]:

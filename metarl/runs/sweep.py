@@ -24,6 +24,7 @@ from metarl.runs.files import CONFIG, LOCK, SUMMARY, refuse_link, remove_partial
 from metarl.runs.locks import Lock, holder, lock_owner
 from metarl.runs.reader import (
     Rows,
+    instead_of,
     lost,
     parsed,
     read_config,
@@ -94,11 +95,11 @@ class Sweep:
         self.path = Path(path).absolute()
         text = read_text(self.path / RECORD)
         if text is None:
-            raise RunDirectoryError(f"{path} is not a sweep directory ({RECORD} is missing), and no run directory")
+            what = f"is not a sweep directory ({RECORD} is missing), and no run directory"
+            raise RunDirectoryError(f"{path} {what}; {instead_of(self.path)}")
         remedy = "delete it and launch the sweep again"
-        self.record: dict[str, Any] = parsed(
-            self.path / RECORD, "JSON", lambda: checked_record(read_json(text)), remedy
-        )
+        found = parsed(self.path / RECORD, "JSON", lambda: checked_record(read_json(text)), remedy)
+        self.record: dict[str, Any] = found
         self.jobs = [self._job(int(number), row) for number, row in self.record["jobs"].items()]
 
     @classmethod
