@@ -93,7 +93,8 @@ def finished(tmp_path_factory):
 def test_a_run_writes_all_its_files(finished):
     directory, _, _ = finished
     names = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "summary.json", "report.html", "run.log"}
+    written = {"config.yaml", "metrics.jsonl", "summary.json", "report.html", "trial.json", "run.log"}
+    assert names == written | {"checkpoints"}
     saved = {path.name for path in (directory / "checkpoints").iterdir()}
     assert saved == {"00000001.pt", "00000002.pt", "best.pt"}
     assert not list(directory.rglob("*.partial"))
@@ -105,7 +106,7 @@ def test_a_run_writes_what_it_is_and_what_it_reached(finished):
     assert config["training"]["total_steps"] == 2000 and config["model"]["hidden_size"] == 8
     assert config["choices"]["env"] == "bandit" and config["choices"]["model"] == "gru"
     rows = read_rows(directory / "metrics.jsonl")
-    assert [row["env_steps"] for row in rows] == [1000, 2000]
+    assert [row["env_steps"] for row in rows] == [0, 1000, 2000]
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["num_tasks"] == 200 and summary["env_steps"] == 2000 and summary["iteration"] == 2
     for actions in ("sampled", "greedy"):
