@@ -155,7 +155,7 @@ def test_a_sweep_gives_every_job_its_directory(tmp_path):
     assert [path.name for path in runs] == ["0", "1"]
     assert [yaml.safe_load((path / "config.yaml").read_text())["seed"] for path in runs] == [0, 1]
     first, second = (read_rows(path / "metrics.jsonl") for path in runs)
-    assert first[0]["train/return"] != second[0]["train/return"]
+    assert first[-1]["train/return"] != second[-1]["train/return"]
     assert out.count("held-out tasks, drawn afresh: no earlier evaluation played them; report") == 2
 
 

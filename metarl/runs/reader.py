@@ -63,7 +63,7 @@ def read_config(directory: str | Path, of_run: bool = True) -> dict[str, Any]:
 
 
 def instead_of(path: Path) -> str:
-    """What to give instead of a path that is no directory of a run."""
+    """Advice for a path that is no directory of a run."""
     if path.name.startswith("zoo:") or path.suffix == EXPORTED:
         return "an exported agent has weights alone: evaluate, watch and analyse take it, and training.start_from"
     return "give the folder that training wrote" + ("" if path.exists() else ": there is nothing of that name")
