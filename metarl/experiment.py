@@ -286,7 +286,7 @@ def _show(trainer: Trainer, summary: dict, first: bool = False) -> None:
     from metarl.analysis.report import write_page
     from metarl.analysis.runs import load_run
     from metarl.analysis.tables import final_table, format_table
-    from metarl.analysis.task_notes import sentence
+    from metarl.analysis.task_notes import gaps, sentence
 
     path = trainer.run_dir.path
     run, report = replace(load_run(path), summary=summary), path / "report.html"
@@ -295,6 +295,8 @@ def _show(trainer: Trainer, summary: dict, first: bool = False) -> None:
         trainer.loggers.finish(summary, figures)
     _optional("report", lambda: write_page([run], report))
     print(format_table(final_table(summary), "text"))
+    for name, gap in gaps(summary.get("generalization_gap")).items():
+        print(f"{name}: {gap}")
     print(f"{sentence(summary['evaluation']['sampled'], run.selected_on)}; report: {report}")
 
 

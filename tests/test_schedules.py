@@ -120,3 +120,10 @@ def test_the_report_shows_both_curves_and_the_gap(on_two_sets, tmp_path):
     ]
     write_report([on_two_sets.path], tmp_path / "page.html")
     assert "generalisation gap, held-out tasks" in (tmp_path / "page.html").read_text()
+
+
+def test_the_end_of_a_run_says_the_gap(on_two_sets, capsys):
+    run(build(on_two_sets.config, on_two_sets.path), on_two_sets.config)  # a finished run shows its results again
+    found = on_two_sets.summary["generalization_gap"]["held_out"]
+    words = f"generalisation gap, held-out tasks: {found['mean']:.4g} ± {found['standard_error']:.2g}"
+    assert words in capsys.readouterr().out.splitlines()

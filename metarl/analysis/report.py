@@ -20,7 +20,7 @@ from metarl.analysis.selection import WORDS, Criterion, selected
 from metarl.analysis.statistics import FEW_SEEDS
 from metarl.analysis.style import to_svg
 from metarl.analysis.tables import Row, display, duration, error_over, final_table
-from metarl.analysis.task_notes import sentence
+from metarl.analysis.task_notes import gaps, sentence
 from metarl.analysis.trial_figures import draw_trial
 from metarl.analysis.trial_recording import from_json
 from metarl.runs.files import replace_file
@@ -183,22 +183,11 @@ def _facts(run: Run) -> dict[str, str]:
         "training time": duration(latest.get("wall_time")),
         "parameters": _thousands(summary.get("parameters")),
         "held-out tasks": _thousands(summary.get("num_tasks")),
-        **_gaps(summary.get("generalization_gap")),
+        **gaps(summary.get("generalization_gap")),
         **{name: summary.get(name) for name in ("hardware", "versions", "commit")},
         "directory": run.path,
     }
     return {name: str(value) for name, value in shown.items() if value is not None}
-
-
-def _gaps(found: Any) -> dict[str, str]:
-    """Return on training tasks minus that on each other set of the final evaluation, with its standard error."""
-    if not isinstance(found, dict):
-        return {}
-    return {
-        f"generalisation gap, {name.replace('_', '-')} tasks": f"{gap['mean']:.4g} ± {gap['standard_error']:.2g}"
-        for name, gap in found.items()
-        if isinstance(gap, dict) and is_number(gap.get("mean")) and is_number(gap.get("standard_error"))
-    }
 
 
 def _latest(run: Run) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from metarl.runs.values import is_number
+
 
 def sentence(evaluation: Mapping[str, Any], selected_on: str = "held_out", task_set: str = "held_out") -> str:
     """Description of the tasks of an evaluation, and whether ``best.pt`` and ``--best`` were selected on them.
@@ -38,3 +40,18 @@ def selected_on_the_same(evaluation: Mapping[str, Any], selected_on: str = "held
     if source is None:
         return None
     return source in ("all", "repeating") or (source == "fixed" and selected_on == "held_out")
+
+
+def gaps(found: Any) -> dict[str, str]:
+    """Return on training tasks minus that on each other set of the final evaluation, with its standard error.
+
+    Args:
+        found: ``generalization_gap`` of a summary; one by an earlier version has none.
+    """
+    if not isinstance(found, dict):
+        return {}
+    return {
+        f"generalisation gap, {name.replace('_', '-')} tasks": f"{gap['mean']:.4g} ± {gap['standard_error']:.2g}"
+        for name, gap in found.items()
+        if isinstance(gap, dict) and is_number(gap.get("mean")) and is_number(gap.get("standard_error"))
+    }
