@@ -39,8 +39,9 @@ def start(run_dir: Path, run=run_py):
 
 
 def rows_of(run_dir: Path) -> int:
+    """Rows of iterations; the first one of the file is that of the untrained agent."""
     path = run_dir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
 
 def final_evaluation_began(run_dir: Path, before: int) -> bool:
@@ -52,7 +53,7 @@ def assert_same_results(run_dir: Path, undisturbed: Path) -> None:
     found, expected = (
         [timeless(row) for row in read_rows(directory / "metrics.jsonl")] for directory in (run_dir, undisturbed)
     )
-    assert len(expected) == ITERATIONS
+    assert len(expected) == ITERATIONS + 1
     assert found == expected
     for which in ("latest", "best"):
         states = [load(Checkpoints(directory / "checkpoints").path(which)) for directory in (run_dir, undisturbed)]

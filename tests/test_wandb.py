@@ -137,7 +137,7 @@ def test_a_resumed_run_is_the_same_wandb_run(tmp_path):
     assert len(paths) == 2
     first, second = (of_kind(path, "run")[0] for path in paths)
     assert first.run_id == second.run_id and second.resume  # so that a sync appends to the first
-    assert_history_is(rows[1:], history(paths[1]))
+    assert_history_is(rows[2:], history(paths[1]))
 
 
 @pytest.mark.timeout(1200)

@@ -57,7 +57,7 @@ def test_wandb_online_receives_the_run_and_a_resumed_one_as_the_same(tmp_path, s
     moved = run_dir.rename(tmp_path / "moved")
     rows = live(moved, *online, iterations=4, sweep="a-sweep")
     assert list(service.runs) == [name] and service.exit_codes[name] == 0
-    assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+    assert_history_is(rows, [row for row in service.rows(name) if "env_steps" in row])
     assert service.rows(name)[: len(first)] == first
     assert "evaluation" in service.summary[name]
     sent = service.files[name]
@@ -113,14 +113,14 @@ def test_a_service_that_fails_in_mid_run_stops_nothing_and_loses_nothing(tmp_pat
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         (name,) = service.runs
-        assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+        assert_history_is(rows, [row for row in service.rows(name) if "env_steps" in row])
 
 
 def test_a_service_that_comes_back_receives_every_row(tmp_path, service, caplog):
     with caplog.at_level(logging.WARNING):
         rows = live_with_a_fault(tmp_path / "run", Saboteur(service, "drop", begin=1, end=3))
     (name,) = service.runs
-    assert_history_is(rows, [row for row in service.rows(name) if "train/return" in row])
+    assert_history_is(rows, [row for row in service.rows(name) if "env_steps" in row])
     assert "nothing is lost" not in caplog.text
 
 
