@@ -280,7 +280,7 @@ def test_what_breaks_the_contract_in_training_says_when(iteration, eval_every, m
     if iteration == 3:
         trainer.env.step = breaking
     else:
-        monkeypatch.setattr(f"metarl.{'trainer' if iteration else 'experiment'}.evaluate", breaking)
+        monkeypatch.setattr(f"metarl.{'periodic_evaluation' if iteration else 'experiment'}.evaluate", breaking)
     with pytest.raises(ContractError, match=message):
         trainer.train(StopAt(trainer, 3))
         final_summary(trainer, config, {})

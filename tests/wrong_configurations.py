@@ -45,7 +45,7 @@ WRONG = {
     "meta_batch_size=many": ["meta_batch_size='many'", INTEGER],
     "meta_batch_size=true": ["meta_batch_size=True", INTEGER],
     "num_threads=two": ["num_threads='two'", INTEGER],
-    "training.eval_every=often": ["training.eval_every='often'", INTEGER],
+    "training.eval_every=often": ["training.eval_every='often'", "10 per run"],
     "eval.baselines=7": ["eval.baselines=7", "boolean"],
     "env.num_arms=two": ["env.num_arms='two'", INTEGER],
     "env.num_arms=null": ["env.num_arms=None", INTEGER],
