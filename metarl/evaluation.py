@@ -1,7 +1,7 @@
 """Held-out evaluation: the adaptation curve of any agent, seeded and apart from all training randomness."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NotRequired, Protocol, TypedDict, Unpack
 
@@ -72,23 +72,15 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def evaluate(
-    agent: Agent,
-    make_env: MakeEnv,
-    *,
-    greedy: bool = False,
-    on_step: Callable[[], None] | None = None,
-    **which: Unpack[TaskSelection],
-) -> Evaluation:
+def evaluate(agent: Agent, make_env: MakeEnv, *, greedy: bool = False, **which: Unpack[TaskSelection]) -> Evaluation:
     """Play one trial on each of ``num_tasks`` tasks.
 
     ``greedy`` takes the most likely actions: those of an agent that adapts between rollouts in its last one alone.
     Trials on the same task are averaged first: those of lanes that share one, and those of a task set that has no more
     than ``num_tasks``, which is played as a whole as often as that many trials allow. The standard error is over tasks;
-    where all tasks there are were played several times, over the trials of each. ``on_step`` is called after every step
-    of all lanes.
+    where all tasks there are were played several times, over the trials of each.
     """
-    return summarise(evaluate_per_task(agent, make_env, greedy=greedy, on_step=on_step, **which))
+    return summarise(evaluate_per_task(agent, make_env, greedy=greedy, **which))
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,6 @@ def evaluate_per_task(
     greedy: bool = False,
     batch_size: int = 2000,
     task_set: str = "held_out",
-    on_step: Callable[[], None] | None = None,
 ) -> PlayedTasks:
     """Results of one trial on each of ``num_tasks`` tasks, task by task; ``evaluate`` summarises them."""
     # One seed for both would let the agent's dice show it the environment's.
@@ -152,7 +143,7 @@ def evaluate_per_task(
     played: list[Tasks] = []
     for tasks in _batches(env, finite, rounds * count, task_set):
         played.append(tasks)
-        trial = collect_trial(env, agent, generator, greedy, on_step)
+        trial = collect_trial(env, agent, generator, greedy)
         per_episode = [episode_returns(r, n) for r, n in zip(trial, agent.rollouts, strict=True)]
         parts = [torch.cat(per_episode), *_last_episodes(trial[-1], agent.rollouts[-1])]
         batches.append([_mean_over_lanes(part, env.lanes_per_task) for part in parts])

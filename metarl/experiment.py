@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Generator
 
 from metarl import parallel
 from metarl.analysis.trial_recording import TrialRecording, to_json
 from metarl.baselines.registry import baselines, bounds
 from metarl.errors import MetarlError, RunDirectoryError, located
 from metarl.evaluation import Evaluation, TaskSelection, evaluate
-from metarl.periodic_evaluation import ACTIONS, generalization_gaps
+from metarl.periodic_evaluation import generalization_gaps
 from metarl.progress import Phase
 from metarl.runs.files import append_line
 from metarl.runs.frozen import commit
-from metarl.runs.reader import check_evaluations
+from metarl.runs.reader import ACTIONS, check_evaluations
 from metarl.runs.start import start_from
 from metarl.runs.zoo import recorded
 from metarl.system import Interrupted, StopRequest
 from metarl.trainer import Trainer
-from metarl.types import Agent
+from metarl.types import Agent, Decision, State, Timestep
 from metarl.version import __version__
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,27 @@ def _final(trainer: Trainer, name: str, agent: Agent, greedy: bool = False, task
     batches = math.ceil(plan.final_num_tasks / min(plan.final_num_tasks, plan.batch_size))
     steps = batches * sum(agent.rollouts) * trainer.env.horizon  # or fewer, where episodes end early
     with located(f"final evaluation after iteration {trainer.progress.iteration}"), Phase(name, steps) as phase:
-        return evaluate(agent, trainer.make_env, greedy=greedy, on_step=phase.step, **which)
+        return evaluate(Counted(agent, phase.step), trainer.make_env, greedy=greedy, **which)
+
+
+class Counted:
+    """An agent that acts as another one, and calls a function with every step of its lanes.
+
+    Args:
+        agent: the agent that acts.
+        on_step: called before each of its actions.
+    """
+
+    def __init__(self, agent: Agent, on_step: Callable[[], None]):
+        self.rollouts, self.initial_state, self.adapt = agent.rollouts, agent.initial_state, agent.adapt
+        self._act, self._on_step = agent.act, on_step
+
+    def act(
+        self, timestep: Timestep, state: State, generator: Generator, greedy: bool = False
+    ) -> tuple[Decision, State]:
+        """Actions of the agent."""
+        self._on_step()
+        return self._act(timestep, state, generator, greedy)
 
 
 def _references(trainer: Trainer) -> dict[str, dict[str, Any]]:

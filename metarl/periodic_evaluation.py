@@ -5,9 +5,8 @@ from typing import Any
 
 from metarl.evaluation import Evaluation, MakeEnv, evaluate
 from metarl.plans import EvaluationPlan
+from metarl.runs.reader import ACTIONS
 from metarl.types import Agent
-
-ACTIONS = ("sampled", "greedy")
 
 
 def evaluation_row(agent: Agent, make_env: MakeEnv, plan: EvaluationPlan, seed: int) -> dict[str, Any]:

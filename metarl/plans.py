@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from metarl.errors import ConfigError
+from metarl.runs.values import set_names
 
 Unit = Literal["iterations", "steps", "per run"]
 SCHEDULE = re.compile(r"(\d[\d_]{0,17}) *(iterations|steps|per run)")
@@ -121,12 +122,14 @@ class EvaluationPlan:
     task_sets: str | list[str] = "held_out"
 
     def __post_init__(self) -> None:
-        if not self.sets or len(set(self.sets)) < len(self.sets):
+        try:
+            set_names(self.task_sets)
+        except ValueError:
             raise ConfigError(
                 f"eval.task_sets={self.task_sets}: name at least one set, and each once, such as [train,held_out]"
-            )
+            ) from None
 
     @property
     def sets(self) -> list[str]:
         """Names of the task sets; the first selects ``best.pt``."""
-        return [self.task_sets] if isinstance(self.task_sets, str) else list(self.task_sets)
+        return set_names(self.task_sets)

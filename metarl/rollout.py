@@ -56,14 +56,12 @@ def collect(
     greedy: bool = False,
     after: Rollout | None = None,
     on_end: Callable[[Tensor, State], None] | None = None,
-    on_step: Callable[[], None] | None = None,
 ) -> tuple[Rollout, State]:
     """Play ``episodes`` episodes in every lane on its current task, ``after`` an earlier rollout of the trial.
 
     A finished lane idles until all are finished: its steps are masked, its timestep stays that of its last step, and
     its rewards are zero. If episodes can end early, its state is still updated with the others; ``on_end`` is called
-    with the indices of the lanes that finish at a step and the state of all lanes at that step, ``on_step`` after every
-    step.
+    with the indices of the lanes that finish at a step and the state of all lanes at that step.
 
     Returns:
         The rollout, and the agent's state after the last step.
@@ -78,8 +76,6 @@ def collect(
         decision, state = agent.act(timestep, state, generator, greedy)
         step = env.step(decision.action)
         rows.append(row_of(timestep, decision, step, mask))
-        if on_step is not None:
-            on_step()
         done = step.terminated | step.truncated
         remaining = remaining - done.long()
         following = Timestep(step.observation, timestep.observation, decision.action, step.reward, done)
@@ -128,19 +124,13 @@ def _beside(flags: Tensor, values: Tensor) -> Tensor:
     return flags.view(*flags.shape, *[1] * (values.ndim - flags.ndim))
 
 
-def collect_trial(
-    env: MetaEnv,
-    agent: Agent,
-    generator: Generator,
-    greedy: bool = False,
-    on_step: Callable[[], None] | None = None,
-) -> list[Rollout]:
-    """One whole trial in every lane, on the current tasks of the environment; ``on_step`` is called after every step.
+def collect_trial(env: MetaEnv, agent: Agent, generator: Generator, greedy: bool = False) -> list[Rollout]:
+    """One whole trial in every lane, on the current tasks of the environment.
 
     Returns one rollout per entry of ``agent.rollouts``: the last is the query, the others are support. ``greedy``
     applies only to the query: adaptation by policy gradients needs sampled actions.
     """
-    return _trial(env, agent, generator, greedy, on_step=on_step)[0]
+    return _trial(env, agent, generator, greedy)[0]
 
 
 class TrialEnd(NamedTuple):
@@ -167,7 +157,6 @@ def _trial(
     generator: Generator,
     greedy: bool = False,
     on_end: Callable[[Tensor, State], None] | None = None,
-    on_step: Callable[[], None] | None = None,
 ) -> tuple[list[Rollout], State]:
     """The rollouts of a trial, and the agent's state after its last step; ``on_end`` is for the query."""
     with torch.no_grad():
@@ -179,7 +168,7 @@ def _trial(
                 state = agent.adapt(state, trial[-1])
         query = len(trial) == len(agent.rollouts) - 1
         rollout, state = collect(
-            env, agent, state, episodes, generator, greedy and query, None, on_end if query else None, on_step
+            env, agent, state, episodes, generator, greedy and query, on_end=on_end if query else None
         )
         trial.append(rollout)
     return trial, state

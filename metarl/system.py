@@ -1,12 +1,20 @@
-"""Available cores, and handling of stop signals. Imports nothing heavy."""
+"""Available cores, folders of data files, and handling of stop signals. Imports nothing heavy."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+PACKAGE = Path(__file__).resolve().parent
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)
+
+
+def data_folder(name: str) -> Path:
+    """A folder of metarl's data files: inside the package where it is installed, beside it in a checkout."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
 
 
 def available_cores() -> int:

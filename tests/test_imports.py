@@ -23,7 +23,7 @@ FLOORS = (
     ("metarl.experiment",),
     ("metarl.configuration",),
     ("metarl.analysis",),
-    ("metarl.trainer", "metarl.periodic_evaluation"),
+    ("metarl.trainer", "metarl.periodic_evaluation", "metarl.plans"),
     ("metarl.baselines",),
     ("metarl.evaluation", "metarl.held_out"),
     ("metarl.algorithms",),
@@ -33,7 +33,7 @@ FLOORS = (
     ("metarl.configuration.compose", "metarl.configuration.reporting", "metarl.configuration.search_path"),
     ("metarl.runs",),
     ("metarl.finite", "metarl.parallel", "metarl.trust", "metarl.extras", "metarl.configuration.renamed"),
-    ("metarl.types", "metarl.plans"),
+    ("metarl.types",),
     ("metarl.tree", "metarl.seeding", "metarl.system", "metarl.version", "metarl.errors", "metarl.progress"),
 )
 

@@ -10,6 +10,7 @@ from metarl import progress
 from metarl.configuration.build import build_algorithm
 from metarl.errors import RunDirectoryError
 from metarl.evaluation import evaluate
+from metarl.experiment import Counted
 from metarl.launching import overview
 from metarl.progress import Phase, ProgressBar
 from metarl.runs.sweep import JobStatus, run_directories
@@ -58,7 +59,7 @@ def test_a_phase_is_a_bar_in_a_terminal(capsys, monkeypatch):
 def test_every_step_of_an_evaluation_is_counted():
     agent, built = build_algorithm(small_config("env=bandit"))
     steps = []
-    evaluate(agent, built.make_env, num_tasks=5, seed=0, batch_size=2, on_step=lambda: steps.append(1))
+    evaluate(Counted(agent, lambda: steps.append(1)), built.make_env, num_tasks=5, seed=0, batch_size=2)
     assert len(steps) == 3 * sum(agent.rollouts) * built.make_env(num_tasks=1, seed=0).horizon
 
 

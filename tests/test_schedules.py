@@ -10,6 +10,7 @@ from metarl.analysis.figures import learning_curve
 from metarl.analysis.report import write_report
 from metarl.analysis.runs import load_run
 from metarl.configuration.build import build
+from metarl.configuration.trained import load_source
 from metarl.errors import ConfigError
 from metarl.evaluation import evaluate
 from metarl.experiment import run
@@ -84,6 +85,18 @@ def test_a_run_killed_before_its_first_checkpoint_evaluates_the_untrained_agent_
         trainer.train(StopAt(trainer, 4))
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("killed", "whole")]
     assert rows[0] == rows[1] and [row["iteration"] for row in rows[0]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("eval_every", [1, 1000])
+def test_a_best_agent_that_is_the_untrained_one_is_said(eval_every, tmp_path, caplog):
+    trainer = trainer_of(small_config(*SETS, f"training.eval_every={eval_every}"), tmp_path)
+    trainer.train(StopAt(trainer, 2))
+    best = load(trainer.run_dir.checkpoints.path("best"))["progress"]["iteration"]
+    load_source(tmp_path, "best", ())
+    assert ("holds the untrained agent" in caplog.text) == (best == 0) and (best == 0 or eval_every == 1)
+    caplog.clear()
+    load_source(tmp_path, "latest", ())
+    assert not caplog.text
 
 
 @pytest.fixture(scope="module")

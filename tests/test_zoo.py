@@ -51,7 +51,7 @@ def test_a_card_says_what_the_agent_is(name):
     for evaluation in card["evaluation"].values():
         assert {"return_mean", "return_se", "num_tasks"} <= set(evaluation)
     assert {tensor.dtype for tensor in exported.tensors.values() if tensor.numel() > 1000} == {torch.float32}
-    assert not [word for word in ("/work/", "/tmp/", "/home/") if word in json.dumps(card)]
+    assert not re.findall(r"(?<![\w.)])/\w+/", json.dumps(card))  # a path of the machine it was trained on
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,11 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from metarl.errors import RunDirectoryError
-from metarl.runs.reader import check_evaluations, read_config, read_rows, read_summary
+from metarl.runs.reader import ACTIONS, Actions, check_evaluations, read_config, read_rows, read_summary, task_sets
 from metarl.runs.values import is_number
 
-Actions = Literal["sampled", "greedy"]
-ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
 Score = Literal["trial", "last_episode"]  # the return of which of them
 SCORES: tuple[Score, ...] = ("trial", "last_episode")
 
@@ -102,7 +100,7 @@ class Run:
     @property
     def task_sets(self) -> list[str]:
         """Task sets of the evaluations during training; the first is ``selected_on``."""
-        return evaluated_sets(self.config)
+        return task_sets(self.config)
 
     def curve(self, actions: Actions = "sampled", score: Score = "trial", task_set: str | None = None) -> Curve:
         """Return while training on one of ``task_sets``, by default the first; of length 0 without evaluations."""
@@ -122,12 +120,6 @@ class Run:
         points = [(row["env_steps"], row[key]) for row in self.history if _is_finite(row.get(key))]
         steps, values = np.array(points, dtype=float).reshape(-1, 2).T
         return steps, values
-
-
-def evaluated_sets(config: Mapping[str, Any]) -> list[str]:
-    """Task sets of the evaluations during training, of which the first selects ``best.pt``."""
-    sets = (config.get("eval") or {}).get("task_sets", "held_out")
-    return [sets] if isinstance(sets, str) else [str(name) for name in sets]
 
 
 def load_run(path: str | Path) -> Run:

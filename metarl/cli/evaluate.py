@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from metarl.cli.options import add_command, add_evaluation, add_run, add_task, positive, print_rows
 from metarl.errors import ConfigError
 from metarl.runs.files import to_json
+from metarl.runs.reader import task_sets
 
 if TYPE_CHECKING:
     from metarl.evaluation import TaskSelection
@@ -38,7 +39,6 @@ def evaluate(options: argparse.Namespace) -> None:
     """Print returns of sampled and greedy actions of one or all checkpoints on held-out tasks."""
     from metarl.analysis import evaluation_tables as tables
     from metarl.analysis.chosen_tasks import with_chosen_tasks
-    from metarl.analysis.runs import evaluated_sets
     from metarl.configuration.trained import load_source, names_of_checkpoints
 
     names = names_of_checkpoints(options.run, options.checkpoint)
@@ -52,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> None:
             rows.append(_report(options, config, name, agent, make_env, sets))
             continue
         if name == "best":
-            tables.warn_of_selection(env, sets, evaluated_sets(config)[0])
+            tables.warn_of_selection(env, sets, task_sets(config)[0])
         rows_of = _kind_of_rows(options, agent, make_env, env)
         label = {"checkpoint": name} if len(names) > 1 else {}
         rows += [label | row for row in tables.labelled(sets, rows_of)]

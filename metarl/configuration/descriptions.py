@@ -5,7 +5,8 @@ import re
 import textwrap
 
 from metarl.configuration.compose import options
-from metarl.configuration.search_path import CONF, PACKAGE, option_file
+from metarl.configuration.search_path import CONF, option_file
+from metarl.system import PACKAGE
 
 HIDDEN = {"hydra"}  # groups of Hydra itself, which clusters choose from
 COMMAND = "python run.py"

@@ -16,11 +16,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from metarl.errors import ConfigError
+from metarl.system import data_folder
 
 VARIABLE, OPTION, GROUP = "METARL_SEARCH_PATH", "--config-dir", "metarl.configs"
-PACKAGE = Path(__file__).resolve().parents[1]
-# Metarl's own configurations, inside the package where it is installed, beside it in a checkout.
-CONF = next((folder for folder in (PACKAGE / "conf",) if folder.is_dir()), PACKAGE.parent / "conf")
+CONF = data_folder("conf")  # metarl's own configurations
 
 
 def folders() -> list[Path]:

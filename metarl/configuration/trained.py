@@ -1,7 +1,7 @@
 """Trained agents: of a run directory, of an exported file, or of the zoo."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from metarl.runs.directory import RunDirectory
 from metarl.runs.exported import SUFFIX, read_exported
 from metarl.runs.zoo import agent_path
 from metarl.trust import trusted
+
+log = logging.getLogger(__name__)
 
 
 def load_source(
@@ -45,10 +47,7 @@ def load_source(
     if source.suffix == SUFFIX:
         config, place, read = _exported(source, which)
     else:
-        directory = RunDirectory(source)
-        config, place = directory.config(), directory.config_path
-        path = directory.checkpoints.path(which)
-        read = partial(load_weights, path=path)
+        config, place, read = _of_run(source, which)
     changed = with_env_settings(config | changes | ({"device": device} if device else {}), overrides)
     try:
         agent, parts = build_algorithm(changed, trusted(trust))
@@ -63,6 +62,23 @@ def load_source(
             f"{' '.join(overrides)}: changes the shape of a network of the trained agent; choose settings that keep it"
         ) from None
     return agent, parts, config
+
+
+def _of_run(source: Path, which: str) -> tuple[dict[str, Any], Path, Callable[..., Any]]:
+    """Configuration of a run, its file, and a function that gives the weights of a checkpoint to an agent."""
+    directory = RunDirectory(source)
+    config, path = directory.config(), directory.checkpoints.path(which)
+
+    def read(agent: Algorithm, device: str) -> None:
+        progress = load_weights(agent, path, device).get("progress")
+        if which == "best" and isinstance(progress, dict) and progress.get("iteration") == 0:
+            log.warning(
+                "%s holds the untrained agent: no evaluation during training had a higher return; with more of them "
+                "(training.eval_every), or with --checkpoint latest, it may be another one",
+                path,
+            )
+
+    return config, directory.config_path, read
 
 
 def _exported(source: Path, which: str) -> tuple[dict[str, Any], Path, Callable[..., Any]]:

@@ -10,12 +10,12 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from metarl.configuration.renamed import present
 from metarl.errors import RunDirectoryError
 from metarl.runs.files import CONFIG, ERROR, EXPORTED, METRICS, SUMMARY
-from metarl.runs.values import bounded, is_number, read_json, showable
+from metarl.runs.values import bounded, is_number, read_json, set_names, showable
 
 MOST_BYTES = 2**24  # of a file that is read at once
 MOST_METRICS = 2**30
@@ -26,7 +26,9 @@ RECENT = 20  # rows there
 NUMBERS = ("return_mean", "return_se")
 CURVES = ("adaptation_curve", "adaptation_se", "episodes_met")
 COUNTS = ("num_tasks", "trials_per_task", "success_rate", "fall_rate", "pooled_return")  # which not all have
-EVALUATION = re.compile(r"eval/(?:[^/]+/)?(?:sampled|greedy)/")  # prefix of the keys of an evaluation
+Actions = Literal["sampled", "greedy"]  # of an evaluation
+ACTIONS: tuple[Actions, ...] = ("sampled", "greedy")
+EVALUATION = re.compile(rf"eval/(?:[^/]+/)?(?:{'|'.join(ACTIONS)})/")  # prefix of the keys of an evaluation
 OF_SUMMARY = ("iteration", "wall_time", "parameters", "num_tasks", "evaluation_seed")
 GROUPS = ("env", "model", "algorithm", "training", "eval")  # of a configuration
 
@@ -87,10 +89,10 @@ def checked_config(path: Path, config: Any, of_run: bool = True) -> dict[str, An
         )
     if of_run and (wrong := next((name for name in GROUPS if not isinstance(config.get(name) or {}, dict)), None)):
         raise RunDirectoryError(f"{path}: {wrong} holds no keys; it is damaged: put the one of the run back")
-    if of_run and not _names_sets((config.get("eval") or {}).get("task_sets", "held_out")):
-        raise RunDirectoryError(
-            f"{path}: eval.task_sets is no name of a task set, and no list of names; put the file of the run back"
-        )
+    try:
+        task_sets(config if of_run else {})
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: eval.task_sets is {error}; put the file of the run back") from None
     return config
 
 
@@ -328,16 +330,14 @@ def _with_nan(part: Any) -> Any:
     return part
 
 
+def task_sets(config: Mapping[str, Any]) -> list[str]:
+    """Task sets of the evaluations during training, of which the first selects ``best.pt``; see ``set_names``."""
+    return set_names((config.get("eval") or {}).get("task_sets", "held_out"))
+
+
 def _has_choices(config: dict[str, Any]) -> bool:
     choices = config.get("choices")
     return isinstance(choices, dict) and {"env", "model", "algorithm"} <= set(choices) and is_number(config.get("seed"))
-
-
-def _names_sets(value: Any) -> bool:
-    """Whether a value is one name of a task set, or a list of different ones, none with a slash."""
-    names = value if isinstance(value, list) else [value]
-    whole = all(isinstance(name, str) and name and "/" not in name for name in names)
-    return whole and 0 < len(names) == len(set(names))
 
 
 def _is_curve(value: Any) -> bool:

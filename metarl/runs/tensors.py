@@ -9,10 +9,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metarl.errors import CheckpointError, RunDirectoryError
+from metarl.runs.checkpoint import MOST_BYTES
 from metarl.runs.files import replace_file
 from metarl.runs.reader import read_bytes
-
-MOST_BYTES = 2**36
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -6,9 +6,7 @@ import re
 from typing import Any
 
 MOST_VALUES = 100_000  # of a configuration, each counted wherever it is repeated
-LARGEST = (
-    1e150  # magnitude of a number: sums and squares of such numbers are finite, and figures can have axes for them
-)
+LARGEST = 1e150  # magnitude of a number: its square is finite, and a figure can have an axis for it
 # Lone surrogates cannot be written as UTF-8; control characters would reach the terminal.
 UNSHOWABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -55,3 +53,16 @@ def bounded(value: Any) -> Any:
             raise ValueError(f"more than {MOST_VALUES:,} values")
         waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
     return value
+
+
+def set_names(value: Any) -> list[str]:
+    """Names of task sets, given as one name or as a list of different ones.
+
+    Raises:
+        ValueError: it is something else, an empty list, or a name has a slash, which parts the keys of metrics.
+    """
+    names = value if isinstance(value, list) else [value]
+    whole = all(isinstance(name, str) and name and "/" not in name for name in names)
+    if not whole or not 0 < len(names) == len(set(names)):
+        raise ValueError("no name of a task set, and no list of different names")
+    return names

@@ -4,19 +4,17 @@ Its files are read as anybody's: as data.
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, RunDirectoryError
 from metarl.runs.files import EXPORTED as SUFFIX
 from metarl.runs.reader import parsed, read_bytes
-from metarl.runs.values import bounded
+from metarl.runs.values import bounded, read_json
+from metarl.system import data_folder
 
 PREFIX = "zoo:"
-PACKAGE = Path(__file__).resolve().parents[1]
-# Inside the package where it is installed, beside it in a checkout.
-ZOO = next((folder for folder in (PACKAGE / "zoo",) if folder.is_dir()), PACKAGE.parent / "zoo")
+ZOO = data_folder("zoo")
 
 
 def names() -> list[str]:
@@ -65,7 +63,7 @@ def card(name: str) -> dict[str, Any]:
     remedy = "install metarl again"
     if text is None:
         raise RunDirectoryError(f"{path} is missing; {remedy}")
-    found = parsed(path, "JSON", lambda: bounded(json.loads(text)), remedy)
+    found = parsed(path, "JSON", lambda: bounded(read_json(text)), remedy)
     if not isinstance(found, dict) or not isinstance(found.get("evaluation"), dict):
         raise RunDirectoryError(f"{path} holds no evaluation; {remedy}")
     return found | {"size": file.stat().st_size}
