@@ -1,13 +1,15 @@
 """The page that compares all memories: ``docs/models.md``.
 
     python benchmarks/models.py add RUN...      adds finished runs of experiment=memories/... to results/memories/
-    python benchmarks/models.py page            measures every model and writes the page
+    python benchmarks/models.py measure [MODEL...]  measures size, speed and memory of models, by default of all
+    python benchmarks/models.py page            writes the page from both
 
-A run replaces an earlier one of the same environment, objective, model and seed.
+A run replaces an earlier one of the same environment, objective, model and seed, a measurement that of the same model.
 """
 
 import argparse
 import csv
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ from results import run_row, write_curve
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "memories", ROOT / "docs" / "models.md"
+PLAIN = "algorithm.objective=return algorithm.regret_coefficient=0 algorithm.gae_lambda=0.3"
 LONGEST = "tabular_mdp"  # environment of the speed measurements and of the learning curves
+FIGURE = RESULTS / f"{LONGEST}.svg"
 EXACT = "tabular MDP, trained with exact solutions"
 COLUMNS = {
     ("bandit", "return"): "bandit",
@@ -39,6 +43,7 @@ COLUMNS = {
     (LONGEST, "regret"): EXACT,
 }
 LANES = 250
+SPEEDS = ("acting", "learning")
 
 Rows = list[dict[str, Any]]
 
@@ -48,12 +53,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("add").add_argument("runs", type=Path, nargs="+")
+    commands.add_parser("measure").add_argument("models", nargs="*", metavar="MODEL")
     commands.add_parser("page")
     chosen = parser.parse_args()
     if chosen.command == "add":
         add(load_runs(chosen.runs))
+    elif chosen.command == "measure":
+        measure_all(chosen.models or options("model"))
     else:
-        page()
+        curves(added_runs()).savefig(FIGURE, bbox_inches="tight", metadata={"Date": None})
+        PAGE.write_text(page())
 
 
 def add(runs: list[Run]) -> None:
@@ -72,7 +81,11 @@ def add(runs: list[Run]) -> None:
 
 def added_runs() -> Rows:
     """Rows added so far, with cells as text."""
-    path = RESULTS / "runs.csv"
+    return _read("runs.csv")
+
+
+def _read(name: str) -> Rows:
+    path = RESULTS / name
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
@@ -86,35 +99,54 @@ def curve_file(row: dict[str, Any]) -> str:
     return f"{row['environment']}-{plain}{row['model']}-seed{row['seed']}.csv"
 
 
-def page() -> None:
-    """Measure all models, and write the page and its figure."""
+def measure_all(models: list[str]) -> None:
+    """Measure models, one after the other, and keep what is found in ``results/memories/measurements.csv``."""
     torch.set_num_threads(1)
-    runs, models = added_runs(), options("model")
-    reference = steps_per_second(["gru"])["gru"]
-    rows = [{"model": model} | measure(model) | returns(runs, model) for model in models]
-    rows.sort(key=lambda row: -float(str(row[EXACT]).split(" ")[0] or 0))
-    figure = RESULTS / f"{LONGEST}.svg"
-    curves(runs).savefig(figure, bbox_inches="tight", metadata={"Date": None})
-    PAGE.write_text(
-        TEXT.format(
-            table=format_table(rows, "markdown"),
-            acting=f"{reference['acting']:,.0f}",
-            learning=f"{reference['learning']:,.0f}",
-            models="\n".join(f"- **{model}**: {_summary(model)}" for model in models),
-            runs=format_table(_shown(runs), "markdown"),
-            figure=f"../{figure.relative_to(ROOT)}",
-        )
+    for model in models:
+        found = {row["model"]: row for row in _read("measurements.csv")} | {model: {"model": model} | measure(model)}
+        text = format_table([found[name] for name in sorted(found)], "csv")
+        (RESULTS / "measurements.csv").write_text(text + "\n")
+
+
+def page() -> str:
+    """Text of the page, from the runs and measurements that are kept."""
+    runs = added_runs()
+    measured = {row.pop("model"): row for row in _read("measurements.csv")}
+    rows = []
+    for model in options("model"):
+        cells = dict(measured.get(model, {}))
+        reference = {of: cells.pop(f"gru_{of}", "-") for of in SPEEDS}
+        rows.append({"model": model} | cells | returns(runs, model))
+        if model == "gru":
+            of_gru = reference
+    rows.sort(key=lambda row: -_mean(row[EXACT]))
+    missing = ", ".join(f"`{row['model']}`" for row in rows if row[COLUMNS[LONGEST, "return"]] == "-")
+    return TEXT.format(
+        table=format_table(rows, "markdown"),
+        acting=of_gru["acting"],
+        learning=of_gru["learning"],
+        plain=PLAIN,
+        missing=textwrap.fill(f"{missing}. A missing entry is", 120),
+        models="\n".join(f"- **{model}**: {_summary(model)}" for model in options("model")),
+        runs=format_table(_shown(runs), "markdown"),
+        figure=f"../{FIGURE.relative_to(ROOT)}",
     )
 
 
+def _mean(cell: str) -> float:
+    """Mean of a cell such as ``6.6 ± 0.1``; below all others for a dash."""
+    return float("-inf") if cell == "-" else float(cell.split(" ")[0])
+
+
 def measure(model: str) -> dict[str, Any]:
-    """Size, speed relative to the GRU, and peak memory, with the settings of the model's experiment."""
+    """Size, speed relative to the GRU, peak memory, and the GRU's own steps per second, in the model's experiment."""
     speeds = steps_per_second([model, "gru"])
     algorithm, _ = _learner(model)
     return {
         "parameters": sum(p.numel() for p in algorithm.policy.memory.parameters()),
-        **{of: f"{speeds[model][of] / speeds['gru'][of]:.2f}" for of in ("acting", "learning")},
+        **{of: f"{speeds[model][of] / speeds['gru'][of]:.2f}" for of in SPEEDS},
         "memory (GiB)": f"{peak_memory(model):.2f}",
+        **{f"gru_{of}": f"{speeds['gru'][of]:,.0f}" for of in SPEEDS},
     }
 
 
@@ -164,6 +196,8 @@ def _shown(runs: Rows) -> Rows:
     shown = []
     for row in runs:
         command = f"python run.py experiment={row['experiment']} model={row['model']} seed={row['seed']}"
+        if (row["environment"], row["objective"]) == (LONGEST, "return") and "memories/" in row["experiment"]:
+            command += f" {PLAIN} training.total_steps={row['steps']}"
         rest = {key: value for key, value in row.items() if key not in ("experiment", "seed")}
         shown.append(rest | {"command": f"`{command}`"})
     return shown
@@ -194,12 +228,12 @@ Written by `python benchmarks/models.py page`. Every memory obeys the same law, 
 
 **The last column is not plain RL².** It is trained with exact solutions of the training tasks
 (`algorithm.objective=regret algorithm.regret_coefficient=5`, see [methods](methods.md#training-with-exact-solutions));
-acting and evaluation do not use them. Plain RL², on rewards only, has so far been run for the GRU. The missing entries
-of that column are:
+acting and evaluation do not use them. Plain RL², on rewards only, has its own column; it has not been run yet for
+{missing}
 
 ```
-python run.py experiment=memories/tabular_mdp_n10_NAME \\
-    algorithm.objective=return algorithm.regret_coefficient=0 algorithm.gae_lambda=0.3
+python run.py experiment=memories/tabular_mdp_n10_NAME training.total_steps=20_000_000 \\
+    {plain}
 ```
 
 {table}
